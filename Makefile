@@ -1,0 +1,50 @@
+# make demo    a first run without any data: draw, split, train, evaluate, export, predict
+# make test    every test but the slow ones;  make test-slow  the slow ones too
+PYTHON ?= python3
+PY = .venv/bin/python
+STAMP = .venv/.installed
+DEMO = datasets/demo
+RUN = output/demo
+
+.PHONY: demo test test-slow lint check-photos clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP) $(DEMO)/split.json
+	$(PY) tools/train.py -c configs/demo.yaml -o train.resume=true
+	$(PY) tools/eval.py -c configs/demo.yaml --weights $(RUN)/best.pdparams
+	$(PY) tools/export.py -c configs/demo.yaml --weights $(RUN)/best.pdparams --out inference/demo
+	$(PY) tools/predict.py --model inference/demo --topk 3 $(DEMO)/eval/star $(DEMO)/eval/wave --csv $(RUN)/predictions.csv
+	@echo
+	@echo "Made: $(DEMO)/            the drawn images, train/ and eval/, and split.json"
+	@echo "      $(RUN)/             best.pdparams, last.pdparams, history.csv, curves.png, metrics.json, confusion.png, predictions.csv, vdl/"
+	@echo "      inference/demo/          inference.json, inference.pdiparams, inference.yml"
+	@echo "Watch the curves with: .venv/bin/visualdl --logdir output"
+
+$(DEMO)/split.json: | $(STAMP)
+	$(PY) tools/split.py --source demo --out $(DEMO)
+
+test: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(PY) -m pytest
+
+lint: $(STAMP)
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+# the figures that README states, on the real photographs; PHOTOS is a .zip, .tar.gz or folder of class folders
+PHOTOS ?= ../shared/data/Images.zip
+check-photos: $(STAMP)
+	$(PY) tests/check_photos.py $(PHOTOS)
+
+# the stamp is written last, so an interrupted installation is taken up again; a changed setup.py installs anew
+$(STAMP): setup.py
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[cpu,dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf .venv build paddle_attn.egg-info

@@ -1,0 +1,77 @@
+"""CBAM: a gate for every channel, then one for every position.
+
+Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, arxiv.org/abs/1807.06521
+"""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from .base import Attention
+from .se import hidden_width
+
+
+class ChannelGate(nn.Layer):
+    """`sigmoid(mlp(mean_HW(x)) + mlp(max_HW(x)))`, one shared perceptron with biases: `[N, C, H, W] -> [N, C, 1, 1]`."""
+
+    def __init__(self, channels: int, reduction: int):
+        super().__init__()
+        hidden = hidden_width(channels, reduction)
+        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = self.mlp(x.mean([2, 3])) + self.mlp(F.adaptive_max_pool2d(x, 1).flatten(1))
+        return F.sigmoid(weights).unsqueeze([2, 3])
+
+
+class SpatialGate(nn.Layer):
+    """`sigmoid(bn(conv([max_C(x), mean_C(x)])))`: `[N, C, H, W] -> [N, 1, H, W]`. The maximum comes first.
+
+    The batch norm's weight starts at 0, as the authors initialise it in every network, so the gate starts at 0.5.
+    """
+
+    def __init__(self, kernel_size: int):
+        super().__init__()
+        self.conv = nn.Conv2D(2, 1, kernel_size, padding=kernel_size // 2, bias_attr=False)
+        self.bn = nn.BatchNorm2D(1, momentum=0.99, weight_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = paddle.concat([x.max(1, keepdim=True), x.mean(1, keepdim=True)], axis=1)
+        return F.sigmoid(self.bn(self.conv(pooled)))
+
+
+class CBAM(Attention):
+    """The channel gate multiplies the input, the spatial gate what comes out.
+
+    Args:
+        channels: of the input.
+        reduction: the shared perceptron has `channels // reduction` hidden units.
+        kernel_size: of the spatial gate's convolution, odd.
+        spatial: False leaves the spatial gate out (the authors' `no_spatial`).
+
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W; `gate(x)` is the product of the two gates, `[N, C, H, W]`.
+
+    Raises: ValueError when reduction leaves no hidden unit or kernel_size is even.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16, kernel_size: int = 7, spatial: bool = True):
+        super().__init__(channels)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, found {kernel_size}")
+        self.channel_gate = ChannelGate(channels, reduction)
+        self.spatial_gate = SpatialGate(kernel_size) if spatial else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * self.channel_gate(x)
+        return x if self.spatial_gate is None else x * self.spatial_gate(x)
+
+    def gate(self, x: Tensor) -> Tensor:
+        channel = self.channel_gate(x)
+        return channel if self.spatial_gate is None else channel * self.spatial_gate(x * channel)
+
+    def macs(self, height: int, width: int) -> int:
+        area = height * width
+        channel = 3 * self.channels * area + 2 * self.channels  # mean, max, product; sum of the two, sigmoid
+        return channel if self.spatial_gate is None else channel + 3 * self.channels * area + 2 * area  # the same; bn, sigmoid

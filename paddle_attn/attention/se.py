@@ -1,0 +1,48 @@
+"""SE: a gate for every channel from the global averages of all of them.
+
+Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arxiv.org/abs/1709.01507
+"""
+
+from __future__ import annotations
+
+from paddle import Tensor, nn
+
+from .base import Attention
+
+
+def hidden_width(channels: int, reduction: int) -> int:
+    """The width of a squeezing layer, `channels // reduction`; ValueError where nothing would be left of it."""
+    if reduction < 1 or channels // reduction < 1:
+        raise ValueError(f"reduction must be between 1 and channels ({channels}), found {reduction}")
+    return channels // reduction
+
+
+class SqueezeExcite(Attention):
+    """`x * sigmoid(W2 relu(W1 mean_HW(x)))`.
+
+    Args:
+        channels: of the input.
+        reduction: the hidden layer has `channels // reduction` units.
+        bias: of the two linear layers: True is the authors' Caffe code, False the form that the SimAM paper compares with.
+
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W; the gate is `[N, C, 1, 1]`.
+
+    Raises: ValueError when reduction leaves no hidden unit.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16, bias: bool = False):
+        super().__init__(channels)
+        hidden = hidden_width(channels, reduction)
+        bias_attr = None if bias else False
+        self.fc = nn.Sequential(
+            nn.Linear(channels, hidden, bias_attr=bias_attr),
+            nn.ReLU(),
+            nn.Linear(hidden, channels, bias_attr=bias_attr),
+            nn.Sigmoid(),
+        )
+
+    def gate(self, x: Tensor) -> Tensor:
+        return self.fc(x.mean([2, 3])).unsqueeze([2, 3])
+
+    def macs(self, height: int, width: int) -> int:
+        return 2 * self.channels * height * width + self.channels  # mean, product; sigmoid

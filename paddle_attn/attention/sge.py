@@ -1,0 +1,64 @@
+"""SGE: in every group of channels, a gate for every position from its likeness to the group's average.
+
+Li, Hu and Yang, "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks", 2019,
+arxiv.org/abs/1905.09646
+"""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from .base import Attention, at_least_one, spatial_size
+
+
+class SpatialGroupEnhance(Attention):
+    """Per group: `s = sum_C(x * mean_HW(x))`, normalised over the map, then `x * sigmoid(s * weight + bias)`.
+
+    Args:
+        channels: of the input, a multiple of groups.
+        groups: 64 in the paper; 8 for MobileNetV2 and CIFAR's widths.
+
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. The normalised score of a 1x1 map is 0. `weight` starts at 0 and `bias`
+    at 1, both `[1, groups, 1, 1]`, as the authors confirm.
+
+    Raises: ValueError when groups does not divide channels.
+    """
+
+    EPS = 1e-5  # added to the deviation, after the root
+
+    def __init__(self, channels: int, *, groups: int = 64):
+        super().__init__(channels)
+        if groups < 1 or channels % groups:
+            raise ValueError(f"groups must divide channels: {channels} channels do not make {groups} equal groups")
+        self.groups = groups
+        self.weight = self.create_parameter([1, groups, 1, 1], default_initializer=nn.initializer.Constant(0.0))
+        self.bias = self.create_parameter([1, groups, 1, 1], default_initializer=nn.initializer.Constant(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        grouped = self._grouped(x)
+        return (grouped * self._gate(grouped, spatial_size(x))).reshape(paddle.shape(x))
+
+    def gate(self, x: Tensor) -> Tensor:
+        gate = self._gate(self._grouped(x), spatial_size(x))
+        gate = gate.expand([-1, -1, self.channels // self.groups, -1])
+        return gate.reshape(paddle.shape(x))
+
+    def _grouped(self, x: Tensor) -> Tensor:
+        return x.reshape([0, self.groups, self.channels // self.groups, -1])  # [N, G, C/G, H*W]
+
+    def _gate(self, grouped: Tensor, size: int | Tensor) -> Tensor:
+        score = (grouped * grouped.mean(3, keepdim=True)).sum(2, keepdim=True)  # [N, G, 1, H*W]
+        score = score - score.mean(3, keepdim=True)
+        variance = (score * score).sum(3, keepdim=True) / at_least_one(size - 1)
+        # a constant map has variance 0, where the root has no gradient: the clip passes none on
+        deviation = paddle.sqrt(paddle.clip(variance, min=1e-30))
+        return F.sigmoid(score / (deviation + self.EPS) * self.weight + self.bias)
+
+    def macs(self, height: int, width: int) -> int:
+        area = height * width
+        return 4 * self.channels * area + 7 * self.groups * area  # mean, product, sum, scale; the score's own
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, groups={self.groups}"

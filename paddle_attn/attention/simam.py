@@ -1,0 +1,57 @@
+"""SimAM: a gate for every neuron from its energy, without parameters.
+
+Yang et al., "SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks", ICML 2021,
+proceedings.mlr.press/v139/yang21o.html
+"""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from .base import Attention, at_least_one, is_static, spatial_size
+
+
+class SimAM(Attention):
+    """`x * sigmoid(d / (4 (v + e_lambda)) + 0.5)`, d the squared distance from the map's mean, v its unbiased variance.
+
+    Args:
+        channels: of the input; not used, SimAM has no parameters and suits any number of them.
+        e_lambda: the regulariser λ. The paper's ImageNet and COCO runs use 0.1, CIFAR 1e-4.
+
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. The gate lies in [sigmoid(0.5), 1); a 1x1 map gets sigmoid(0.5).
+
+    Raises: ValueError when e_lambda is not positive.
+    """
+
+    def __init__(self, channels: int, *, e_lambda: float = 1e-4):
+        super().__init__(channels)
+        if not e_lambda > 0:
+            raise ValueError(f"e_lambda must be positive, found {e_lambda}")
+        self.e_lambda = float(e_lambda)
+
+    def gate(self, x: Tensor) -> Tensor:
+        return F.sigmoid(self.inverse_energy(x))
+
+    def inverse_energy(self, x: Tensor) -> Tensor:
+        """`1 / e_t` of the paper for every neuron: the larger, the more it stands out. `[N, C, H, W] -> [N, C, H, W]`."""
+        if is_static(x):
+            return self._by_instance_norm(x, x.shape[2] * x.shape[3])
+        d = x - x.mean([2, 3], keepdim=True)
+        d = d * d
+        v = d.sum([2, 3], keepdim=True) / at_least_one(spatial_size(x) - 1)
+        return d / (4 * (v + self.e_lambda)) + 0.5
+
+    def _by_instance_norm(self, x: Tensor, size: int) -> Tensor:
+        """The same where H * W is a number, in one kernel: z = instance_norm(x) has z^2 = d / (biased variance + eps)."""
+        if size == 1:
+            return paddle.zeros_like(x) + 0.5
+        z = F.instance_norm(x, eps=self.e_lambda * (size - 1) / size)
+        return z * z * ((size - 1) / (4 * size)) + 0.5
+
+    def macs(self, height: int, width: int) -> int:
+        return 7 * self.channels * height * width  # mean, difference, square, sum, scale and shift, sigmoid, product
+
+    def extra_repr(self) -> str:
+        return f"e_lambda={self.e_lambda:g}"

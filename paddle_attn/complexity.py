@@ -1,0 +1,78 @@
+"""What a network costs: trainable parameters and multiply-accumulates, the attention's own shown apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from .attention import Attention
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Counts for one image. `params` and `macs` are the whole network's; `attn_*` the part of it that the attention makes."""
+
+    params: int
+    macs: int
+    attn_params: int
+    attn_macs: int
+    attn_sites: int
+
+    def __str__(self) -> str:
+        line = f"{self.params:,} trainable parameters, {self.macs / 1e9:.3f} GMACs"
+        if not self.attn_sites:
+            return line + ", no attention"
+        return line + f"; of these the attention at {self.attn_sites} places: {self.attn_params:,} parameters, {self.attn_macs / 1e9:.4f} GMACs"
+
+
+def profile(net: nn.Layer, size: int = 224) -> Profile:
+    """Count the trainable parameters and the multiply-accumulates of one image of `size` x `size` px.
+
+    Convolutions and linear layers count their products; an attention adds the elementwise work that its `macs` declares; batch
+    norm, activations and pooling of the backbone count nothing, as in the published tables. The network is left as it was.
+    """
+    macs = attn_macs = 0
+    inside = {id(layer) for _, attn in _attentions(net) for layer in attn.sublayers()}
+
+    def count(layer: nn.Layer, inputs: tuple, output: paddle.Tensor) -> None:
+        nonlocal macs, attn_macs
+        if isinstance(layer, Attention):
+            cost = layer.macs(inputs[0].shape[2], inputs[0].shape[3])
+            attn_macs += cost
+        else:
+            cost = _products(layer, output)
+            attn_macs += cost if id(layer) in inside else 0
+        macs += cost
+
+    counted = [layer for layer in net.sublayers(include_self=True) if isinstance(layer, (nn.Conv2D, nn.Linear, Attention))]
+    hooks = [layer.register_forward_post_hook(count) for layer in counted]  # a dry run is the only way to learn the sizes
+    modes = [(layer, layer.training) for layer in net.sublayers(include_self=True)]
+    try:
+        net.eval()
+        with paddle.no_grad():
+            net(paddle.zeros([1, 3, size, size]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, training in modes:
+            layer.training = training
+    attn_params = sum(trainable_params(attn) for _, attn in _attentions(net))
+    return Profile(trainable_params(net), int(macs), attn_params, int(attn_macs), len(_attentions(net)))
+
+
+def trainable_params(net: nn.Layer) -> int:
+    """The number of trainable parameters; a batch norm's running statistics are none."""
+    return sum(int(np.prod(p.shape)) for p in net.parameters() if not p.stop_gradient)
+
+
+def _attentions(net: nn.Layer) -> list[tuple[str, Attention]]:
+    return [(name, layer) for name, layer in net.named_sublayers(include_self=True) if isinstance(layer, Attention)]
+
+
+def _products(layer: nn.Layer, output: paddle.Tensor) -> int:
+    weight = layer.weight.shape
+    per_output = int(np.prod(weight[1:])) if isinstance(layer, nn.Conv2D) else weight[0]
+    return int(np.prod(output.shape)) * per_output

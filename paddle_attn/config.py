@@ -1,0 +1,250 @@
+"""What a training run can be told: frozen dataclasses, read from YAML, strictly.
+
+Every option, its default and its meaning stand here and nowhere else. A YAML file and `-o section.key=value` overrides pass
+through the same checks: an unknown key, a wrong type or a value out of range is one sentence. This file does not import Paddle.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import UserError, unknown_name
+
+
+def _one_of(key: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise unknown_name(f"value of {key}", value, choices)
+
+
+def _in_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
+    if not low <= value <= high:
+        upper = "" if high == float("inf") else f" and at most {high:g}"
+        raise UserError(f"{key} must be at least {low:g}{upper}, found {value:g}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    name: str = "towernet"  # one of paddle_attn.list_models()
+    attn: str | None = None  # one of paddle_attn.list_attention(), or null for none
+    attn_kwargs: dict[str, Any] = field(default_factory=dict)  # the attention's own arguments: {e_lambda: 0.1}, {groups: 8}, …
+    attn_pos: str = "paper"  # where it sits: 'paper' is the place that its authors chose for this family
+    num_classes: int | None = None  # null: as many as the data has
+    pretrained: bool = False  # start from Paddle's own ImageNet weights
+    weights: str | None = None  # start from this .pdparams or .safetensors
+
+    def __post_init__(self):
+        if self.num_classes is not None:
+            _in_range("model.num_classes", self.num_classes, 1)
+        if self.pretrained and self.weights:
+            raise UserError("model.pretrained and model.weights are both set, expected one of them")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    rotation: float = 10.0  # rotate by up to ± this many degrees (the notebook's only augmentation)
+    hflip: float = 0.0  # probability of a mirror image
+    vflip: float = 0.0  # probability of turning upside down
+    crop_scale: tuple[float, float] | None = None  # random-resized crop: the part of the area that is kept, e.g. [0.08, 1.0]
+    color_jitter: float = 0.0  # brightness, contrast and saturation vary by up to ± this fraction
+
+    def __post_init__(self):
+        _in_range("data.augment.rotation", self.rotation, 0, 180)
+        _in_range("data.augment.hflip", self.hflip, 0, 1)
+        _in_range("data.augment.vflip", self.vflip, 0, 1)
+        _in_range("data.augment.color_jitter", self.color_jitter, 0, 1)
+        if self.crop_scale is not None:
+            low, high = self.crop_scale
+            if not 0 < low <= high <= 1:
+                raise UserError(f"data.augment.crop_scale must be [low, high] with 0 < low <= high <= 1, found [{low:g}, {high:g}]")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    root: str = "datasets/caltech101-16"  # holds train/<class>/* and eval/<class>/*, as tools/split.py writes them
+    size: int | None = None  # side of the square input; null: the model's own (256 for towernet, 224 for the others)
+    resize: str = "stretch"  # 'stretch' to the square (the notebook's), or 'crop': short side to size / 0.875, then the centre
+    mean: tuple[float, float, float] | None = None  # of R, G, B in 0..1; null: the model's own
+    std: tuple[float, float, float] | None = None  # likewise
+    augment: AugmentConfig = field(default_factory=AugmentConfig)  # of the training part
+    workers: int = 0  # processes that load images; 0: a thread beside the training
+    cache: int = 1024  # MB of memory for images that are decoded and resized already; 0: none. Used when workers is 0
+
+    def __post_init__(self):
+        if self.size is not None:
+            _in_range("data.size", self.size, 1)
+        _one_of("data.resize", self.resize, ("stretch", "crop"))
+        _in_range("data.workers", self.workers, 0)
+        _in_range("data.cache", self.cache, 0)
+        if self.std is not None and min(self.std) <= 0:
+            raise UserError(f"data.std must be three positive numbers, found {list(self.std)}")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    name: str = "momentum"  # 'momentum', 'sgd', 'adam', 'adamw'
+    lr: float = 0.01  # the rate after warm-up
+    momentum: float = 0.9  # of 'momentum'
+    weight_decay: float = 1e-4  # L2, on every trainable parameter; decoupled under 'adamw'
+    schedule: str = "cosine"  # 'cosine' to 0, 'step', 'constant'
+    schedule_unit: str = "epoch"  # the rate changes after each 'epoch' or each 'step' (a batch)
+    step_epochs: int = 30  # 'step': multiply by step_gamma after this many epochs, and again …
+    step_gamma: float = 0.1
+    warmup_epochs: int = 0  # the rate climbs in a straight line over this many epochs
+    label_smoothing: float = 0.0  # of the training loss; the eval loss is never smoothed
+
+    def __post_init__(self):
+        _one_of("optim.name", self.name, ("momentum", "sgd", "adam", "adamw"))
+        _one_of("optim.schedule", self.schedule, ("cosine", "step", "constant"))
+        _one_of("optim.schedule_unit", self.schedule_unit, ("epoch", "step"))
+        _in_range("optim.lr", self.lr, 0)
+        _in_range("optim.momentum", self.momentum, 0, 1)
+        _in_range("optim.weight_decay", self.weight_decay, 0)
+        _in_range("optim.step_epochs", self.step_epochs, 1)
+        _in_range("optim.step_gamma", self.step_gamma, 0, 1)
+        _in_range("optim.warmup_epochs", self.warmup_epochs, 0)
+        _in_range("optim.label_smoothing", self.label_smoothing, 0, 1)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    epochs: int = 100
+    batch_size: int = 32
+    seed: int = 0  # of weights, order and augmentation: the same seed gives the same run on the same machine
+    device: str = "auto"  # 'auto' (a GPU where Paddle has one), 'cpu', 'gpu', 'gpu:1'
+    output: str | None = None  # the run's folder; null: output/<config name>
+    resume: bool = False  # go on after the last epoch that train.output holds
+
+    def __post_init__(self):
+        _in_range("train.epochs", self.epochs, 1)
+        _in_range("train.batch_size", self.batch_size, 1)
+        _in_range("train.seed", self.seed, 0, 2**32 - 1)
+        if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", self.device):
+            raise UserError(f"train.device must be 'auto', 'cpu', 'gpu' or 'gpu:N', found '{self.device}'")
+
+
+@dataclass(frozen=True)
+class Config:
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply `section.key=value` overrides in their order, check everything.
+
+    Raises UserError in one sentence for a missing file, broken YAML, an unknown key, a wrong type or a value out of range.
+    """
+    path = Path(path)
+    try:
+        tree = _parse(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold sections (model, data, optim, train), found a {type(tree).__name__}")
+    for override in overrides:
+        _apply(tree, override)
+    config = _build(Config, tree, "")
+    if config.train.output is None:
+        output = str(Path("output") / path.stem)
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, output=output))
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """The config as YAML that `load_config` reads back."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's floats (PyYAML alone takes 1e-4 for a string), and no key twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # a SafeLoader: data only
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where} is not valid YAML{line}: {getattr(error, 'problem', None) or type(error).__name__}") from None
+
+
+def _apply(tree: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"an override is written section.key=value, found '{override}'")
+    *sections, last = key.split(".")
+    for section in sections:
+        if tree.get(section) is None:
+            tree[section] = {}
+        tree = tree[section]
+        if not isinstance(tree, dict):
+            raise UserError(f"cannot override '{key}': '{section}' is not a section")
+    tree[last] = _parse(text, f"the override '{override}'")
+
+
+def _build(cls: type, tree: Any, prefix: str) -> Any:
+    """A dataclass from a mapping; every key must be a field and every value of its field's type."""
+    if not isinstance(tree, dict):
+        raise UserError(f"{prefix.rstrip('.')} must be a section of keys, found {tree!r}")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in tree.items():
+        if key not in hints:
+            raise unknown_name("config key", f"{prefix}{key}", [f"{prefix}{name}" for name in hints])
+        values[key] = _coerce(hints[key], value, f"{prefix}{key}")
+    return cls(**values)
+
+
+def _coerce(hint: Any, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, {} if value is None else value, f"{key}.")
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        members = typing.get_args(hint)
+        if not isinstance(value, (list, tuple)) or len(value) != len(members):
+            raise UserError(f"{key} must be a list of {len(members)} numbers, found {value!r}")
+        return tuple(_coerce(member, item, key) for member, item in zip(members, value, strict=True))
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+            raise UserError(f"{key} must be a mapping of names to values, found {value!r}")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+        raise UserError(f"{key} must be {words[hint]}, found {value!r}")
+    if hint is float and value != value:
+        raise UserError(f"{key} must be a number, found nan")
+    return value
+
+
+def _plain(tree: Any) -> Any:
+    """Tuples as lists, so that any YAML reader takes the dump."""
+    if isinstance(tree, dict):
+        return {key: _plain(value) for key, value in tree.items()}
+    return [_plain(value) for value in tree] if isinstance(tree, (list, tuple)) else tree

@@ -1,0 +1,140 @@
+"""The folders that training reads, and the loader that feeds it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle.io import BatchSampler, DataLoader, Sampler
+from paddle.vision import DatasetFolder
+from PIL import Image
+
+from ..errors import UserError
+from .images import EXTENSIONS, load_image
+from .transforms import Augment, Preprocess
+
+
+class ImageFolder(DatasetFolder):
+    """`root/<class>/*`: each sample is `(float32 [3, size, size], class index)`, decoded once.
+
+    Args:
+        root: the directory of class folders; hidden ones are skipped, an empty one is an error.
+        preprocess: what every image goes through.
+        augment: random changes before it, for training; they depend on seed, epoch and image alone.
+        seed: of the augmentation.
+        cache: megabytes of decoded and resized images to keep in memory.
+
+    A sample that cannot be decoded comes as a black image with the class `-1 - index`, because Paddle's loader hangs for ever
+    when a dataset raises; `Loader` turns it into the error that names the file.
+
+    Raises: UserError when root is missing, has no class folder, or has one without images.
+    """
+
+    def __init__(self, root: str | Path, preprocess: Preprocess, augment: Augment | None = None, seed: int = 0, cache: int = 0):
+        root = Path(root)
+        if not root.is_dir():
+            raise UserError(f"there is no data directory {root}: expected class folders of images there, as `python tools/split.py` makes them")
+        try:
+            super().__init__(str(root), loader=load_image, extensions=EXTENSIONS)
+        except RuntimeError:  # Paddle's own word for no image at all
+            raise UserError(f"{root} has no images in class folders: expected <class>/<image> there") from None
+        # Paddle descends into hidden folders and takes dotfiles for images
+        self.samples = [(path, label) for path, label in self.samples if not _is_hidden(Path(path).relative_to(root))]
+        self.targets = [label for _, label in self.samples]
+        counts = np.bincount(self.targets, minlength=len(self.classes))
+        empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+        if empty:
+            raise UserError(f"the class folder {root / empty[0]} has no images: expected at least one, or no such folder")
+        self.preprocess = preprocess
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+        self._room = cache << 20
+        self._cache: dict[int, np.ndarray] = {}
+
+    def _find_classes(self, dir: str) -> tuple[list[str], dict[str, int]]:
+        classes = sorted(entry.name for entry in Path(dir).iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        return classes, {name: index for index, name in enumerate(classes)}
+
+    def load(self, index: int) -> np.ndarray:
+        """Sample `index` as float32 `[3, size, size]`. Raises UserError that names the file when it cannot be decoded."""
+        if self.augment is None:
+            return self.preprocess.normalise(self._pixels(index))
+        rng = random.Random(f"{self.seed} {self.epoch} {index}")
+        if self.augment.crop_scale is None:
+            pixels = self._pixels(index)
+        else:
+            pixels = self.preprocess.fit(self.augment.crop(self.loader(self.samples[index][0]), rng))
+        return self.preprocess.normalise(np.asarray(self.augment(Image.fromarray(pixels), rng)))
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return self.load(index), np.int64(self.samples[index][1])
+        except UserError:
+            return np.zeros([3, self.preprocess.size, self.preprocess.size], "float32"), np.int64(-1 - index)
+
+    def _pixels(self, index: int) -> np.ndarray:
+        pixels = self._cache.get(index)
+        if pixels is None:
+            pixels = self.preprocess.fit(self.loader(self.samples[index][0]))
+            if pixels.nbytes <= self._room:
+                self._cache[index] = pixels
+                self._room -= pixels.nbytes
+        return pixels
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+class EpochSampler(Sampler):
+    """The order of an epoch: a permutation drawn from seed and epoch, or the plain order."""
+
+    def __init__(self, dataset: ImageFolder, shuffle: bool, seed: int):
+        super().__init__(dataset)
+        self.shuffle, self.seed = shuffle, seed
+
+    def __iter__(self) -> Iterator[int]:
+        count = len(self.data_source)
+        if not self.shuffle:
+            return iter(range(count))
+        return iter(np.random.default_rng([self.seed, self.data_source.epoch]).permutation(count).tolist())
+
+    def __len__(self) -> int:
+        return len(self.data_source)
+
+
+class Loader:
+    """Batches `(images [N, 3, size, size], labels [N])` of an ImageFolder, through Paddle's DataLoader.
+
+    Args:
+        dataset: the folder.
+        batch_size: the last batch of an epoch may be smaller.
+        shuffle: a new order every epoch, from `seed` and the epoch.
+        workers: processes; 0 is a thread.
+
+    Raises: UserError, while it is iterated, that names the first file that could not be decoded.
+    """
+
+    def __init__(self, dataset: ImageFolder, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0):
+        self.dataset = dataset
+        sampler = BatchSampler(sampler=EpochSampler(dataset, shuffle, seed), batch_size=batch_size)
+        self._batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next: the order and the augmentation depend on it."""
+        self.dataset.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
+        for images, labels in self._batches:
+            lowest = int(labels.min())
+            if lowest < 0:
+                self.dataset.load(-1 - lowest)  # raises, here where it can be caught
+                raise UserError(f"the image {self.dataset.samples[-1 - lowest][0]} could not be read for a moment; please start again")
+            yield images, labels

@@ -1,0 +1,233 @@
+"""Where photographs come from: a folder, an archive, the official download, or drawn. All of it ends as a folder of class folders."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import stat
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from ..errors import UserError
+from ..files import checksum
+from .drawn import write_drawn
+from .images import is_image_name
+
+ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+# Caltech 101 (1.0), Li, Andreeto, Ranzato, Perona (2022), CaltechDATA, doi.org/10.22002/D1.20086, CC BY 4.0
+CALTECH_URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip"
+CALTECH_SHA1 = "d1cc0e3686b03d5e1a7e9b734c6d04f60857d674"
+CALTECH_INNER = "101_ObjectCategories.tar.gz"  # the archive in the archive that holds the photographs
+# the sixteen largest categories of at most 256 images, ties by name, without BACKGROUND_Google and the faces
+CALTECH_16 = [
+    "Leopards",
+    "bonsai",
+    "brain",
+    "buddha",
+    "butterfly",
+    "car_side",
+    "chandelier",
+    "grand_piano",
+    "hawksbill",
+    "helicopter",
+    "kangaroo",
+    "ketch",
+    "menorah",
+    "starfish",
+    "trilobite",
+    "watch",
+]
+ATTEMPTS = 5  # connections that bring nothing, before the download gives up
+
+
+@dataclass(frozen=True)
+class Source:
+    """Class folders, ready to be split."""
+
+    root: Path  # the folder of class folders
+    name: str  # for people: where it came from
+    classes: list[str] | None  # the classes that are meant, None for all
+    temporary: bool  # the files may be moved, not copied
+
+
+def find_source(source: str | None, datasets: Path, work: Path, url: str = CALTECH_URL, sha1: str = CALTECH_SHA1) -> Source:
+    """The class folders to split, in this order: `source`, else `datasets/Images.zip`, `datasets/Images/`, else the download.
+
+    Args:
+        source: a folder of class folders, a .zip or .tar.gz of one, 'demo' for drawn images, or None to look.
+        datasets: where data is looked for and the download is kept.
+        work: an empty folder for what is unpacked or drawn.
+        url, sha1: of the official archive.
+
+    Raises: UserError when nothing is found and nothing can be fetched, or an archive is damaged or leaves its folder.
+    """
+    if source == "demo":
+        write_drawn(work / "drawn")
+        return Source(work / "drawn", "drawn images", None, True)
+    if source is not None:
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise UserError(f"there is no {path}: expected --source to be a folder of class folders, a .zip or .tar.gz of one, or 'demo'")
+        return _open(path, work)
+    for path in (datasets / "Images.zip", datasets / "Images"):
+        if path.exists():
+            return _open(path, work)
+    archive = datasets / "caltech-101.zip"
+    if not archive.exists():
+        try:
+            download(url, archive, sha1)
+        except ConnectionError as error:
+            raise UserError(
+                f"no photographs and no download ({error}): put your own at {datasets / 'Images'}/<class>/*.jpg or as {datasets / 'Images.zip'}, "
+                f"or pass --source FOLDER_OR_ARCHIVE, or draw some with --source demo"
+            ) from None
+    unpack(archive, work / "unpacked", only=set(CALTECH_16))
+    return Source(class_root(work / "unpacked", archive), f"Caltech-101 ({url})", CALTECH_16, True)
+
+
+def _open(path: Path, work: Path) -> Source:
+    if path.is_dir():
+        return Source(class_root(path, path), str(path), None, False)
+    unpack(path, work / "unpacked")
+    return Source(class_root(work / "unpacked", path), str(path), None, True)
+
+
+def class_root(folder: Path, named: Path) -> Path:
+    """The folder that holds the class folders: the one given, or the only one inside it, and so on down."""
+    while True:
+        inside = [entry for entry in sorted(folder.iterdir()) if not is_clutter(entry.name)]
+        folders = [entry for entry in inside if entry.is_dir()]
+        if any(is_image_name(entry) for entry in inside if entry.is_file()):
+            raise UserError(f"{named} holds images without class folders: expected <class>/<image> in it")
+        if len(folders) == 1 and not any(is_image_name(entry) for entry in folders[0].iterdir() if entry.is_file()):
+            folder = folders[0]
+        elif folders:
+            return folder
+        else:
+            raise UserError(f"{named} holds no class folders: expected <class>/<image> in it")
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a name is hidden or what an archiver of another system leaves behind."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def unpack(archive: Path, target: Path, only: set[str] | None = None) -> None:
+    """Unpack a .zip or .tar(.gz), files alone; Caltech's archive in the archive is unpacked too.
+
+    Args:
+        only: names of folders: files whose folder is not among them are left out.
+
+    Raises: UserError for another kind of file, a damaged one, a member that is a link or would land outside `target`.
+    """
+    if not archive.name.lower().endswith(ARCHIVES):
+        raise UserError(f"cannot unpack {archive}: expected a folder or a file that ends in {', '.join(ARCHIVES)}")
+    try:
+        for member, file in _members(archive):
+            path = PurePosixPath(member.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
+                raise UserError(f"{archive} is refused: its member '{member}' would leave the folder it is unpacked to")
+            if any(is_clutter(part) for part in path.parts):
+                continue
+            inner = path.name == CALTECH_INNER
+            if inner or only is None or path.parent.name in only:
+                to = target / ("inner.tar.gz" if inner else path)
+                to.parent.mkdir(parents=True, exist_ok=True)
+                with open(to, "wb") as out:
+                    shutil.copyfileobj(file, out, 1 << 20)
+            if inner:
+                shutil.rmtree(target / path.parts[0], ignore_errors=True)  # annotations and the like
+                unpack(to, target, only)
+                to.unlink()
+                return
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{archive} is damaged: expected a whole archive, found: {error or type(error).__name__}") from None
+    except OSError as error:
+        if isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError) or error.errno is None:  # gzip's BadGzipFile has none
+            raise UserError(f"{archive} is damaged: expected a whole archive, found: {error}") from None
+        raise
+    if not target.is_dir():
+        raise UserError(f"{archive} holds no files: expected <class>/<image> in it")
+
+
+def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """The regular files of an archive, name and content, in its order. Links and devices are refused."""
+    if archive.name.lower().endswith(".zip"):
+        with zipfile.ZipFile(archive) as opened:
+            for info in opened.infolist():
+                kind = stat.S_IFMT(info.external_attr >> 16)
+                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                    raise UserError(f"{archive} is refused: its member '{info.filename}' is a link, expected plain files")
+                if not info.is_dir():
+                    with opened.open(info) as file:
+                        yield info.filename, file
+    else:
+        with tarfile.open(archive) as opened:
+            for info in opened:
+                if not (info.isfile() or info.isdir()):
+                    raise UserError(f"{archive} is refused: its member '{info.name}' is a link or device, expected plain files")
+                if info.isfile():
+                    yield info.name, opened.extractfile(info)
+
+
+def download(url: str, target: Path, sha1: str) -> None:
+    """Fetch a file with a progress bar; a broken connection is tried again from where it broke.
+
+    The file appears at `target` only when its checksum is right. What a broken download brought stays beside it for the next try.
+
+    Raises: ConnectionError when the network does not give it, UserError when its checksum is wrong (nothing is left then).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task(target.name, total=None)
+        failures = 0
+        while True:
+            before = part.stat().st_size if part.exists() else 0
+            try:
+                if _fetch(url, part, lambda done, total: progress.update(task, completed=done, total=total)):
+                    break
+                reason = "the connection broke"
+            except urllib.error.HTTPError as error:
+                if error.code == 416:  # nothing is left to send
+                    break
+                reason = f"{url} answers {error.code} {error.reason}"
+            except (OSError, http.client.HTTPException) as error:
+                reason = f"{url}: {getattr(error, 'reason', error) or type(error).__name__}"
+            grown = part.exists() and part.stat().st_size > before
+            failures = 0 if grown else failures + 1
+            if failures >= ATTEMPTS:
+                raise ConnectionError(reason)
+            time.sleep(min(0.2 * 2**failures, 3))
+    found = checksum(part, "sha1")
+    if found != sha1:
+        part.unlink()
+        raise UserError(f"the download {url} is not what was expected: SHA-1 {sha1} expected, {found} found; nothing of it was kept")
+    part.replace(target)
+
+
+def _fetch(url: str, part: Path, tell) -> bool:
+    """Go on with a download; True when the whole file is there, False when the connection broke on the way."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        if answer.status != 206:
+            have = 0  # a server that cannot continue sends all of it again
+        length = answer.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with open(part, "ab" if have else "wb") as out:
+            while block := answer.read(1 << 18):
+                out.write(block)
+                have += len(block)
+                tell(have, total)
+    return total is None or have == total

@@ -1,0 +1,128 @@
+"""From an RGB image to what the network sees: the fixed preprocessing, and the random augmentation before it.
+
+The random numbers come from the caller, drawn from seed, epoch and image, never from a global state: workers and the order of
+loading change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import numpy as np
+from paddle.vision.transforms import functional as F
+from PIL import Image
+
+from ..errors import UserError
+
+CROP_FRACTION = 0.875  # 'crop' takes the centre `size` of a short side of `size / 0.875`: 224 of 256
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize and normalise, the same in training, evaluation, export and prediction.
+
+    Args:
+        size: side of the square that the network gets.
+        resize: 'stretch' to the square, or 'crop' the centre after the short side was resized.
+        mean, std: of R, G and B, for values in 0..1.
+    """
+
+    size: int
+    resize: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def fit(self, image: Image.Image) -> np.ndarray:
+        """The deterministic part that can be kept: RGB uint8 `[size, size, 3]`."""
+        if self.resize == "stretch":
+            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        else:
+            short = self.short_side
+            scale = short / min(image.size)
+            width, height = (max(short, round(side * scale)) for side in image.size)
+            left, top = (width - self.size) // 2, (height - self.size) // 2
+            image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + self.size, top + self.size))
+        return np.asarray(image)
+
+    def normalise(self, pixels: np.ndarray) -> np.ndarray:
+        """uint8 `[H, W, 3]` to float32 `[3, H, W]`: `(value / 255 - mean) / std`."""
+        scale = np.float32(1 / 255) / np.asarray(self.std, "float32")
+        shift = np.asarray(self.mean, "float32") / np.asarray(self.std, "float32")
+        return np.ascontiguousarray((pixels * scale - shift).transpose(2, 0, 1))
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        return self.normalise(self.fit(image))
+
+    @property
+    def short_side(self) -> int:
+        return round(self.size / CROP_FRACTION)
+
+    def to_ops(self) -> list[dict]:
+        """The `PreProcess.transform_ops` of an `inference.yml`, as PaddleClas and PaddleX read them."""
+        if self.resize == "stretch":
+            resize = [{"ResizeImage": {"size": self.size}}]
+        else:
+            resize = [{"ResizeImage": {"resize_short": self.short_side}}, {"CropImage": {"size": self.size}}]
+        normalise = {"channel_num": 3, "mean": list(self.mean), "std": list(self.std), "order": "", "scale": 0.00392156862745098}
+        return [*resize, {"NormalizeImage": normalise}, {"ToCHWImage": None}]
+
+    @classmethod
+    def from_ops(cls, ops: list[dict]) -> Preprocess:
+        """The inverse of `to_ops`. Raises UserError when the list is not one that `to_ops` writes."""
+        try:
+            settings = {name: value for op in ops for name, value in op.items()}
+            resize, normalise = settings["ResizeImage"], settings["NormalizeImage"]
+            size = resize["size"] if "size" in resize else settings["CropImage"]["size"]
+            found = cls(int(size), "stretch" if "size" in resize else "crop", tuple(normalise["mean"]), tuple(normalise["std"]))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"the preprocessing in inference.yml cannot be read ({error!r}): expected what tools/export.py writes") from None
+        if found.to_ops() != ops:
+            raise UserError("the preprocessing in inference.yml is not one that paddle_attn can do: expected what tools/export.py writes")
+        return found
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes of a training image; each at its neutral value does nothing.
+
+    Args:
+        rotation: by up to ± this many degrees, the corners filled with black.
+        hflip, vflip: the probability of a mirror image, of turning upside down.
+        crop_scale: random-resized crop to (low, high) of the area, aspect 3:4 to 4:3; None for none.
+        color_jitter: brightness, contrast and saturation by up to ± this fraction.
+    """
+
+    rotation: float = 0.0
+    hflip: float = 0.0
+    vflip: float = 0.0
+    crop_scale: tuple[float, float] | None = None
+    color_jitter: float = 0.0
+
+    def crop(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        """The part that must see the whole image, before it is resized."""
+        if self.crop_scale is None:
+            return image
+        width, height = image.size
+        for _ in range(10):
+            area = width * height * rng.uniform(*self.crop_scale)
+            aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if 0 < w <= width and 0 < h <= height:
+                left, top = rng.randint(0, width - w), rng.randint(0, height - h)
+                return image.crop((left, top, left + w, top + h))
+        return image
+
+    def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image:
+        """The part that works on the resized image."""
+        if rng.random() < self.hflip:
+            image = F.hflip(image)
+        if rng.random() < self.vflip:
+            image = F.vflip(image)
+        if self.rotation:
+            image = F.rotate(image, rng.uniform(-self.rotation, self.rotation))
+        if self.color_jitter:
+            for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
+                image = adjust(image, 1 + rng.uniform(-self.color_jitter, self.color_jitter))
+        return image

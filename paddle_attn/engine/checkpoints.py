@@ -1,0 +1,54 @@
+"""What a run leaves to go on from: weights for people, and one file with all that a resume needs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+from paddle.optimizer import Optimizer
+
+from ..errors import UserError
+from ..weights import read_checkpoint, save_checkpoint, save_weights
+from .history import Row
+
+STATE = "last.pdstate"
+
+
+def save_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer, rows: list[Row]) -> bool:
+    """Write `last.pdparams` and, when this epoch's eval top-1 beats all before, `best.pdparams`. Returns whether it did.
+
+    `last.pdstate` holds network, optimiser and history in one file, so that no moment leaves two that do not belong together.
+    """
+    is_best = all(row.eval_top1 < rows[-1].eval_top1 for row in rows[:-1])
+    if is_best:
+        save_weights(net, folder / "best.pdparams")
+    save_weights(net, folder / "last.pdparams")
+    state = {"network": net.state_dict(), "optimizer": optimizer.state_dict(), "rows": [asdict(row) for row in rows]}
+    save_checkpoint(state, folder / STATE)
+    return is_best
+
+
+def load_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer) -> list[Row]:
+    """Put network and optimiser back to the last whole epoch of a run; returns its history, empty when there was no run.
+
+    Raises: UserError when the checkpoint is damaged or belongs to another network.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return []
+    state = read_checkpoint(path)
+    try:
+        network, optimizer_state, rows = state["network"], state["optimizer"], [Row(**row) for row in state["rows"]]
+        own = net.state_dict()
+        fits = {key: list(value.shape) for key, value in own.items()} == {key: list(value.shape) for key, value in network.items()}
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is no checkpoint of a run: expected one that tools/train.py wrote; remove it to start anew") from None
+    if not fits:
+        raise UserError(f"{path} belongs to another network: expected the model of this config; choose another train.output")
+    for key, value in own.items():
+        value.set_value(network[key])
+    optimizer.set_state_dict({key: paddle.to_tensor(value) if isinstance(value, np.ndarray) else value for key, value in optimizer_state.items()})
+    return rows

@@ -1,0 +1,118 @@
+"""Training: from a config to a folder with weights, figures and pictures, through `paddle.Model.fit`."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import numpy as np
+import paddle
+from rich.console import Console
+
+from ..complexity import profile
+from ..config import Config, dump_config
+from ..data.transforms import Preprocess
+from ..errors import UserError
+from ..files import write_text
+from .callbacks import EpochRecorder, ProgressBar
+from .checkpoints import STATE, load_epoch, save_epoch
+from .history import History, Row
+from .optim import ClassificationLoss, make_optimizer, make_schedule
+from .parts import make_loader, make_network, make_preprocess, set_device
+
+
+def fit(config: Config, console: Console | None = None) -> list[Row]:
+    """Train the config's network on its data; everything is written to `train.output`.
+
+    With `train.resume` the run goes on after its last whole epoch; without, an earlier run in the same folder is moved aside.
+
+    Returns: the history, a row an epoch.
+
+    Raises: UserError for what the user can mend, before anything is written where that is possible.
+    """
+    console = console or Console()
+    train, seed = config.train, config.train.seed
+    device = set_device(train.device)
+    random.seed(seed), np.random.seed(seed), paddle.seed(seed)
+    train_loader, eval_loader = make_loader(config, "train"), make_loader(config, "eval")
+    classes = train_loader.dataset.classes
+    if eval_loader.dataset.classes != classes:
+        differ = sorted(set(classes) ^ set(eval_loader.dataset.classes))
+        raise UserError(f"{config.data.root}: train/ and eval/ must have the same class folders, found {differ[0]} in only one of them")
+
+    with paddle.utils.unique_name.guard():  # the optimiser's state is kept by names, which must be those of a new process
+        net = make_network(config, len(classes))
+        schedule = make_schedule(config.optim, train.epochs, len(train_loader))
+        optimizer = make_optimizer(config.optim, schedule, net.parameters())
+    size = make_preprocess(config).size
+    console.print(f"{config.model.name}, attention {config.model.attn or 'none'}, {size} px, {len(classes)} classes, on {device}")
+    console.print(str(profile(net, size)))
+    console.print(f"{len(train_loader.dataset)} images to learn from, {len(eval_loader.dataset)} to test with")
+
+    folder = Path(train.output)
+    rows = load_epoch(folder, net, optimizer) if train.resume else []
+    if rows:
+        console.print(f"going on after epoch {rows[-1].epoch} of {folder}")
+    elif (folder / STATE).exists():
+        console.print(f"the earlier run in {folder} was moved to {_move_aside(folder)}")
+    if len(rows) >= train.epochs:
+        console.print(f"nothing to do: train.epochs is {train.epochs}")
+        return rows
+    write_text(folder / "config.yaml", dump_config(config))
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+
+    history = History(folder, rows)
+    history.add_settings(_settings(config))
+    history.add_samples(_samples(train_loader.dataset, make_preprocess(config)))
+
+    def after_epoch(row: Row) -> None:
+        history.add(row)
+        best = save_epoch(folder, net, optimizer, history.rows)
+        console.print(
+            f"epoch {row.epoch:3d}/{train.epochs}  lr {row.lr:<7.3g}  train loss {row.train_loss:.4f} top1 {100 * row.train_top1:5.2f} %  "
+            f"eval loss {row.eval_loss:.4f} top1 {100 * row.eval_top1:5.2f} %  {row.seconds:.1f} s{'  best' if best else ''}",
+            soft_wrap=True,
+        )
+
+    loss = ClassificationLoss(config.optim.label_smoothing)
+    per_epoch = config.optim.schedule_unit == "epoch"
+    callbacks = [
+        EpochRecorder(train_loader, loss, seed, len(rows), after_epoch),
+        ProgressBar(console, train.epochs, len(rows)),
+        paddle.callbacks.LRScheduler(by_step=not per_epoch, by_epoch=per_epoch),
+    ]
+    model = paddle.Model(net)
+    model.prepare(optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)))
+    try:
+        model.fit(train_loader, eval_loader, epochs=train.epochs - len(rows), verbose=0, callbacks=callbacks)
+    finally:
+        callbacks[1].progress.stop()
+        history.close()
+    best = max(history.rows, key=lambda row: row.eval_top1)
+    console.print(f"best eval top-1 {100 * best.eval_top1:.2f} % at epoch {best.epoch}: {folder / 'best.pdparams'}", soft_wrap=True)
+    return history.rows
+
+
+def _move_aside(folder: Path) -> Path:
+    number = 1
+    while (aside := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    folder.rename(aside)
+    return aside
+
+
+def _samples(dataset, preprocess: Preprocess, count: int = 16) -> np.ndarray:
+    """Evenly spread training images as the network gets them, turned back into pixels: uint8 `[N, H, W, 3]`."""
+    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    images = np.stack([dataset.load(int(index)) for index in chosen]).transpose(0, 2, 3, 1)
+    return ((images * np.float32(preprocess.std) + np.float32(preprocess.mean)) * 255).round().clip(0, 255).astype("uint8")
+
+
+def _settings(config: Config) -> dict[str, str | float]:
+    """The config as a flat table of numbers and texts."""
+    flat: dict[str, str | float] = {}
+    for section, values in dataclasses.asdict(config).items():
+        for key, value in values.items():
+            flat[f"{section}.{key}"] = value if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    return flat

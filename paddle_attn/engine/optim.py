@@ -1,0 +1,62 @@
+"""Optimisers, schedules and the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+from paddle.optimizer import Optimizer
+from paddle.optimizer.lr import LambdaDecay, LRScheduler
+
+from ..config import OptimConfig
+
+
+def make_schedule(optim: OptimConfig, epochs: int, steps_per_epoch: int) -> LRScheduler:
+    """The learning rate over the run, in the unit that `optim.schedule_unit` says."""
+    per_epoch = 1 if optim.schedule_unit == "epoch" else steps_per_epoch
+    total, warmup, step = (count * per_epoch for count in (epochs, optim.warmup_epochs, optim.step_epochs))
+    return LambdaDecay(optim.lr, rate_factor(optim.schedule, total, warmup, step, optim.step_gamma))
+
+
+def rate_factor(schedule: str, total: int, warmup: int = 0, step: int = 1, gamma: float = 0.1) -> Callable[[int], float]:
+    """The factor of the base rate after `t` units (epochs or steps).
+
+    Args:
+        schedule: 'cosine' falls to 0 at `total`, 'step' is multiplied by `gamma` every `step` units, 'constant' stays.
+        warmup: the factor climbs in a straight line and reaches 1 at this unit.
+    """
+
+    def factor(t: int) -> float:
+        if t < warmup:
+            return (t + 1) / (warmup + 1)
+        if schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min((t - warmup) / max(total - warmup, 1), 1)))
+        return gamma ** (t // step) if schedule == "step" else 1.0
+
+    return factor
+
+
+def make_optimizer(optim: OptimConfig, rate: LRScheduler | float, parameters: list[Tensor]) -> Optimizer:
+    """The optimiser of a config over these parameters."""
+    common = {"learning_rate": rate, "parameters": parameters, "weight_decay": optim.weight_decay}
+    if optim.name == "momentum":
+        return paddle.optimizer.Momentum(momentum=optim.momentum, **common)
+    if optim.name == "sgd":
+        return paddle.optimizer.SGD(**common)
+    if optim.name == "adam":
+        return paddle.optimizer.Adam(**common)
+    return paddle.optimizer.AdamW(**common)
+
+
+class ClassificationLoss(nn.Layer):
+    """Mean cross entropy of logits `[N, C]` and labels `[N]`; smoothed in training mode alone, so that eval losses compare."""
+
+    def __init__(self, label_smoothing: float = 0.0):
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if self.training else 0.0)

@@ -1,0 +1,104 @@
+"""From the config to the parts of a run: device, classes, preprocessing, data, network. What fit, evaluate and the tools share."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from ..config import Config
+from ..data.dataset import ImageFolder, Loader
+from ..data.transforms import Augment, Preprocess
+from ..errors import UserError
+from ..export import export_model
+from ..models import create_model, model_spec
+from ..weights import load_weights
+
+
+def set_device(name: str) -> str:
+    """Put Paddle on a device: 'auto', 'cpu', 'gpu' or 'gpu:N'. Returns its name. Raises UserError when it is not there."""
+    gpus = paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
+    if name == "auto":
+        name = "gpu" if gpus else "cpu"
+    if name.startswith("gpu"):
+        if not paddle.device.is_compiled_with_cuda():
+            raise UserError(f"train.device is '{name}', but this Paddle was built for CPU alone: expected 'cpu' or 'auto', or Paddle's GPU wheel")
+        if int(name.partition(":")[2] or 0) >= gpus:
+            raise UserError(f"train.device is '{name}', but Paddle sees {gpus} GPUs: expected a smaller number, 'cpu' or 'auto'")
+    return paddle.device.set_device(name)
+
+
+def make_preprocess(config: Config) -> Preprocess:
+    """The preprocessing of a config; what it leaves open comes from the model."""
+    spec, data = model_spec(config.model.name), config.data
+    size = data.size or spec.input_size
+    if size < spec.min_size:
+        raise UserError(f"data.size is {size}, but {config.model.name} needs images of at least {spec.min_size}x{spec.min_size} px")
+    return Preprocess(size, data.resize, data.mean or spec.mean, data.std or spec.std)
+
+
+def make_loader(config: Config, part: str) -> Loader:
+    """The batches of 'train' (shuffled and augmented) or 'eval' (as they are)."""
+    train, data = part == "train", config.data
+    augment = Augment(**dataclasses.asdict(data.augment)) if train else None
+    cache = 0 if data.workers else data.cache // 2  # half for each part; the memory of a worker goes with it
+    folder = ImageFolder(Path(data.root) / part, make_preprocess(config), augment, config.train.seed, cache)
+    return Loader(folder, config.train.batch_size, train, config.train.seed, data.workers)
+
+
+def make_network(config: Config, num_classes: int) -> nn.Layer:
+    """The network of a config for this many classes, with the weights to start from, if any.
+
+    Raises: UserError when model.num_classes says another number, or the weights do not fit.
+    """
+    model = config.model
+    if model.num_classes not in (None, num_classes):
+        raise UserError(f"model.num_classes is {model.num_classes}, but the data has {num_classes} classes: expected the same, or null")
+    net = create_model(model.name, model.attn, model.attn_kwargs, model.attn_pos, num_classes, model.pretrained)
+    if model.weights:
+        load_weights(net, model.weights, new_classifier=True)
+    return net
+
+
+def load_trained(config: Config, weights: str | Path) -> tuple[nn.Layer, list[str]]:
+    """A trained network in eval mode, and the names of its classes.
+
+    The names stand in `classes.txt` beside the weights, where training wrote it; else they are the data's folders.
+
+    Raises: UserError when the weights are missing or damaged, do not fit, or the number of classes is another.
+    """
+    weights = Path(weights)
+    if not weights.is_file():
+        raise UserError(f"there is no weights file {weights}: expected one that tools/train.py wrote, such as best.pdparams")
+    listed = weights.with_name("classes.txt")
+    if listed.is_file():
+        classes = listed.read_text(encoding="utf-8").splitlines()
+    else:
+        classes = ImageFolder(Path(config.data.root) / "eval", make_preprocess(config)).classes
+    net = make_network(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False, weights=None)), len(classes))
+    load_weights(net, weights)
+    net.eval()
+    return net, classes
+
+
+def export_config(config: Config, weights: str | Path, out: str | Path, dynamic: bool = False) -> tuple[str, float]:
+    """Export trained weights and compare on eval images, or on noise where there is no data here.
+
+    Returns: what it was compared on, and the largest difference of a probability.
+    """
+    set_device(config.train.device)
+    preprocess = make_preprocess(config)
+    net, classes = load_trained(config, weights)
+    folder = Path(config.data.root) / "eval"
+    if folder.is_dir():
+        dataset = ImageFolder(folder, preprocess)
+        chosen = np.linspace(0, len(dataset) - 1, min(8, len(dataset))).astype(int)
+        samples, what = np.stack([dataset.load(int(index)) for index in chosen]), f"{len(chosen)} eval images"
+    else:
+        samples = np.random.default_rng(0).standard_normal([8, 3, preprocess.size, preprocess.size]).astype("float32")
+        what = f"noise, because there is no {folder} here"
+    about = {"model": config.model.name, "attention": config.model.attn or "none"}
+    return what, export_model(net, out, preprocess, classes, samples, about, dynamic)

@@ -1,0 +1,58 @@
+"""Files and folders that are there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` make a file aside, flush it to the disk, then rename it: at no moment is there half a file at `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.stem}.part{path.suffix}")  # the suffix stays: some writers go by it
+    try:
+        write(aside)
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """`write_whole` of a text in UTF-8."""
+    write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+@contextmanager
+def build_aside(target: Path) -> Iterator[Path]:
+    """An empty folder beside `target` to build in. When the block ends well it takes the target's place; else it is removed.
+
+    What stood at `target` before is kept until then.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside, old = (target.with_name(f".{target.name}.{word}") for word in ("part", "old"))
+    for left in (aside, old):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        if target.exists():
+            os.replace(target, old)
+        os.replace(aside, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def checksum(path: Path, algorithm: str = "sha256") -> str:
+    """The hexadecimal digest of a file."""
+    digest = hashlib.new(algorithm)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,94 @@
+"""TowerNet: four convolutions, then three Inception blocks; the network of the notebook that this project carries on.
+
+The blocks are those of Szegedy et al., "Going Deeper with Convolutions", CVPR 2015. Parameters have the notebook's names, b1 to
+b6, and its checkpoints load. Three things differ from it and change no result: convolutions in front of a batch norm have no
+bias (the norm takes it away; a checkpoint's is folded into the running mean), ReLU stands behind the max-pool (they commute, and
+a quarter of the elements is left), and global average pooling serves any size, not 256 px alone.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from ..errors import UserError
+from .placement import NO_ATTENTION, Placement
+
+MIN_SIZE = 128  # below, the last of seven halvings would have nothing left
+
+
+class Inception(nn.Layer):
+    """Four routes side by side, concatenated: `[N, in, H, W] -> [N, 256, H, W]`."""
+
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.route1x1_1 = nn.Conv2D(in_channels, 64, 1)
+        self.route1x1_2 = nn.Conv2D(in_channels, 64, 1)
+        self.route3x3_2 = nn.Conv2D(64, 128, 3, padding=1)
+        self.route1x1_3 = nn.Conv2D(in_channels, 16, 1)
+        self.route5x5_3 = nn.Conv2D(16, 32, 5, padding=2)
+        self.route1x1_4 = nn.Conv2D(in_channels, 32, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        route1 = F.relu(self.route1x1_1(x))
+        route2 = F.relu(self.route3x3_2(F.relu(self.route1x1_2(x))))
+        route3 = F.relu(self.route5x5_3(F.relu(self.route1x1_3(x))))
+        route4 = F.relu(self.route1x1_4(F.max_pool2d(x, 3, stride=1, padding=1)))
+        return paddle.concat([route1, route2, route3, route4], axis=1)
+
+
+def conv_bn(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2D(in_channels, out_channels, 3, stride, padding=1, bias_attr=False)
+    return nn.Sequential(convolution, nn.BatchNorm2D(out_channels, epsilon=1e-3))
+
+
+class TowerNet(nn.Layer):
+    """`[N, 3, H, W] -> [N, num_classes]`, H and W at least 128.
+
+    Args:
+        num_classes: of the classifier.
+        placement: the attention and its slot: four sites, after the max-pools of b3 and b4 and the two inside b5.
+
+    Raises: UserError from `forward` when the image is smaller than 128 px.
+    """
+
+    kind = "towernet"
+    classifier_prefix = "b6."
+    # biases that the notebook's checkpoints have and this network has not: each goes into the running mean of the norm behind it
+    void_biases: ClassVar[dict[str, str]] = {f"b{i}.0.0.bias": f"b{i}.0.1._mean" for i in (1, 2, 3, 4)}
+
+    def __init__(self, num_classes: int = 16, placement: Placement = NO_ATTENTION):
+        super().__init__()
+        self.b1 = nn.Sequential(conv_bn(3, 64, stride=2))
+        self.b2 = nn.Sequential(conv_bn(64, 128))
+        self.b3 = nn.Sequential(conv_bn(128, 256))
+        self.b4 = nn.Sequential(conv_bn(256, 256))
+        # the notebook counts the pools and attentions in between too, so its Inception blocks are 0, 3 and 6
+        self.b5 = nn.LayerDict({"0": Inception(256), "3": Inception(256), "6": Inception(256)})
+        self.b6 = nn.Linear(256, num_classes)
+        self.slot = placement.slot
+        self.attn = nn.LayerList([placement.make(256) for _ in range(4)]) if self.slot else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if paddle.in_dynamic_mode() and min(x.shape[2:]) < MIN_SIZE:
+            raise UserError(f"towernet needs images of at least {MIN_SIZE}x{MIN_SIZE} px, found {x.shape[2]}x{x.shape[3]}")
+        x = F.relu(F.max_pool2d(self.b1(x), 2))
+        x = F.relu(F.max_pool2d(self.b2(x), 2))
+        x = self._attend(0, F.relu(F.max_pool2d(self.b3(x), 2)))
+        x = self._attend(1, F.relu(F.max_pool2d(self.b4(x), 2)))
+        x = self.b5["0"](x)
+        x = self._attend(2, F.max_pool2d(x, 2))
+        x = self.b5["3"](x)
+        x = self._attend(3, F.max_pool2d(x, 2))
+        x = self.b5["6"](x)
+        return self.b6(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    def _attend(self, site: int, x: Tensor) -> Tensor:
+        return self.attn[site](x) if self.slot == "post_pool" else x
+
+
+def towernet(num_classes: int, placement: Placement) -> TowerNet:
+    return TowerNet(num_classes, placement)

@@ -1,0 +1,97 @@
+"""What must be set before Paddle is imported, so that it runs on a CPU as fast as it can.
+
+Paddle starts with one thread, its MKL takes a slow path on AMD, and glibc maps and unmaps every large tensor. `tune()` mends
+the three. It never overrides what the user has set, and does nothing where it does not apply. `PADDLE_ATTN_TUNE=0` switches it
+off, `PADDLE_ATTN_TUNE=verbose` prints what it did. This file does not import Paddle.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_TOP_PAD": -2, "M_MMAP_MAX": -4}  # <malloc.h>
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the plan depends on."""
+
+    system: str  # 'Linux', 'Darwin', 'Windows'
+    libc: str  # 'glibc' or another
+    vendor: str  # 'AuthenticAMD', 'GenuineIntel', '' where unknown
+    flags: frozenset[str]  # the CPU's, as /proc/cpuinfo names them
+    cores: int  # that this process may use
+
+
+@dataclass(frozen=True)
+class Step:
+    """One setting: an environment variable (`where='env'`) or a parameter of malloc (`where='malloc'`)."""
+
+    where: str
+    name: str
+    value: int
+    why: str
+
+
+def this_machine() -> Machine:
+    """Read the machine that we run on."""
+    vendor, flags = "", frozenset()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key.strip() == "vendor_id":
+                    vendor = value.strip()
+                elif key.strip() == "flags":
+                    flags = frozenset(value.split())
+                elif not line.strip():
+                    break  # the first processor tells enough
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Machine(platform.system(), platform.libc_ver()[0], vendor, flags, cores)
+
+
+def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
+    """What to set on this machine in this environment. Pure: it reads and changes nothing."""
+    if environ.get("PADDLE_ATTN_TUNE") == "0":
+        return []
+    steps = []
+    if "OMP_NUM_THREADS" not in environ and machine.cores > 1:
+        steps.append(Step("env", "OMP_NUM_THREADS", machine.cores, "Paddle starts with one thread"))
+    if machine.vendor == "AuthenticAMD" and "MKL_DEBUG_CPU_TYPE" not in environ:
+        if "avx512f" in machine.flags:
+            steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 7, "MKL does not use AVX-512 on AMD unless told"))
+        elif "avx2" in machine.flags:
+            steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 5, "MKL does not use AVX2 on AMD unless told"))
+    malloc_is_the_users = any(name.startswith("MALLOC_") or name == "LD_PRELOAD" for name in environ)
+    if machine.system == "Linux" and machine.libc == "glibc" and not malloc_is_the_users:
+        why = "large tensors are kept, not mapped and unmapped each time"
+        steps += [
+            Step("malloc", "M_MMAP_MAX", 0, why),
+            Step("malloc", "M_TRIM_THRESHOLD", -1, why),
+            Step("malloc", "M_TOP_PAD", 256 << 20, why),
+        ]
+    return steps
+
+
+def tune() -> list[Step]:
+    """Apply the plan for this machine; call it before Paddle is imported. Returns the steps that were taken."""
+    steps = plan(this_machine(), os.environ)
+    if "paddle" in sys.modules:  # its threads and MKL are set up: the environment would come too late
+        steps = [step for step in steps if step.where == "malloc"]
+    libc = ctypes.CDLL(None) if any(step.where == "malloc" for step in steps) else None
+    for step in steps:
+        if step.where == "env":
+            os.environ[step.name] = str(step.value)
+        else:
+            libc.mallopt(MALLOPT[step.name], step.value)
+    if os.environ.get("PADDLE_ATTN_TUNE") == "verbose":
+        for step in steps:
+            print(f"paddle_attn.runtime: {step.name}={step.value} ({step.why})", file=sys.stderr)
+    return steps

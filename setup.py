@@ -1,0 +1,33 @@
+"""Paddle comes in two wheels, for CPU and for GPU, of which one environment takes one: the choice is an extra (see README)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "paddle_attn" / "__init__.py").read_text(encoding="utf-8")).group(1)
+
+setup(
+    name="paddle_attn",
+    version=version,
+    description="Attention modules for convolutional networks in PaddlePaddle, each one held against its authors' code",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.13",
+    packages=find_packages(include=["paddle_attn", "paddle_attn.*"]),
+    install_requires=[
+        "matplotlib>=3.7,<4",
+        "numpy>=1.26,<2.4",  # with 2.4, float() of Paddle 3.3's one-element tensors fails
+        "pillow>=10,<14",
+        "pyyaml>=6,<7",
+        "rich>=13,<16",
+        "safetensors>=0.4,<1",
+        "visualdl>=2.5,<3",
+    ],
+    extras_require={
+        "cpu": ["paddlepaddle>=3.3,<3.4"],
+        "dev": ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.6,<1"],
+    },
+)

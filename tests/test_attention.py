@@ -1,0 +1,188 @@
+"""The attention modules: held against the authors' tensors, at their edges, and after export."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from paddle.static import InputSpec
+
+from paddle_attn import create_attention, list_attention
+from paddle_attn.attention import ATTENTION
+
+# the files' names: our module and its arguments
+CASES = {
+    "simam": ("simam", {}),
+    "simam_lambda0.1": ("simam", {"e_lambda": 0.1}),
+    "se": ("se", {}),
+    "cbam": ("cbam", {}),
+    "cbam_no_spatial": ("cbam", {"spatial": False}),
+    "sge": ("sge", {"groups": 8}),
+    "sge_g64": ("sge", {"groups": 64}),
+}
+SHAPES = ("2x32x7x7", "2x64x5x9", "2x64x8x8", "2x128x6x6")
+FILES = [f"{case}-{shape}.npz" for case in CASES for shape in SHAPES if (case, shape) != ("sge_g64", "2x32x7x7")]
+# arguments that suit 32 channels
+SMALL = {"sge": {"groups": 8}}
+
+
+def our_name(torch_name: str) -> str:
+    renames = {
+        "ChannelGate.mlp.1": "channel_gate.mlp.0",
+        "ChannelGate.mlp.3": "channel_gate.mlp.2",
+        "SpatialGate.spatial": "spatial_gate",
+        "running_mean": "_mean",
+        "running_var": "_variance",
+    }
+    for theirs, ours in renames.items():
+        torch_name = torch_name.replace(theirs, ours)
+    return torch_name
+
+
+def ours(torch_name: str, value: np.ndarray) -> np.ndarray:
+    """Linear weights are transposed in Paddle."""
+    is_linear = value.ndim == 2 and torch_name.endswith("weight")
+    return value.T if is_linear else value
+
+
+def assert_close(found: paddle.Tensor, expected: np.ndarray, tolerance: float) -> None:
+    excess = np.abs(found.numpy() - expected) - tolerance * (1 + np.abs(expected))
+    assert excess.max() <= 0, f"off by {excess.max():.2e} more than {tolerance:g} * (1 + |y|)"
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize("file", FILES)
+def test_agrees_with_the_authors_code(golden: Path, file: str, mode: str):
+    tensors = np.load(golden / "attention" / file)
+    name, kwargs = CASES[file.rpartition("-")[0]]
+    attn = create_attention(name, channels=tensors["x"].shape[1], **kwargs)
+    state = attn.state_dict()
+    given_names = {key.removeprefix("param/") for key in tensors if key.startswith("param/")}
+    assert {our_name(key) for key in given_names} == set(state)
+    for key in given_names:
+        state[our_name(key)].set_value(ours(key, tensors[f"param/{key}"]))
+    attn.train() if mode == "train" else attn.eval()
+    looser = 10 if mode == "train" and any("bn" in key for key in state) else 1
+
+    x = paddle.to_tensor(tensors["x"], stop_gradient=False)
+    y = attn(x)
+    (y * paddle.to_tensor(tensors["g"])).sum().backward()
+
+    assert_close(y, tensors[f"{mode}/y"], 1e-5 * looser)
+    assert_close(x.grad, tensors[f"{mode}/gx"], 1e-4 * looser)
+    parameters = dict(attn.named_parameters())
+    gradients = [key for key in tensors if key.startswith(f"{mode}/grad/")]
+    assert len(gradients) == sum(not p.stop_gradient for p in parameters.values())
+    for key in gradients:
+        torch_name = key.removeprefix(f"{mode}/grad/")
+        assert_close(parameters[our_name(torch_name)].grad, ours(torch_name, tensors[key]), 1e-4 * looser)
+
+
+def make(name: str, channels: int = 32) -> paddle.nn.Layer:
+    """A module with weights that are neither zero nor one, the same for each name."""
+    attn = create_attention(name, channels, **SMALL.get(name, {}))
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    for parameter in attn.parameters():
+        if not parameter.stop_gradient:
+            parameter.set_value(rng.normal(0, 0.5, parameter.shape).astype("float32"))
+    return attn
+
+
+@pytest.mark.parametrize("name", list_attention())
+def test_output_is_the_input_times_the_gate(name: str):
+    attn = make(name)
+    attn.eval()
+    x = paddle.to_tensor(np.random.default_rng(0).standard_normal([3, 32, 6, 5]).astype("float32"))
+    gate = attn.gate(x)
+    assert paddle.broadcast_shape(gate.shape, x.shape) == x.shape
+    np.testing.assert_allclose((x * gate).numpy(), attn(x).numpy(), rtol=1e-5, atol=1e-6)
+    assert float(gate.min()) >= 0 and float(gate.max()) <= 1
+
+
+@pytest.mark.parametrize("name", list_attention())
+@settings(max_examples=15, deadline=None)
+@given(batch=st.integers(1, 3), height=st.integers(1, 9), width=st.integers(1, 9), scale=st.sampled_from([0.0, 1e-3, 1.0, 1e3]))
+def test_any_size_and_scale_is_finite(name: str, batch: int, height: int, width: int, scale: float):
+    attn = make(name)
+    values = np.random.default_rng(height * 10 + width).standard_normal([batch, 32, height, width]).astype("float32") * scale
+    x = paddle.to_tensor(values, stop_gradient=False)
+    y = attn(x)
+    y.sum().backward()
+    assert y.shape == x.shape
+    assert np.isfinite(y.numpy()).all() and np.isfinite(x.grad.numpy()).all()
+    for parameter in attn.parameters():
+        assert parameter.stop_gradient or np.isfinite(parameter.grad.numpy()).all()
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + np.exp(-value))
+
+
+def test_a_1x1_map_has_the_gate_of_a_neuron_like_all_others():
+    x = paddle.randn([2, 64, 1, 1])
+    np.testing.assert_allclose(create_attention("simam", 64).gate(x).numpy(), sigmoid(0.5), rtol=1e-6)
+    sge = create_attention("sge", 64, groups=8)
+    sge.weight.set_value(np.full([1, 8, 1, 1], 3.0, "float32"))
+    np.testing.assert_allclose(sge.gate(x).numpy(), sigmoid(1.0), rtol=1e-6)
+
+
+def test_simams_gate_lies_where_the_paper_says():
+    gate = create_attention("simam", 8).gate(paddle.randn([4, 8, 9, 9]) * 50)
+    assert float(gate.min()) >= sigmoid(0.5) - 1e-6 and float(gate.max()) < 1
+
+
+def test_starts_as_the_authors_start():
+    x = paddle.randn([2, 64, 5, 5])
+    np.testing.assert_allclose(create_attention("sge", 64).gate(x).numpy(), sigmoid(1.0), rtol=1e-6)
+    cbam = create_attention("cbam", 64)
+    np.testing.assert_allclose(cbam.spatial_gate(x).numpy(), 0.5)
+
+
+@pytest.mark.parametrize("name", list_attention())
+def test_exported_with_dynamic_batch_height_and_width(name: str, tmp_path: Path):
+    attn = make(name)
+    attn.eval()
+    spec = [InputSpec([None, 32, None, None], "float32", "x")]
+    paddle.jit.save(paddle.jit.to_static(attn, input_spec=spec, full_graph=True), str(tmp_path / "attn"))
+    loaded = paddle.jit.load(str(tmp_path / "attn"))
+    plain = make(name)
+    plain.eval()
+    for shape in ([2, 32, 7, 7], [1, 32, 5, 9], [3, 32, 1, 1], [1, 32, 2, 1]):
+        x = paddle.randn(shape)
+        np.testing.assert_allclose(loaded(x).numpy(), plain(x).numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", list_attention())
+def test_costs_grow_with_the_map_and_the_channels(name: str):
+    small, large = make(name, 32), make(name, 64)
+    assert 0 < small.macs(4, 4) < small.macs(8, 4) < large.macs(8, 4)
+
+
+def test_registry_is_listed_sorted_and_by_pattern():
+    assert list_attention() == sorted(ATTENTION)
+    assert {"cbam", "se", "sge", "simam"} <= set(list_attention())
+    assert list_attention("s*e") == ["se", "sge"]
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "kwargs", "words"),
+    [
+        ("siman", 8, {}, ["unknown attention 'siman'", "cbam, se, sge, simam", "did you mean 'simam'?"]),
+        ("sge", 24, {}, ["groups must divide channels", "24 channels", "64"]),
+        ("se", 8, {"reduction": 16}, ["reduction", "channels (8)", "16"]),
+        ("simam", 8, {"e_lambda": 0}, ["e_lambda must be positive", "0"]),
+        ("simam", 0, {}, ["channels must be a positive whole number"]),
+        ("cbam", 32, {"kernel_size": 4}, ["kernel_size must be odd", "4"]),
+        ("se", 32, {"lambda_": 1}, ["lambda_"]),
+    ],
+)
+def test_errors_say_what_was_expected_and_found(name, channels, kwargs, words):
+    with pytest.raises(ValueError) as error:
+        create_attention(name, channels, **kwargs)
+    for word in words:
+        assert word in str(error.value)

@@ -1,0 +1,30 @@
+"""Classify pictures with an exported network: python tools/predict.py --model inference/towernet_simam photo.jpg folder"""
+
+import argparse
+import sys
+
+from paddle_attn.cli import one_sentence_errors, prepare_paddle
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Classify images and folders of images.")
+    parser.add_argument("inputs", nargs="+", metavar="IMAGE_OR_FOLDER")
+    parser.add_argument("--model", required=True, metavar="DIR", help="an exported folder, such as inference/towernet_simam")
+    parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name for each image (default: %(default)s)")
+    parser.add_argument("--csv", metavar="FILE", help="write a table with a line for each image and class")
+    parser.add_argument("--json", metavar="FILE", help="write the results as a list")
+    arguments = parser.parse_args()
+    with one_sentence_errors():
+        prepare_paddle()
+        from paddle_attn.predict import Predictor, print_results, write_results
+
+        results = Predictor(arguments.model).predict(
+            arguments.inputs, arguments.topk, on_error=lambda error: print(f"error: {error}", file=sys.stderr)
+        )
+        print_results(results)
+        write_results(results, arguments.csv, arguments.json)
+    sys.exit(0 if results else 2)
+
+
+if __name__ == "__main__":
+    main()

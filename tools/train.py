@@ -1,0 +1,19 @@
+"""Train a network from a config: python tools/train.py -c configs/towernet_simam.yaml"""
+
+from paddle_attn.cli import config_parser, one_sentence_errors, prepare_paddle
+
+
+def main() -> None:
+    arguments = config_parser("Train a network; everything is written to train.output.").parse_args()
+    with one_sentence_errors():
+        from paddle_attn.config import load_config
+
+        config = load_config(arguments.config, arguments.override)
+        prepare_paddle()
+        from paddle_attn.engine import fit
+
+        fit(config)
+
+
+if __name__ == "__main__":
+    main()
