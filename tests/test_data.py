@@ -1,0 +1,232 @@
+"""Where images come from: decoding, preprocessing, augmentation, folders, the loader."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import COLOURS, ROOT, make_images, picture
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from paddle_attn.data.dataset import ImageFolder, Loader
+from paddle_attn.data.drawn import CLASSES, write_drawn
+from paddle_attn.data.images import is_image_name, load_image
+from paddle_attn.data.transforms import Augment, Preprocess
+from paddle_attn.errors import UserError
+
+PLAIN = Preprocess(32, "stretch", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+# ---- decoding
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str):
+    source = picture((200, 100, 50))
+    if mode.startswith("I"):
+        image = Image.fromarray((np.asarray(source.convert("L")).astype("uint16") * 257).astype("uint16" if mode == "I;16" else "int32"))
+    else:
+        image = source.convert(mode)
+    path = tmp_path / ("x.tif" if mode in ("CMYK", "F", "I") else "x.png")
+    image.save(path)
+    found = load_image(path)
+    assert found.mode == "RGB" and found.size == (40, 40)
+    gray = mode not in ("P", "RGBA", "CMYK")
+    expected = source.convert("L").convert("RGB") if gray else source
+    tolerance = 128 if mode == "1" else 40  # dithering; CMYK and palettes are coarse
+    assert np.abs(np.asarray(found).astype(int).mean((0, 1)) - np.asarray(expected).astype(int).mean((0, 1))).max() < tolerance
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_obeyed(tmp_path: Path, orientation: int):
+    upright = Image.new("RGB", (30, 20), "black")
+    upright.paste("white", (0, 0, 15, 10))  # the upper left quarter
+    undo = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }
+    stored = upright if orientation == 1 else upright.transpose(undo[orientation])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "x.png")), np.asarray(upright))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "missing", "directory"])
+def test_what_does_not_decode_is_named(tmp_path: Path, damage: str):
+    path = tmp_path / "x.jpg"
+    picture((9, 9, 9)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes({"truncated": whole[: len(whole) // 2], "text": b"hello", "empty": b""}.get(damage, whole))
+    if damage in ("missing", "directory"):
+        path.unlink()
+    if damage == "directory":
+        path.mkdir()
+    with pytest.raises(UserError, match=r"cannot decode the image .*x\.jpg: ") as error:
+        load_image(path)
+    assert "\n" not in str(error.value)
+
+
+def test_hidden_files_and_other_kinds_are_no_images():
+    names = [".a.jpg", "a.txt", "a", "a.JPG", "b.jpeg", "c.webp"]
+    assert [name for name in names if is_image_name(name)] == ["a.JPG", "b.jpeg", "c.webp"]
+
+
+# ---- preprocessing and augmentation
+
+
+@given(width=st.integers(1, 300), height=st.integers(1, 300), size=st.integers(1, 64), resize=st.sampled_from(["stretch", "crop"]))
+def test_any_image_becomes_the_square(width: int, height: int, size: int, resize: str):
+    preprocess = Preprocess(size, resize, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    values = preprocess(Image.new("RGB", (width, height), (255, 0, 51)))
+    assert values.shape == (3, size, size) and values.dtype == np.float32
+    np.testing.assert_allclose(values[:, 0, 0], [(1 - 0.5) / 0.2, (0 - 0.4) / 0.3, (0.2 - 0.3) / 0.4], rtol=1e-5)
+    assert Preprocess.from_ops(preprocess.to_ops()) == preprocess
+
+
+def test_crop_takes_the_centre_and_keeps_the_aspect():
+    image = Image.new("RGB", (200, 100), "black")
+    image.paste("white", (75, 25, 125, 75))  # the centre of the square that is kept
+    pixels = Preprocess(56, "crop", (0, 0, 0), (1, 1, 1)).fit(image)
+    assert pixels[28, 28].min() == 255 and pixels[0, 0].max() == 0
+    rows = (pixels[:, 28, 0] > 127).sum()
+    assert rows == (pixels[28, :, 0] > 127).sum() == 32  # 50 of 100 px at a short side of 64
+
+
+@pytest.mark.parametrize("ops", [[], [{"ResizeImage": {"size": 8}}], "x", [{"Flip": None}], Preprocess(8, "crop", (0, 0, 0), (1, 1, 1)).to_ops()[:3]])
+def test_preprocessing_that_is_not_ours_is_refused(ops):
+    with pytest.raises(UserError, match=r"inference\.yml"):
+        Preprocess.from_ops(ops)
+
+
+def augmented(seed: int, **options) -> np.ndarray:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, [24, 24, 3]).astype("uint8"))
+    return np.asarray(Augment(**options)(image, random.Random(seed)))
+
+
+@pytest.mark.parametrize("options", [{"hflip": 1.0}, {"vflip": 1.0}, {"rotation": 30.0}, {"color_jitter": 0.5}])
+def test_augmentation_does_what_it_says_and_the_seed_decides(options: dict):
+    plain = augmented(0)
+    assert np.array_equal(augmented(1), plain)  # all neutral: nothing happens
+    changed = augmented(1, **options)
+    assert not np.array_equal(changed, plain) and np.array_equal(changed, augmented(1, **options))
+    if "hflip" in options:
+        assert np.array_equal(changed, plain[:, ::-1])
+    elif "vflip" in options:
+        assert np.array_equal(changed, plain[::-1])
+    else:
+        assert not np.array_equal(changed, augmented(2, **options))
+
+
+def test_random_resized_crop_keeps_the_area_it_is_told():
+    image = Image.new("RGB", (100, 80))
+    for seed in range(50):
+        part = Augment(crop_scale=(0.2, 0.4)).crop(image, random.Random(seed))
+        assert 0.17 < part.width * part.height / 8000 < 0.43
+
+
+# ---- folders and the loader
+
+
+def test_folder_skips_what_is_hidden_and_sorts(tmp_path: Path):
+    make_images(tmp_path, per_class=3)
+    (tmp_path / ".git" / "x").mkdir(parents=True)
+    (tmp_path / "red" / ".hidden").mkdir()
+    for hidden in (".git/x/a.jpg", "red/.hidden/a.jpg", "red/.a.jpg"):
+        picture((0, 0, 0)).save(tmp_path / hidden)
+    (tmp_path / "red" / "notes.txt").write_text("x")
+    folder = ImageFolder(tmp_path, PLAIN)
+    assert folder.classes == sorted(COLOURS)
+    assert [label for _, label in folder.samples] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [path for path, _ in folder.samples] == sorted(path for path, _ in folder.samples)
+
+
+def test_folder_errors_say_what_is_missing(tmp_path: Path):
+    with pytest.raises(UserError, match=r"there is no data directory .*none: expected class folders .*tools/split\.py"):
+        ImageFolder(tmp_path / "none", PLAIN)
+    with pytest.raises(UserError, match="has no images in class folders"):
+        ImageFolder(tmp_path, PLAIN)
+    make_images(tmp_path, per_class=1)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="the class folder .*empty has no images"):
+        ImageFolder(tmp_path, PLAIN)
+
+
+def test_each_sample_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = ImageFolder(make_images(tmp_path, per_class=2), PLAIN, Augment(rotation=5), cache=1)
+    loads = []
+    load = folder.loader
+    monkeypatch.setattr(folder, "loader", lambda path: loads.append(path) or load(path))
+    for _ in range(3):
+        for batch, _labels in Loader(folder, 4, shuffle=True):
+            assert batch.shape[1:] == [3, 32, 32]
+    assert sorted(loads) == [path for path, _ in folder.samples]
+
+
+def test_the_cache_is_bounded(tmp_path: Path):
+    folder = ImageFolder(make_images(tmp_path, per_class=2), Preprocess(400, "stretch", (0, 0, 0), (1, 1, 1)), cache=1)
+    for index in range(len(folder)):
+        folder[index]
+    assert len(folder._cache) == 2  # 480,000 bytes each in 1 MiB
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_order_and_augmentation_depend_on_seed_epoch_and_image_alone(tmp_path: Path, workers: int):
+    make_images(tmp_path, per_class=4)
+
+    def epoch(seed: int, number: int, workers: int) -> np.ndarray:
+        loader = Loader(ImageFolder(tmp_path, PLAIN, Augment(rotation=20, hflip=0.5), seed), 5, shuffle=True, seed=seed, workers=workers)
+        loader.set_epoch(number)
+        return np.concatenate([images.numpy() for images, _ in loader])
+
+    first = epoch(1, 0, workers)
+    assert len(first) == 12
+    assert np.array_equal(first, epoch(1, 0, 0))
+    assert not np.array_equal(first, epoch(1, 1, workers)) and not np.array_equal(first, epoch(2, 0, workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_file_is_an_error_that_names_it_not_a_hang(tmp_path: Path, workers: int):
+    make_images(tmp_path, per_class=3)
+    (tmp_path / "red" / "image_01.jpg").write_bytes(b"broken")
+    code = (
+        "import sys; from conftest import *; from test_data import *\n"
+        f"loader = Loader(ImageFolder({str(tmp_path)!r}, PLAIN), 4, workers={workers})\n"
+        "try:\n    list(loader)\nexcept UserError as error:\n    print(error)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True, text=True, timeout=60)
+    assert "cannot decode the image" in result.stdout and "image_01.jpg" in result.stdout, result.stderr
+
+
+# ---- the drawn images
+
+
+def test_drawn_images_are_the_same_each_time_and_not_told_by_their_average(tmp_path: Path):
+    write_drawn(tmp_path / "a", per_class=60)
+    write_drawn(tmp_path / "b", per_class=2)
+    assert len(CLASSES) == 16
+    thumbnails, labels = [], []
+    for label, name in enumerate(sorted(CLASSES)):
+        files = sorted((tmp_path / "a" / name).iterdir())
+        assert len(files) == 60
+        for index in (0, 1):
+            assert files[index].read_bytes() == (tmp_path / "b" / name / files[index].name).read_bytes()
+        for file in files:
+            thumbnails.append(np.asarray(load_image(file).resize((16, 16), Image.Resampling.BILINEAR), "float32").ravel())
+            labels.append(label)
+    x, y = np.stack(thumbnails), np.array(labels)
+    held_out = np.arange(len(y)) % 5 == 0
+    centroids = np.stack([x[(y == label) & ~held_out].mean(0) for label in range(16)])
+    nearest = ((x[held_out][:, None] - centroids) ** 2).sum(2).argmin(1)
+    assert (nearest == y[held_out]).mean() <= 0.6
