@@ -57,6 +57,10 @@ def prepare_paddle() -> None:
     said = io.StringIO()
     with contextlib.redirect_stderr(said):  # Paddle's word on OMP_NUM_THREADS, which `tune` has set on purpose
         import paddle  # noqa: F401
-    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
-    warnings.filterwarnings("ignore", message="Tensor do not have 'place' interface for pir graph mode")
+    for remark in (  # of Paddle on its own doings inside paddle.Model and paddle.jit
+        "When training, we now always track global mean and variance",
+        "Tensor do not have 'place' interface for pir graph mode",
+        "To copy construct from a tensor",
+    ):
+        warnings.filterwarnings("ignore", message=remark)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged EXIF in a photograph that decodes

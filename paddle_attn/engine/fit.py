@@ -31,7 +31,11 @@ def fit(config: Config, console: Console | None = None) -> list[Row]:
 
     Raises: UserError for what the user can mend, before anything is written where that is possible.
     """
-    console = console or Console()
+    with paddle.utils.unique_name.guard():  # the optimiser's state is kept by names, which must be those of a new process
+        return _fit(config, console or Console())
+
+
+def _fit(config: Config, console: Console) -> list[Row]:
     train, seed = config.train, config.train.seed
     device = set_device(train.device)
     random.seed(seed), np.random.seed(seed), paddle.seed(seed)
@@ -41,10 +45,9 @@ def fit(config: Config, console: Console | None = None) -> list[Row]:
         differ = sorted(set(classes) ^ set(eval_loader.dataset.classes))
         raise UserError(f"{config.data.root}: train/ and eval/ must have the same class folders, found {differ[0]} in only one of them")
 
-    with paddle.utils.unique_name.guard():  # the optimiser's state is kept by names, which must be those of a new process
-        net = make_network(config, len(classes))
-        schedule = make_schedule(config.optim, train.epochs, len(train_loader))
-        optimizer = make_optimizer(config.optim, schedule, net.parameters())
+    net = make_network(config, len(classes))
+    schedule = make_schedule(config.optim, train.epochs, len(train_loader))
+    optimizer = make_optimizer(config.optim, schedule, net.parameters())
     size = make_preprocess(config).size
     console.print(f"{config.model.name}, attention {config.model.attn or 'none'}, {size} px, {len(classes)} classes, on {device}")
     console.print(str(profile(net, size)))

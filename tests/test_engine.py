@@ -1,0 +1,310 @@
+"""Training and evaluation: the schedule, the figures, the files, the same run twice, going on after a break."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from paddle_attn.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from paddle_attn.engine import evaluate, evaluate_config, fit, load_trained, make_loader, set_device
+from paddle_attn.engine.history import Row
+from paddle_attn.engine.optim import ClassificationLoss, make_optimizer, make_schedule, rate_factor
+from paddle_attn.errors import UserError
+from paddle_attn.weights import read_weights
+
+QUIET = Console(quiet=True)
+
+
+def config_for(data: Path, output: Path, **train) -> Config:
+    """TowerNet-SimAM at 128 px on 24 + 6 images; a batch of 10 leaves a small last one."""
+    return Config(
+        model=ModelConfig(attn="simam"),
+        data=DataConfig(root=str(data), size=128),
+        optim=OptimConfig(name="adam", lr=1e-3),
+        train=TrainConfig(**{"epochs": 3, "batch_size": 10, "output": str(output), "device": "cpu"} | train),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(split_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, list[Row]]:
+    """One finished run of four epochs, shared by the tests that look at it."""
+    config = config_for(split_data, tmp_path_factory.mktemp("run") / "whole", epochs=4)
+    return config, fit(config, QUIET)
+
+
+# ---- the schedule
+
+
+def test_cosine_is_the_papers_formula_and_is_stepped_per_epoch(run: tuple[Config, list[Row]]):
+    config, rows = run
+    expected = [0.5 * config.optim.lr * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
+    assert [row.lr for row in rows] == pytest.approx(expected)
+
+
+def test_per_step_it_moves_with_every_batch(split_data: Path, tmp_path: Path):
+    config = config_for(split_data, tmp_path / "run", epochs=2)
+    rows = fit(dataclasses.replace(config, optim=OptimConfig(schedule_unit="step", warmup_epochs=1)), QUIET)
+    assert [row.lr for row in rows] == pytest.approx([0.01 / 4, 0.01])  # three steps of warm-up, then the top
+
+
+@given(
+    schedule=st.sampled_from(["cosine", "step", "constant"]),
+    total=st.integers(1, 200),
+    warmup=st.integers(0, 20),
+    t=st.integers(0, 300),
+)
+def test_the_factor_is_a_fraction_that_never_rises_after_warm_up(schedule: str, total: int, warmup: int, t: int):
+    factor = rate_factor(schedule, total, warmup, step=30)
+    assert 0 <= factor(t) <= 1
+    assert factor(t + 1) >= factor(t) if t < warmup and schedule != "step" else t < warmup or factor(t + 1) <= factor(t)
+
+
+def test_step_schedule_divides_when_it_should():
+    factor = rate_factor("step", 100, step=30, gamma=0.1)
+    assert [factor(t) for t in (0, 29, 30, 59, 60)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+def test_warm_up_and_steps_count_in_the_unit(unit: str):
+    schedule = make_schedule(OptimConfig(lr=1.0, schedule_unit=unit, warmup_epochs=2, schedule="constant"), epochs=10, steps_per_epoch=5)
+    rates = []
+    for _ in range(12):
+        rates.append(schedule())
+        schedule.step()
+    top = rates.index(1.0)
+    assert top == (2 if unit == "epoch" else 10) and rates[top:] == [1.0] * (12 - top)
+
+
+# ---- optimisers and loss
+
+
+@pytest.mark.parametrize("name", ["momentum", "sgd", "adam", "adamw"])
+def test_each_optimiser_goes_down_the_slope(name: str):
+    weight = paddle.create_parameter([1], "float32", default_initializer=paddle.nn.initializer.Constant(1.0))
+    optimizer = make_optimizer(OptimConfig(name=name, weight_decay=0.0), 0.1, [weight])
+    for _ in range(20):
+        (weight * weight).sum().backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    assert abs(float(weight)) < 0.7
+
+
+@pytest.mark.parametrize(("name", "expected"), [("sgd", 1 - 0.1 * 0.5), ("momentum", 1 - 0.1 * 0.5), ("adamw", 1 - 0.1 * 0.5)])
+def test_weight_decay_pulls_to_zero_without_a_gradient(name: str, expected: float):
+    weight = paddle.create_parameter([1], "float32", default_initializer=paddle.nn.initializer.Constant(1.0))
+    optimizer = make_optimizer(OptimConfig(name=name, weight_decay=0.5), 0.1, [weight])
+    (weight * 0).sum().backward()
+    optimizer.step()
+    assert float(weight) == pytest.approx(expected, rel=1e-5)
+
+
+def test_smoothing_is_of_the_training_loss_alone():
+    logits, labels = paddle.to_tensor([[2.0, 0.0, -1.0]]), paddle.to_tensor([0])
+    loss = ClassificationLoss(0.3)
+    log_p = np.log(np.exp([2.0, 0.0, -1.0]) / np.exp([2.0, 0.0, -1.0]).sum())
+    assert float(loss(logits, labels)) == pytest.approx(-(np.array([0.8, 0.1, 0.1]) * log_p).sum(), rel=1e-5)
+    loss.eval()
+    assert float(loss(logits, labels)) == pytest.approx(-log_p[0], rel=1e-5)
+
+
+# ---- a run and its figures
+
+
+def test_a_run_leaves_all_that_it_promises(run: tuple[Config, list[Row]]):
+    config, rows = run
+    folder = Path(config.train.output)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"best.pdparams", "last.pdparams", "last.pdstate", "config.yaml", "classes.txt", "history.csv", "curves.png", "vdl"}
+    assert (folder / "classes.txt").read_text().split() == ["blue", "green", "red"]
+    with open(folder / "history.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [int(line["epoch"]) for line in table] == [1, 2, 3, 4]
+    assert [float(line["eval_loss"]) for line in table] == [row.eval_loss for row in rows]
+
+
+def test_the_network_learns_three_colours(run: tuple[Config, list[Row]]):
+    _, rows = run
+    assert max(row.eval_top1 for row in rows) >= 0.8 and rows[-1].train_loss < rows[0].train_loss
+
+
+def test_logged_eval_figures_are_those_of_an_evaluation_of_the_saved_weights(run: tuple[Config, list[Row]], tmp_path: Path):
+    config, rows = run
+    loader = make_loader(config, "eval")
+    best = max(rows, key=lambda row: row.eval_top1)
+    for name, row in [("last", rows[-1]), ("best", best)]:
+        net, classes = load_trained(config, Path(config.train.output) / f"{name}.pdparams")
+        result = evaluate(net, loader, classes)
+        assert result.top1 == pytest.approx(row.eval_top1) and result.loss == pytest.approx(row.eval_loss, rel=1e-4)
+        assert result.top5 == row.eval_top5 == 1.0  # of three classes
+
+
+def test_the_training_loss_is_the_mean_over_the_images(split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    forward = ClassificationLoss.forward
+
+    def spy(self, logits, labels):
+        loss = forward(self, logits, labels)
+        seen.append((self.training, len(labels), float(loss)))
+        return loss
+
+    monkeypatch.setattr(ClassificationLoss, "forward", spy)
+    (row,) = fit(config_for(split_data, tmp_path / "run", epochs=1), QUIET)
+    for training, logged, images in [(True, row.train_loss, 24), (False, row.eval_loss, 6)]:
+        batches = [(count, loss) for mode, count, loss in seen if mode == training]
+        assert sum(count for count, _ in batches) == images
+        assert logged == pytest.approx(sum(count * loss for count, loss in batches) / images, rel=1e-5)
+
+
+def read_log(folder: Path, part: str, tag: str) -> list[tuple[int, float]]:
+    from visualdl import LogReader
+
+    (file,) = (folder / "vdl" / part).glob("*.log")
+    return [(point.id, point.value) for point in LogReader(file_path=str(file)).get_data("scalar", tag)]
+
+
+def test_visualdl_has_every_epoch_once(run: tuple[Config, list[Row]]):
+    config, rows = run
+    folder = Path(config.train.output)
+    for part in ("train", "eval"):
+        for figure in ("loss", "top1", "top5"):
+            points = read_log(folder, part, figure)
+            assert [step for step, _ in points] == [1, 2, 3, 4]
+            assert [value for _, value in points] == pytest.approx([getattr(row, f"{part}_{figure}") for row in rows], rel=1e-5)
+    assert [value for _, value in read_log(folder, "train", "lr")] == pytest.approx([row.lr for row in rows], rel=1e-5)
+
+
+# ---- the same again
+
+
+def weights_of(folder: Path) -> dict[str, np.ndarray]:
+    return read_weights(folder / "last.pdparams")
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    first, second = weights_of(one), weights_of(two)
+    assert first.keys() == second.keys()
+    for key in first:
+        assert np.array_equal(first[key], second[key]), key
+
+
+def test_a_seed_gives_the_same_run_twice_bitwise(run: tuple[Config, list[Row]], tmp_path: Path):
+    config, rows = run
+    again = dataclasses.replace(config, train=dataclasses.replace(config.train, output=str(tmp_path / "again")))
+    repeated = fit(again, QUIET)
+    assert_same_run(Path(config.train.output), tmp_path / "again")
+    assert [dataclasses.replace(row, seconds=0) for row in repeated] == [dataclasses.replace(row, seconds=0) for row in rows]
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, output=str(tmp_path / "other"), seed=1, epochs=1))
+    fit(other, QUIET)
+    assert not np.array_equal(weights_of(tmp_path / "other")["b6.weight"], weights_of(tmp_path / "again")["b6.weight"])
+
+
+def interrupted_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when this many epochs are done."""
+    from paddle_attn.engine.callbacks import EpochRecorder
+
+    begin = EpochRecorder.on_epoch_begin
+
+    def stop(self, epoch, logs=None):
+        if self.first_epoch + epoch == epochs:
+            raise KeyboardInterrupt
+        begin(self, epoch, logs)
+
+    monkeypatch.setattr(EpochRecorder, "on_epoch_begin", stop)
+
+
+def test_a_resumed_run_ends_as_the_undisturbed_one(run: tuple[Config, list[Row]], tmp_path: Path):
+    whole, rows = run
+    config = dataclasses.replace(whole, train=dataclasses.replace(whole.train, output=str(tmp_path / "broken"), resume=True))
+    with pytest.MonkeyPatch.context() as patch:
+        interrupted_after(2, patch)
+        with pytest.raises(KeyboardInterrupt):
+            fit(config, QUIET)
+    resumed = fit(config, QUIET)
+    assert_same_run(Path(whole.train.output), tmp_path / "broken")
+    assert [dataclasses.replace(row, seconds=0) for row in resumed] == [dataclasses.replace(row, seconds=0) for row in rows]
+    assert [step for step, _ in read_log(tmp_path / "broken", "eval", "loss")] == [1, 2, 3, 4]
+    assert fit(config, QUIET) == resumed  # nothing is left to do
+
+
+def test_an_earlier_run_is_moved_aside_not_overwritten(split_data: Path, tmp_path: Path):
+    config = config_for(split_data, tmp_path / "run", epochs=1)
+    fit(config, QUIET)
+    before = (tmp_path / "run" / "best.pdparams").read_bytes()
+    fit(dataclasses.replace(config, train=dataclasses.replace(config.train, seed=5)), QUIET)
+    assert (tmp_path / "run.1" / "best.pdparams").read_bytes() == before != (tmp_path / "run" / "best.pdparams").read_bytes()
+
+
+def test_all_augmentations_and_workers_run(split_data: Path, tmp_path: Path):
+    config = config_for(split_data, tmp_path / "run", epochs=1)
+    augment = AugmentConfig(rotation=10, hflip=0.5, vflip=0.5, crop_scale=(0.5, 1.0), color_jitter=0.2)
+    (row,) = fit(dataclasses.replace(config, data=dataclasses.replace(config.data, augment=augment, workers=1, resize="crop")), QUIET)
+    assert math.isfinite(row.train_loss)
+
+
+# ---- evaluation
+
+
+def test_evaluation_counts_right(split_data: Path):
+    class Always(paddle.nn.Layer):
+        """Says green, unless the image is red."""
+
+        def forward(self, x):
+            is_red = (x[:, 0].mean([1, 2]) > x[:, 1].mean([1, 2]) + 0.5).astype("float32")
+            return paddle.stack([paddle.zeros_like(is_red), paddle.ones_like(is_red), 9 * is_red], axis=1)
+
+    loader = make_loader(config_for(split_data, Path("unused")), "eval")
+    result = evaluate(Always(), loader, ["blue", "green", "red"])
+    assert result.confusion.tolist() == [[0, 2, 0], [0, 2, 0], [0, 0, 2]]
+    assert (result.top1, result.top5) == (pytest.approx(4 / 6), 1.0)
+    sure, unsure = math.log(math.exp(9) + math.e + 1), math.log(2 + math.e)
+    assert result.loss == pytest.approx((2 * (sure - 9) + 2 * (unsure - 1) + 2 * unsure) / 6, rel=1e-4)
+    assert result.by_class()[1] == {"class": "green", "images": 2, "recall": 1.0, "precision": 0.5}
+    assert result.by_class()[0]["precision"] == 0.0
+
+
+def test_evaluation_writes_its_metrics(run: tuple[Config, list[Row]], tmp_path: Path):
+    config, rows = run
+    elsewhere = dataclasses.replace(config, train=dataclasses.replace(config.train, output=str(tmp_path / "eval")))
+    result = evaluate_config(elsewhere, Path(config.train.output) / "best.pdparams")
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert metrics["top1"] == result.top1 == max(row.eval_top1 for row in rows)
+    assert metrics["images"] == 6 and {line["class"] for line in metrics["classes"]} == {"blue", "green", "red"}
+    assert (tmp_path / "eval" / "confusion.png").read_bytes()[:4] == b"\x89PNG"
+
+
+# ---- what is refused
+
+
+def test_device_that_is_not_there_is_told():
+    if not paddle.device.is_compiled_with_cuda():
+        with pytest.raises(UserError, match="this Paddle was built for CPU alone"):
+            set_device("gpu:0")
+    assert set_device("cpu")
+
+
+def test_too_small_an_image_is_told_before_anything_is_written(split_data: Path, tmp_path: Path):
+    config = config_for(split_data, tmp_path / "run")
+    with pytest.raises(UserError, match=r"data\.size is 96, but towernet needs images of at least 128x128"):
+        fit(dataclasses.replace(config, data=dataclasses.replace(config.data, size=96)), QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused(split_data: Path, tmp_path: Path):
+    config = config_for(split_data, tmp_path / "run", epochs=1)
+    fit(config, QUIET)
+    other = dataclasses.replace(config, model=ModelConfig(attn="se"), train=dataclasses.replace(config.train, resume=True, epochs=2))
+    with pytest.raises(UserError, match="belongs to another network"):
+        fit(other, QUIET)
+    (tmp_path / "run" / "last.pdstate").write_bytes(b"broken")
+    with pytest.raises(UserError, match=r"last\.pdstate is damaged"):
+        fit(other, QUIET)
