@@ -13,11 +13,11 @@ demo: $(STAMP) $(DEMO)/split.json
 	$(PY) tools/train.py -c configs/demo.yaml -o train.resume=true
 	$(PY) tools/eval.py -c configs/demo.yaml --weights $(RUN)/best.pdparams
 	$(PY) tools/export.py -c configs/demo.yaml --weights $(RUN)/best.pdparams --out inference/demo
-	$(PY) tools/predict.py --model inference/demo --topk 3 $(DEMO)/eval/star $(DEMO)/eval/wave --csv $(RUN)/predictions.csv
+	$(PY) tools/predict.py --model inference/demo --topk 3 $(foreach c,arrow heart ring star,$(DEMO)/eval/$(c)/drawn_0001.png) --csv $(RUN)/predictions.csv
 	@echo
 	@echo "Made: $(DEMO)/            the drawn images, train/ and eval/, and split.json"
-	@echo "      $(RUN)/             best.pdparams, last.pdparams, history.csv, curves.png, metrics.json, confusion.png, predictions.csv, vdl/"
-	@echo "      inference/demo/          inference.json, inference.pdiparams, inference.yml"
+	@echo "      $(RUN)/              best.pdparams, last.pdparams, history.csv, curves.png, metrics.json, confusion.png, predictions.csv, vdl/"
+	@echo "      inference/demo/           inference.json, inference.pdiparams, inference.yml"
 	@echo "Watch the curves with: .venv/bin/visualdl --logdir output"
 
 $(DEMO)/split.json: | $(STAMP)

@@ -50,7 +50,7 @@ def _fit(config: Config, console: Console) -> list[Row]:
     optimizer = make_optimizer(config.optim, schedule, net.parameters())
     size = make_preprocess(config).size
     console.print(f"{config.model.name}, attention {config.model.attn or 'none'}, {size} px, {len(classes)} classes, on {device}")
-    console.print(str(profile(net, size)))
+    console.print(str(profile(net, size)), soft_wrap=True)
     console.print(f"{len(train_loader.dataset)} images to learn from, {len(eval_loader.dataset)} to test with")
 
     folder = Path(train.output)

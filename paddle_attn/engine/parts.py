@@ -28,7 +28,8 @@ def set_device(name: str) -> str:
             raise UserError(f"train.device is '{name}', but this Paddle was built for CPU alone: expected 'cpu' or 'auto', or Paddle's GPU wheel")
         if int(name.partition(":")[2] or 0) >= gpus:
             raise UserError(f"train.device is '{name}', but Paddle sees {gpus} GPUs: expected a smaller number, 'cpu' or 'auto'")
-    return paddle.device.set_device(name)
+    paddle.device.set_device(name)
+    return paddle.device.get_device()
 
 
 def make_preprocess(config: Config) -> Preprocess:
