@@ -8,7 +8,8 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from .attention import Attention
+from .attention import Attention, list_attention
+from .models import create_model, list_models, model_spec
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,22 @@ def profile(net: nn.Layer, size: int = 224) -> Profile:
             layer.training = training
     attn_params = sum(trainable_params(attn) for _, attn in _attentions(net))
     return Profile(trainable_params(net), int(macs), attn_params, int(attn_macs), len(_attentions(net)))
+
+
+def table() -> str:
+    """Every model in Markdown: its input, its parameters and multiply-accumulates, and what each attention adds to them."""
+    names = list_attention()
+    lines = ["| model | input | parameters | GMACs | " + " | ".join(f"+ {name}" for name in names) + " |", "|---" * (4 + len(names)) + "|"]
+    for model in list_models():
+        spec = model_spec(model)
+        base = profile(create_model(model), spec.input_size)
+        cells = [f"`{model}`", str(spec.input_size), f"{base.params:,}", f"{base.macs / 1e9:.3f}"]
+        for name in names:
+            kwargs = {"groups": 8} if (model, name) == ("mobilenet_v2", "sge") else None  # 64 do not divide its widths
+            attended = profile(create_model(model, name, kwargs), spec.input_size)
+            cells.append(f"{attended.attn_params:,} / {attended.attn_macs / 1e9:.3f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def trainable_params(net: nn.Layer) -> int:

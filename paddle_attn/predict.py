@@ -171,8 +171,7 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
     for result in results:
         others = ", ".join(f"{label} {score:.3f}" for label, score in list(zip(result["labels"], result["scores"], strict=True))[1:])
         table.add_row(result["path"], result["labels"][0], f"{result['scores'][0]:.3f}", others)
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 200)  # in a file or a pipe no line is folded
+    Console(width=None if sys.stdout.isatty() else 200).print(table)  # in a file or a pipe hardly a line is folded
 
 
 def write_results(results: Sequence[dict[str, Any]], csv_path: str | None, json_path: str | None) -> None:

@@ -159,7 +159,7 @@ def test_folder_errors_say_what_is_missing(tmp_path: Path):
         ImageFolder(tmp_path, PLAIN)
     make_images(tmp_path, per_class=1)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="the class folder .*empty has no images"):
+    with pytest.raises(UserError, match=r"the class folder .*empty has no images"):
         ImageFolder(tmp_path, PLAIN)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from paddle_attn import create_model, save_weights
 from paddle_attn.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from paddle_attn.engine import evaluate, evaluate_config, fit, load_trained, make_loader, set_device
 from paddle_attn.engine.history import Row
@@ -183,6 +185,14 @@ def test_visualdl_has_every_epoch_once(run: tuple[Config, list[Row]]):
     assert [value for _, value in read_log(folder, "train", "lr")] == pytest.approx([row.lr for row in rows], rel=1e-5)
 
 
+def test_visualdl_has_sample_images_and_the_settings(run: tuple[Config, list[Row]]):
+    from visualdl import LogReader
+
+    folder = Path(run[0].train.output)
+    tags = {part: LogReader(file_path=str(next((folder / "vdl" / part).glob("*.log")))).get_tags() for part in ("train", "eval")}
+    assert tags["train"]["image"] == ["samples"] and tags["eval"]["hyper_parameters"] == ["hparam"]
+
+
 # ---- the same again
 
 
@@ -242,6 +252,14 @@ def test_an_earlier_run_is_moved_aside_not_overwritten(split_data: Path, tmp_pat
     before = (tmp_path / "run" / "best.pdparams").read_bytes()
     fit(dataclasses.replace(config, train=dataclasses.replace(config.train, seed=5)), QUIET)
     assert (tmp_path / "run.1" / "best.pdparams").read_bytes() == before != (tmp_path / "run" / "best.pdparams").read_bytes()
+
+
+def test_starting_from_weights_of_other_classes_says_what_starts_anew(split_data: Path, tmp_path: Path):
+    save_weights(create_model("towernet", "simam", num_classes=7), tmp_path / "seven.pdparams")
+    config = config_for(split_data, tmp_path / "run", epochs=1)
+    console = Console(record=True, width=300, file=io.StringIO())
+    fit(dataclasses.replace(config, model=dataclasses.replace(config.model, weights=str(tmp_path / "seven.pdparams"))), console)
+    assert "the classifier starts anew (b6.weight: expected [256, 3], found [256, 7]" in console.export_text()
 
 
 def test_all_augmentations_and_workers_run(split_data: Path, tmp_path: Path):

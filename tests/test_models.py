@@ -198,6 +198,10 @@ def test_models_know_what_they_expect():
         assert (spec.input_size, spec.mean, spec.std) == (224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+def test_none_is_a_word_for_no_attention():
+    assert trainable_params(create_model("towernet", "none")) == trainable_params(create_model("towernet", None))
+
+
 def test_list_models_takes_a_pattern():
     assert list_models("resnet*") == ["resnet101", "resnet18", "resnet34", "resnet50"]
 

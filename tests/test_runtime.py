@@ -63,5 +63,8 @@ def test_tune_does_what_the_plan_says_in_a_fresh_process():
 
 
 def test_after_paddle_was_imported_the_environment_is_left_alone():
-    code = "import paddle, os; from paddle_attn import runtime; b = dict(os.environ); s = runtime.tune(); assert b == dict(os.environ); print({x.where for x in s})"
+    code = (
+        "import paddle, os; from paddle_attn import runtime; before = dict(os.environ); steps = runtime.tune();"
+        "assert before == dict(os.environ); print({step.where for step in steps})"
+    )
     assert "env" not in run(code).stdout

@@ -82,7 +82,7 @@ def test_what_is_no_usable_image_is_left_out_by_name(tmp_path: Path):
     assert set(split.left_out) == {str(Path("red") / "image_00.jpg"), str(Path("blue") / "image_03.jpg")}
     assert split.left_out[str(Path("red") / "image_00.jpg")] == "it is no image"
     assert {name: sum(count.values()) for name, count in split.counts.items()} == {"blue": 5, "green": 6, "red": 5}
-    assert not [path for path in (tmp_path / "split").rglob(".*")]
+    assert not list((tmp_path / "split").rglob(".*"))
 
 
 def test_spaces_become_underscores_and_names_that_meet_are_kept_apart(tmp_path: Path):

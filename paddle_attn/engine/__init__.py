@@ -1,9 +1,10 @@
 """Training and evaluation: the rooms that know the config."""
 
 from .evaluate import Evaluation, evaluate, evaluate_config
+from .export import export_config
 from .fit import fit
 from .history import Row
-from .parts import export_config, load_trained, make_loader, make_network, make_preprocess, set_device
+from .parts import load_trained, make_loader, make_network, make_preprocess, set_device
 
 __all__ = [
     "Evaluation",

@@ -15,6 +15,7 @@ from ..config import Config, dump_config
 from ..data.transforms import Preprocess
 from ..errors import UserError
 from ..files import write_text
+from ..weights import load_weights
 from .callbacks import EpochRecorder, ProgressBar
 from .checkpoints import STATE, load_epoch, save_epoch
 from .history import History, Row
@@ -51,6 +52,10 @@ def _fit(config: Config, console: Console) -> list[Row]:
     size = make_preprocess(config).size
     console.print(f"{config.model.name}, attention {config.model.attn or 'none'}, {size} px, {len(classes)} classes, on {device}")
     console.print(str(profile(net, size)), soft_wrap=True)
+    if config.model.weights:
+        report = load_weights(net, config.model.weights, new_classifier=True)
+        anew = f"; the classifier starts anew ({'; '.join(report.mismatched)})" if report.mismatched else ""
+        console.print(f"started from {config.model.weights}: {len(report.loaded)} tensors{anew}", soft_wrap=True)
     console.print(f"{len(train_loader.dataset)} images to learn from, {len(eval_loader.dataset)} to test with")
 
     folder = Path(train.output)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import paddle
 from paddle import nn
 
@@ -13,7 +12,6 @@ from ..config import Config
 from ..data.dataset import ImageFolder, Loader
 from ..data.transforms import Augment, Preprocess
 from ..errors import UserError
-from ..export import export_model
 from ..models import create_model, model_spec
 from ..weights import load_weights
 
@@ -51,17 +49,14 @@ def make_loader(config: Config, part: str) -> Loader:
 
 
 def make_network(config: Config, num_classes: int) -> nn.Layer:
-    """The network of a config for this many classes, with the weights to start from, if any.
+    """The network of a config for this many classes.
 
-    Raises: UserError when model.num_classes says another number, or the weights do not fit.
+    Raises: UserError when model.num_classes says another number, or something of the model does not fit.
     """
     model = config.model
     if model.num_classes not in (None, num_classes):
         raise UserError(f"model.num_classes is {model.num_classes}, but the data has {num_classes} classes: expected the same, or null")
-    net = create_model(model.name, model.attn, model.attn_kwargs, model.attn_pos, num_classes, model.pretrained)
-    if model.weights:
-        load_weights(net, model.weights, new_classifier=True)
-    return net
+    return create_model(model.name, model.attn, model.attn_kwargs, model.attn_pos, num_classes, model.pretrained)
 
 
 def load_trained(config: Config, weights: str | Path) -> tuple[nn.Layer, list[str]]:
@@ -79,27 +74,7 @@ def load_trained(config: Config, weights: str | Path) -> tuple[nn.Layer, list[st
         classes = listed.read_text(encoding="utf-8").splitlines()
     else:
         classes = ImageFolder(Path(config.data.root) / "eval", make_preprocess(config)).classes
-    net = make_network(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False, weights=None)), len(classes))
+    net = make_network(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False)), len(classes))
     load_weights(net, weights)
     net.eval()
     return net, classes
-
-
-def export_config(config: Config, weights: str | Path, out: str | Path, dynamic: bool = False) -> tuple[str, float]:
-    """Export trained weights and compare on eval images, or on noise where there is no data here.
-
-    Returns: what it was compared on, and the largest difference of a probability.
-    """
-    set_device(config.train.device)
-    preprocess = make_preprocess(config)
-    net, classes = load_trained(config, weights)
-    folder = Path(config.data.root) / "eval"
-    if folder.is_dir():
-        dataset = ImageFolder(folder, preprocess)
-        chosen = np.linspace(0, len(dataset) - 1, min(8, len(dataset))).astype(int)
-        samples, what = np.stack([dataset.load(int(index)) for index in chosen]), f"{len(chosen)} eval images"
-    else:
-        samples = np.random.default_rng(0).standard_normal([8, 3, preprocess.size, preprocess.size]).astype("float32")
-        what = f"noise, because there is no {folder} here"
-    about = {"model": config.model.name, "attention": config.model.attn or "none"}
-    return what, export_model(net, out, preprocess, classes, samples, about, dynamic)

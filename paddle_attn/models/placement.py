@@ -45,7 +45,7 @@ def place(block: str, attn: str | None, attn_kwargs: dict[str, Any] | None = Non
 
     Args:
         block: a key of PAPER.
-        attn: a name of `list_attention()`, or None for no attention.
+        attn: a name of `list_attention()`, or None (or 'none') for no attention.
         attn_kwargs: the attention's own arguments.
         attn_pos: 'paper', the slot that its authors chose.
 
@@ -54,7 +54,7 @@ def place(block: str, attn: str | None, attn_kwargs: dict[str, Any] | None = Non
     if attn_pos != "paper":
         raise unknown_name("attention position", attn_pos, ["paper"])
     kwargs = dict(attn_kwargs or {})
-    if attn is None:
+    if attn in (None, "none"):  # as the configs' names have it
         if kwargs:
             raise UserError(f"attn_kwargs {kwargs} were given without an attention, expected attn to name one")
         return NO_ATTENTION

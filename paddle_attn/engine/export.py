@@ -1,0 +1,32 @@
+"""Export from a config: the trained network, its preprocessing and classes, and eval images to compare on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..config import Config
+from ..data.dataset import ImageFolder
+from ..export import export_model
+from .parts import load_trained, make_preprocess, set_device
+
+
+def export_config(config: Config, weights: str | Path, out: str | Path, dynamic: bool = False) -> tuple[str, float]:
+    """Export trained weights and compare on eval images, or on noise where there is no data here.
+
+    Returns: what it was compared on, and the largest difference of a probability.
+    """
+    set_device(config.train.device)
+    preprocess = make_preprocess(config)
+    net, classes = load_trained(config, weights)
+    folder = Path(config.data.root) / "eval"
+    if folder.is_dir():
+        dataset = ImageFolder(folder, preprocess)
+        chosen = np.linspace(0, len(dataset) - 1, min(8, len(dataset))).astype(int)
+        samples, what = np.stack([dataset.load(int(index)) for index in chosen]), f"{len(chosen)} eval images"
+    else:
+        samples = np.random.default_rng(0).standard_normal([8, 3, preprocess.size, preprocess.size]).astype("float32")
+        what = f"noise, because there is no {folder} here"
+    about = {"model": config.model.name, "attention": config.model.attn or "none"}
+    return what, export_model(net, out, preprocess, classes, samples, about, dynamic)
