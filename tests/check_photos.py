@@ -65,7 +65,7 @@ def main() -> None:
         rows.append((name, size, epochs, top1, same, images))
     print("\n| config | px | epochs | eval top-1 | exported program names the same class |\n|---|---|---|---|---|")
     for name, size, epochs, top1, same, images in rows:
-        print(f"| {name} | {size} | {epochs} | {100 * top1:.2f} % | {same} of {images} |")
+        print(f"| {name} | {size} | {epochs} | {100 * top1:.2f} % | {same} / {images} |")
     failed = [name for name, *_, same, images in rows if same != images]
     if rows[0][3] < TOP1_EXPECTED:
         failed.append(f"towernet_simam reached {100 * rows[0][3]:.2f} %, expected {100 * TOP1_EXPECTED:.0f} %")
