@@ -42,7 +42,7 @@ check-photos: $(STAMP)
 
 # the stamp is written last, so an interrupted installation is taken up again; a changed setup.py installs anew
 $(STAMP): setup.py
-	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[cpu,dev]"
 	touch $(STAMP)
 

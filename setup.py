@@ -28,6 +28,6 @@ setup(
     ],
     extras_require={
         "cpu": ["paddlepaddle>=3.3,<3.4"],
-        "dev": ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.6,<1"],
+        "dev": ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.17,<0.18"],
     },
 )

@@ -40,7 +40,7 @@ def one_sentence_errors() -> Iterator[None]:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -98,7 +98,7 @@ class OptimConfig:
     schedule: str = "cosine"  # 'cosine' to 0, 'step', 'constant'
     schedule_unit: str = "epoch"  # the rate changes after each 'epoch' or each 'step' (a batch)
     step_epochs: int = 30  # 'step': multiply by step_gamma after this many epochs, and again …
-    step_gamma: float = 0.1
+    step_gamma: float = 0.1  # … by this factor
     warmup_epochs: int = 0  # the rate climbs in a straight line over this many epochs
     label_smoothing: float = 0.0  # of the training loss; the eval loss is never smoothed
 
@@ -117,8 +117,8 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    epochs: int = 100
-    batch_size: int = 32
+    epochs: int = 100  # passes over the training images
+    batch_size: int = 32  # images a step
     seed: int = 0  # of weights, order and augmentation: the same seed gives the same run on the same machine
     device: str = "auto"  # 'auto' (a GPU where Paddle has one), 'cpu', 'gpu', 'gpu:1'
     output: str | None = None  # the run's folder; null: output/<config name>

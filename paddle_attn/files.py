@@ -12,6 +12,7 @@ from pathlib import Path
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file aside, flush it to the disk, then rename it: at no moment is there half a file at `path`."""
+    path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.stem}.part{path.suffix}")  # the suffix stays: some writers go by it
     try:
@@ -32,12 +33,14 @@ def write_text(path: Path, text: str) -> None:
 def build_aside(target: Path) -> Iterator[Path]:
     """An empty folder beside `target` to build in. When the block ends well it takes the target's place; else it is removed.
 
-    What stood at `target` before is kept until then.
+    What stood at `target` before is kept until then, also when the process is killed between the two renames: the next call
+    puts it back first.
     """
+    target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
     aside, old = (target.with_name(f".{target.name}.{word}") for word in ("part", "old"))
-    for left in (aside, old):  # of a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    _put_back(old, target)
+    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
     aside.mkdir()
     try:
         yield aside
@@ -45,8 +48,14 @@ def build_aside(target: Path) -> Iterator[Path]:
             os.replace(target, old)
         os.replace(aside, target)
     finally:
+        _put_back(old, target)
         shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_back(old: Path, target: Path) -> None:
+    if old.exists() and not target.exists():
+        os.replace(old, target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot: no global state, no display
 
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # a family that is not installed is passed over
 TRAIN, EVAL = "#7f9bbf", "#c2410c"
+# class names are plain text in any script: fonts that know Chinese where one is installed, and '$' is no formula
+PLAIN_TEXT = {
+    "font.family": ["DejaVu Sans", "Noto Sans CJK SC", "Source Han Sans SC", "WenQuanYi Micro Hei", "Microsoft YaHei", "PingFang SC", "SimHei"],
+    "text.parse_math": False,
+}
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -31,11 +40,16 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
     loss.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def plot_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """Rows are the true classes, columns the predicted ones; shaded by the fraction of the row, labelled with counts."""
+    with matplotlib.rc_context(PLAIN_TEXT):
+        _save(_confusion_figure(confusion, classes), path)
+
+
+def _confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     count = len(classes)
     side = max(5.0, 0.42 * count + 2)
     figure = Figure(figsize=(side, side), layout="constrained")
@@ -51,4 +65,10 @@ def plot_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) ->
         for row, column in zip(*np.nonzero(confusion), strict=True):
             colour = "white" if shares[row, column] > 0.6 else "black"
             axes.text(column, row, int(confusion[row, column]), ha="center", va="center", fontsize=8, color=colour)
-    figure.savefig(path, dpi=110)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a glyph that no installed font has becomes a box
+        figure.savefig(path, dpi=110)

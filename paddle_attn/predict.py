@@ -17,12 +17,13 @@ import yaml
 from paddle import inference
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from .data.images import is_image_name, load_image
+from .data.images import images_below, load_image
 from .data.transforms import Preprocess
 from .errors import UserError
 from .files import checksum, write_text
-from .runtime import this_machine
+from .runtime import default_threads, this_machine
 
 GRAPH, PARAMETERS, DESCRIPTION = "inference.json", "inference.pdiparams", "inference.yml"
 
@@ -32,7 +33,7 @@ class Predictor:
 
     Args:
         model_dir: the folder, with `inference.json`, `.pdiparams` and `.yml`.
-        threads: of the math library; None for all cores.
+        threads: of the math library; None is the user's OMP_NUM_THREADS, else all cores.
 
     Raises: UserError when a file is missing or is not the one that was exported (size, SHA-256): Paddle would take a damaged
     one and answer nonsense.
@@ -45,7 +46,7 @@ class Predictor:
         self.preprocess = Preprocess.from_ops(described["PreProcess"]["transform_ops"])
         config = inference.Config(str(folder / GRAPH), str(folder / PARAMETERS))
         config.disable_gpu()
-        config.set_cpu_math_library_num_threads(threads or this_machine().cores)
+        config.set_cpu_math_library_num_threads(threads or default_threads(this_machine(), os.environ))
         config.enable_new_ir()
         config.enable_new_executor()
         config.disable_glog_info()
@@ -79,12 +80,15 @@ class Predictor:
 
         Returns: for each image `{'path', 'labels', 'class_ids', 'scores'}`, scores in 0..1.
 
-        Raises: UserError for a missing path, and, without on_error, for the first file that is no image.
+        Raises: UserError for a missing path or a folder without images, and for the first file that is no image, unless on_error
+        takes them.
         """
+        if topk < 1:
+            raise UserError(f"topk must be at least 1, found {topk}")
         results = []
         for batch in _batches(self._images(_files(inputs, on_error), on_error), batch_size):
             scores = self.probabilities(np.stack([image for _, image in batch]))
-            order = np.argsort(-scores, axis=1, kind="stable")[:, : max(topk, 1)]
+            order = np.argsort(-scores, axis=1, kind="stable")[:, :topk]
             for (path, _), row, ids in zip(batch, scores, order, strict=True):
                 labels = [self.classes[i] for i in ids]
                 results.append({"path": str(path), "labels": labels, "class_ids": ids.tolist(), "scores": [float(row[i]) for i in ids]})
@@ -118,13 +122,16 @@ def _files(inputs: str | os.PathLike | Sequence[str | os.PathLike], on_error: Ca
     for given in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
         path = Path(given)
         if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if is_image_name(file) and file.is_file())
-        elif path.exists():
-            yield path
+            found = images_below(path)
+            error = None if found else UserError(f"the folder {path} holds no images: expected some, at any depth")
         else:
-            error = UserError(f"there is no {path}: expected an image or a folder of images")
-            if on_error is None:
-                raise error
+            found = [path]
+            error = None if path.exists() else UserError(f"there is no {path}: expected an image or a folder of images")
+        if error is None:
+            yield from found
+        elif on_error is None:
+            raise error
+        else:
             on_error(error)
 
 
@@ -170,7 +177,7 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
         table.add_column(title, overflow="fold", justify="right" if title == "score" else "left")
     for result in results:
         others = ", ".join(f"{label} {score:.3f}" for label, score in list(zip(result["labels"], result["scores"], strict=True))[1:])
-        table.add_row(result["path"], result["labels"][0], f"{result['scores'][0]:.3f}", others)
+        table.add_row(*map(Text, (result["path"], result["labels"][0], f"{result['scores'][0]:.3f}", others)))
     Console(width=None if sys.stdout.isatty() else 200).print(table)  # in a file or a pipe hardly a line is folded
 
 

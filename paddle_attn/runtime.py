@@ -53,8 +53,24 @@ def this_machine() -> Machine:
                     break  # the first processor tells enough
     except OSError:
         pass
+    return Machine(platform.system(), platform.libc_ver()[0], vendor, flags, _cores())
+
+
+def _cores() -> int:
+    """How many cores this process may use: its affinity, and a container's quota where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Machine(platform.system(), platform.libc_ver()[0], vendor, flags, cores)
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="utf-8") as file:
+            quota, period = file.read().split()
+        return min(cores, max(1, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such file, or 'max'
+        return cores
+
+
+def default_threads(machine: Machine, environ: Mapping[str, str]) -> int:
+    """The threads of the math library: what the user has set, else all cores."""
+    said = environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdigit() and int(said) > 0 else machine.cores
 
 
 def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
@@ -69,7 +85,7 @@ def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
             steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 7, "MKL does not use AVX-512 on AMD unless told"))
         elif "avx2" in machine.flags:
             steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 5, "MKL does not use AVX2 on AMD unless told"))
-    malloc_is_the_users = any(name.startswith("MALLOC_") or name == "LD_PRELOAD" for name in environ)
+    malloc_is_the_users = any(name.startswith("MALLOC_") or name in ("LD_PRELOAD", "GLIBC_TUNABLES") for name in environ)
     if machine.system == "Linux" and machine.libc == "glibc" and not malloc_is_the_users:
         why = "large tensors are kept, not mapped and unmapped each time"
         steps += [

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from conftest import golden_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle.static import InputSpec
@@ -24,9 +25,16 @@ CASES = {
     "cbam_no_spatial": ("cbam", {"spatial": False}),
     "sge": ("sge", {"groups": 8}),
     "sge_g64": ("sge", {"groups": 64}),
+    "eca_k3": ("eca", {"k_size": 3}),
+    "eca_k5": ("eca", {"k_size": 5}),
+    "bam": ("bam", {}),
+    "srm": ("srm", {}),
+    "gc": ("gc", {}),
+    "gc_mul_avg": ("gc", {"pooling": "avg", "fusion": "mul"}),
 }
 SHAPES = ("2x32x7x7", "2x64x5x9", "2x64x8x8", "2x128x6x6")
-FILES = [f"{case}-{shape}.npz" for case in CASES for shape in SHAPES if (case, shape) != ("sge_g64", "2x32x7x7")]
+ABSENT = {("sge_g64", "2x32x7x7"), ("bam", "2x64x5x9")}  # 64 groups need 64 channels; the authors' BAM needs H = W
+FILES = [f"{case}-{shape}.npz" for case in CASES for shape in SHAPES if (case, shape) not in ABSENT]
 # arguments that suit 32 channels
 SMALL = {"sge": {"groups": 8}}
 
@@ -36,6 +44,19 @@ def our_name(torch_name: str) -> str:
         "ChannelGate.mlp.1": "channel_gate.mlp.0",
         "ChannelGate.mlp.3": "channel_gate.mlp.2",
         "SpatialGate.spatial": "spatial_gate",
+        "channel_att.gate_c.gate_c_fc_0": "channel_gate.0",
+        "channel_att.gate_c.gate_c_bn_1": "channel_gate.1",
+        "channel_att.gate_c.gate_c_fc_final": "channel_gate.3",
+        "spatial_att.gate_s.gate_s_conv_reduce0": "spatial_gate.0",
+        "spatial_att.gate_s.gate_s_bn_reduce0": "spatial_gate.1",
+        "spatial_att.gate_s.gate_s_conv_di_0": "spatial_gate.3",
+        "spatial_att.gate_s.gate_s_bn_di_0": "spatial_gate.4",
+        "spatial_att.gate_s.gate_s_conv_di_1": "spatial_gate.6",
+        "spatial_att.gate_s.gate_s_bn_di_1": "spatial_gate.7",
+        "spatial_att.gate_s.gate_s_conv_final": "spatial_gate.9",
+        "conv_mask": "mask",
+        "channel_add_conv": "transform",
+        "channel_mul_conv": "transform",
         "running_mean": "_mean",
         "running_var": "_variance",
     }
@@ -45,7 +66,11 @@ def our_name(torch_name: str) -> str:
 
 
 def ours(torch_name: str, value: np.ndarray) -> np.ndarray:
-    """Linear weights are transposed in Paddle."""
+    """Linear weights are transposed in Paddle, and a layer norm's are flat."""
+    if value.ndim == 3 and value.shape[1:] == (1, 1):
+        return value.ravel()
+    if value.ndim == 4 and torch_name.startswith(("channel_add_conv", "channel_mul_conv")):  # GC's, on one value of a channel
+        value = value[:, :, 0, 0]
     is_linear = value.ndim == 2 and torch_name.endswith("weight")
     return value.T if is_linear else value
 
@@ -57,8 +82,8 @@ def assert_close(found: paddle.Tensor, expected: np.ndarray, tolerance: float) -
 
 @pytest.mark.parametrize("mode", ["eval", "train"])
 @pytest.mark.parametrize("file", FILES)
-def test_agrees_with_the_authors_code(golden: Path, file: str, mode: str):
-    tensors = np.load(golden / "attention" / file)
+def test_agrees_with_the_authors_code(file: str, mode: str):
+    tensors = np.load(golden_file(f"attention/{file}"))
     name, kwargs = CASES[file.rpartition("-")[0]]
     attn = create_attention(name, channels=tensors["x"].shape[1], **kwargs)
     state = attn.state_dict()
@@ -67,7 +92,7 @@ def test_agrees_with_the_authors_code(golden: Path, file: str, mode: str):
     for key in given_names:
         state[our_name(key)].set_value(ours(key, tensors[f"param/{key}"]))
     attn.train() if mode == "train" else attn.eval()
-    looser = 10 if mode == "train" and any("bn" in key for key in state) else 1
+    looser = 10 if mode == "train" and any(key.endswith("_mean") for key in state) else 1
 
     x = paddle.to_tensor(tensors["x"], stop_gradient=False)
     y = attn(x)
@@ -80,12 +105,14 @@ def test_agrees_with_the_authors_code(golden: Path, file: str, mode: str):
     assert len(gradients) == sum(not p.stop_gradient for p in parameters.values())
     for key in gradients:
         torch_name = key.removeprefix(f"{mode}/grad/")
-        assert_close(parameters[our_name(torch_name)].grad, ours(torch_name, tensors[key]), 1e-4 * looser)
+        # SRM's norm over two samples amplifies rounding: in float64 the authors' formula is 1.9e-3 off their own float32 gradient
+        touchy = 2 if (name, mode, torch_name) == ("srm", "train", "cfc") else 1
+        assert_close(parameters[our_name(torch_name)].grad, ours(torch_name, tensors[key]), 1e-4 * looser * touchy)
 
 
-def make(name: str, channels: int = 32) -> paddle.nn.Layer:
+def make(name: str, channels: int = 32, **kwargs) -> paddle.nn.Layer:
     """A module with weights that are neither zero nor one, the same for each name."""
-    attn = create_attention(name, channels, **SMALL.get(name, {}))
+    attn = create_attention(name, channels, **SMALL.get(name, {}) | kwargs)
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     for parameter in attn.parameters():
         if not parameter.stop_gradient:
@@ -95,13 +122,13 @@ def make(name: str, channels: int = 32) -> paddle.nn.Layer:
 
 @pytest.mark.parametrize("name", list_attention())
 def test_output_is_the_input_times_the_gate(name: str):
-    attn = make(name)
+    attn = make(name, **({"fusion": "mul"} if name == "gc" else {}))  # added, GC has no gate
     attn.eval()
     x = paddle.to_tensor(np.random.default_rng(0).standard_normal([3, 32, 6, 5]).astype("float32"))
     gate = attn.gate(x)
     assert paddle.broadcast_shape(gate.shape, x.shape) == x.shape
     np.testing.assert_allclose((x * gate).numpy(), attn(x).numpy(), rtol=1e-5, atol=1e-6)
-    assert float(gate.min()) >= 0 and float(gate.max()) <= 1
+    assert float(gate.min()) >= 0 and float(gate.max()) <= (2 if name == "bam" else 1)  # BAM's is 1 + a sigmoid
 
 
 @pytest.mark.parametrize("name", list_attention())
@@ -129,6 +156,18 @@ def test_a_1x1_map_has_the_gate_of_a_neuron_like_all_others():
     sge = create_attention("sge", 64, groups=8)
     sge.weight.set_value(np.full([1, 8, 1, 1], 3.0, "float32"))
     np.testing.assert_allclose(sge.gate(x).numpy(), sigmoid(1.0), rtol=1e-6)
+
+
+def test_ecas_kernel_is_the_papers_formula():
+    assert [create_attention("eca", channels).k_size for channels in (8, 64, 128, 256, 512, 2048)] == [3, 3, 5, 5, 5, 7]
+
+
+def test_gc_starts_as_the_identity_and_added_it_has_no_gate():
+    x = paddle.randn([2, 32, 5, 4])
+    gc = create_attention("gc", 32)
+    np.testing.assert_array_equal(gc(x).numpy(), x.numpy())
+    with pytest.raises(ValueError, match="has no gate"):
+        gc.gate(x)
 
 
 def test_simams_gate_lies_where_the_paper_says():
@@ -172,13 +211,20 @@ def test_registry_is_listed_sorted_and_by_pattern():
 @pytest.mark.parametrize(
     ("name", "channels", "kwargs", "words"),
     [
-        ("siman", 8, {}, ["unknown attention 'siman'", "cbam, se, sge, simam", "did you mean 'simam'?"]),
+        ("siman", 8, {}, ["unknown attention 'siman'", "cbam, eca, gc, se, sge, simam, srm", "did you mean 'simam'?"]),
         ("sge", 24, {}, ["groups must divide channels", "24 channels", "64"]),
         ("se", 8, {"reduction": 16}, ["reduction", "channels (8)", "16"]),
         ("simam", 8, {"e_lambda": 0}, ["e_lambda must be positive", "0"]),
         ("simam", 0, {}, ["channels must be a positive whole number"]),
         ("cbam", 32, {"kernel_size": 4}, ["kernel_size must be odd", "4"]),
-        ("se", 32, {"lambda_": 1}, ["lambda_"]),
+        ("se", 32, {"lambda_": 1}, ["unknown argument of attention 'se' 'lambda_'", "bias, reduction"]),
+        ("se", 32, {"reduction": 16.0}, ["reduction must be of type int, found 16.0"]),
+        ("se", 32, {"bias": "no"}, ["bias must be of type bool, found 'no'"]),
+        ("eca", 32, {"k_size": 4}, ["k_size must be odd", "4"]),
+        ("eca", 32, {"k_size": True}, ["k_size must be of type"]),
+        ("gc", 8, {}, ["ratio must be at least 1 / channels (1/8)"]),
+        ("gc", 32, {"fusion": "plus"}, ["'add' or 'mul'", "plus"]),
+        ("bam", 8, {}, ["reduction", "channels (8)"]),
     ],
 )
 def test_errors_say_what_was_expected_and_found(name, channels, kwargs, words):

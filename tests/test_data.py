@@ -196,6 +196,34 @@ def test_order_and_augmentation_depend_on_seed_epoch_and_image_alone(tmp_path: P
     assert not np.array_equal(first, epoch(1, 1, workers)) and not np.array_equal(first, epoch(2, 0, workers))
 
 
+def test_any_other_failure_is_an_error_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = ImageFolder(make_images(tmp_path, per_class=2), PLAIN)
+    fails = [True, True]
+
+    def out_of_memory(path):
+        if fails.pop():
+            raise MemoryError
+        return picture((0, 0, 0))
+
+    monkeypatch.setattr(folder, "loader", out_of_memory)
+    monkeypatch.setattr(folder, "samples", folder.samples[:1])
+    with pytest.raises(UserError, match=r"image_00\.jpg cannot be used: MemoryError"):
+        list(Loader(folder, 1))
+    fails[:] = [False, True]
+    with pytest.raises(UserError, match="could not be read for a moment"):
+        list(Loader(folder, 1))
+
+
+def test_a_random_crop_is_not_cropped_again(tmp_path: Path):
+    """A white frame around black is seen whole when the crop keeps all of the area."""
+    (tmp_path / "a").mkdir()
+    image = Image.new("RGB", (60, 60), "white")
+    image.paste("black", (2, 2, 58, 58))
+    image.save(tmp_path / "a" / "x.png")
+    folder = ImageFolder(tmp_path, Preprocess(30, "crop", (0, 0, 0), (1, 1, 1)), Augment(crop_scale=(1.0, 1.0)))
+    assert folder.load(0)[0, 0, 15] > 0.3
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_broken_file_is_an_error_that_names_it_not_a_hang(tmp_path: Path, workers: int):
     make_images(tmp_path, per_class=3)

@@ -246,6 +246,25 @@ def test_a_resumed_run_ends_as_the_undisturbed_one(run: tuple[Config, list[Row]]
     assert fit(config, QUIET) == resumed  # nothing is left to do
 
 
+def test_a_longer_schedule_goes_on_with_its_own_rates(split_data: Path, tmp_path: Path):
+    short = config_for(split_data, tmp_path / "run", epochs=1, resume=True)
+    fit(short, QUIET)
+    rows = fit(dataclasses.replace(short, train=dataclasses.replace(short.train, epochs=4)), QUIET)
+    assert [row.lr for row in rows[1:]] == pytest.approx([0.5 * 1e-3 * (1 + math.cos(math.pi * epoch / 4)) for epoch in (1, 2, 3)])
+
+
+@pytest.mark.parametrize(
+    ("section", "change"),
+    [("optim", {"name": "momentum"}), ("optim", {"lr": 0.5}), ("train", {"seed": 3}), ("data", {"size": 160}), ("model", {"attn": None})],
+)
+def test_going_on_with_another_config_is_refused(run: tuple[Config, list[Row]], section: str, change: dict):
+    config, _ = run
+    resumed = dataclasses.replace(config, train=dataclasses.replace(config.train, resume=True, epochs=9))
+    other = dataclasses.replace(resumed, **{section: dataclasses.replace(getattr(resumed, section), **change)})
+    with pytest.raises(UserError, match=f"had {section}.{next(iter(change))} .*expected the same to go on"):
+        fit(other, QUIET)
+
+
 def test_an_earlier_run_is_moved_aside_not_overwritten(split_data: Path, tmp_path: Path):
     config = config_for(split_data, tmp_path / "run", epochs=1)
     fit(config, QUIET)
@@ -321,7 +340,7 @@ def test_a_checkpoint_of_another_network_is_refused(split_data: Path, tmp_path: 
     config = config_for(split_data, tmp_path / "run", epochs=1)
     fit(config, QUIET)
     other = dataclasses.replace(config, model=ModelConfig(attn="se"), train=dataclasses.replace(config.train, resume=True, epochs=2))
-    with pytest.raises(UserError, match="belongs to another network"):
+    with pytest.raises(UserError, match=r"had model\.attn .simam., expected the same to go on, found .se."):
         fit(other, QUIET)
     (tmp_path / "run" / "last.pdstate").write_bytes(b"broken")
     with pytest.raises(UserError, match=r"last\.pdstate is damaged"):

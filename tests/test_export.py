@@ -10,6 +10,7 @@ import paddle.nn.functional as F
 import pytest
 import yaml
 from conftest import picture
+from test_models import fits, kwargs_for
 
 from paddle_attn import Predictor, create_model, list_attention, list_models, model_spec
 from paddle_attn import export as export_room
@@ -17,15 +18,15 @@ from paddle_attn.data.images import load_image
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.errors import UserError
 from paddle_attn.export import export_model
+from paddle_attn.predict import print_results
 
 CLASSES = ["blue", "green", "grün 01", "no"]  # names that YAML must not take for something else
 PREPROCESS = Preprocess(128, "stretch", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
-SMALL = ("mobilenet_v2", "resnet18", "towernet")
+SMALL = ("cifar_preresnet20", "mobilenet_v2", "resnet18", "towernet")  # one of each family; the others are slow
 
 
 def network(model: str = "towernet", attn: str | None = "simam") -> paddle.nn.Layer:
-    kwargs = {"groups": 8} if attn == "sge" else {}
-    net = create_model(model, attn, kwargs, num_classes=4)
+    net = create_model(model, attn, kwargs_for(model, attn), num_classes=4)
     for name, parameter in net.named_parameters():
         if "attn." in name and not parameter.stop_gradient:
             parameter.set_value(paddle.uniform(parameter.shape, min=0.005, max=0.03))
@@ -74,15 +75,16 @@ def exports_at_a_second_size(model: str, attn: str | None, out: Path) -> None:
         np.testing.assert_allclose(predictor.probabilities(noise(batch, size)), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("attn", [None, *list_attention()])
-@pytest.mark.parametrize("model", SMALL)
+COMBINATIONS = [(model, attn) for model in list_models() for attn in [None, *list_attention(), "sk"] if fits(model, attn)]
+
+
+@pytest.mark.parametrize(("model", "attn"), [pair for pair in COMBINATIONS if pair[0] in SMALL])
 def test_a_small_one_of_each_family_exports_with_dynamic_sizes(model: str, attn: str | None, tmp_path: Path):
     exports_at_a_second_size(model, attn, tmp_path / "out")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attn", [None, *list_attention()])
-@pytest.mark.parametrize("model", sorted(set(list_models()) - set(SMALL)))
+@pytest.mark.parametrize(("model", "attn"), [pair for pair in COMBINATIONS if pair[0] not in SMALL])
 def test_every_model_exports_with_dynamic_sizes(model: str, attn: str | None, tmp_path: Path):
     exports_at_a_second_size(model, attn, tmp_path / "out")
 
@@ -180,3 +182,16 @@ def test_what_is_no_image_is_reported_and_the_rest_goes_on(exported, pictures: P
     assert ["notes.txt" in str(errors[0]), "there is no" in str(errors[1])] == [True, True]
     with pytest.raises(UserError, match=r"notes\.txt"):
         Predictor(exported[1]).predict(inputs)
+
+
+def test_a_folder_without_images_is_told_and_topk_must_name_one(exported, tmp_path: Path):
+    with pytest.raises(UserError, match="holds no images"):
+        Predictor(exported[1]).predict(tmp_path)
+    with pytest.raises(UserError, match="topk must be at least 1, found 0"):
+        Predictor(exported[1]).predict(tmp_path, topk=0)
+
+
+def test_names_in_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture):
+    print_results([{"path": "d[/a]/IMG[edited].jpg", "labels": ["[red]"], "class_ids": [0], "scores": [1.0]}])
+    printed = capsys.readouterr().out
+    assert "d[/a]/IMG[edited].jpg" in printed and "[red]" in printed

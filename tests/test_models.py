@@ -5,34 +5,48 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
+from conftest import GOLDEN, golden_file
 from paddle.vision import models as paddle_models
 from test_attention import our_name, ours
 
 from paddle_attn import create_model, list_attention, list_models, load_weights, model_spec
+from paddle_attn.attention import Attention
 from paddle_attn.complexity import trainable_params
+from paddle_attn.models.placement import SLOTS
 
-ZOO = [name for name in list_models() if name != "towernet"]
-SMALL = ("mobilenet_v2", "resnet18", "resnet50", "towernet")  # one of each family; vgg19 and the large ones are slow
+PADDLES = [name for name in list_models() if name != "towernet" and not name.startswith("cifar_")]
+# one of each family, and of each kind of block; the others are slow
+SMALL = ("cifar_mobilenetv2", "cifar_preresnet20", "cifar_resnet20", "mobilenet_v2", "resnet18", "resnet50", "towernet")
 
 
 def kwargs_for(model: str, attn: str | None) -> dict:
-    return {"groups": 8} if (model, attn) == ("mobilenet_v2", "sge") else {}
+    """Arguments that suit the model's widths."""
+    if attn == "sge" and ("mobilenet" in model or model.startswith("cifar")):
+        return {"groups": 8}
+    return {"reduction": 4} if attn in ("se", "cbam", "bam") and model.startswith("cifar") else {}
 
 
-# trainable parameters with 1000 classes: no attention = SimAM, SE without bias, with bias, CBAM, SGE
+def fits(model: str, attn: str | None) -> bool:
+    """Whether some paper has this combination: BAM is in no MobileNetV2, SK replaces the 3x3 convolution of a bottleneck."""
+    if attn == "sk":
+        return model_spec(model).block == "bottleneck" and not model.startswith("cifar")  # whose 16 channels make no 32 groups
+    return not (attn == "bam" and "mobilenet" in model)
+
+
+# trainable parameters with 1000 classes: no attention = SimAM, SE without bias, with bias, CBAM, SGE, ECA, SRM, GC, BAM
 COUNTS = {
-    "resnet18": (11_689_512, 11_776_552, 11_778_592, 11_779_392, 11_690_536),
-    "resnet34": (21_797_672, 21_954_856, 21_958_868, 21_960_468, 21_799_720),
-    "resnet50": (25_557_032, 28_071_976, 28_088_024, 28_089_624, 25_559_080),
-    "resnet101": (44_549_160, 49_292_328, 49_326_872, 49_330_172, 44_553_384),
-    "resnext50_32x4d": (25_028_904, 27_543_848, 27_559_896, 27_561_496, 25_030_952),
-    "mobilenet_v2": (3_504_872, 3_533_288, 3_534_885, 3_536_585, 3_505_144),
+    "resnet18": (11_689_512, 11_776_552, 11_778_592, 11_779_392, 11_690_536, 11_689_556, 11_697_192, 11_780_760, 11_712_503),
+    "resnet34": (21_797_672, 21_954_856, 21_958_868, 21_960_468, 21_799_720, 21_797_744, 21_812_776, 21_963_132, 21_820_663),
+    "resnet50": (25_557_032, 28_071_976, 28_088_024, 28_089_624, 25_559_080, 25_557_112, 25_617_448, 28_105_032, 25_915_099),
+    "resnet101": (44_549_160, 49_292_328, 49_326_872, 49_330_172, 44_553_384, 44_549_317, 44_679_208, 49_363_481, 44_907_227),
+    "resnext50_32x4d": (25_028_904, 27_543_848, 27_559_896, 27_561_496, 25_030_952, None, 25_089_320, 27_576_904, 25_386_971),
+    "mobilenet_v2": (3_504_872, 3_533_288, 3_534_885, 3_536_585, 3_505_144, None, 3_510_888, 3_536_592, None),
 }
+RELEASED_K = {"resnet18": [3, 5, 7, 7], "resnet34": [3, 3, 5, 7], "resnet50": [3, 5, 5, 7], "resnet101": [3, 3, 5, 7]}
 
 
 @pytest.mark.parametrize("model", COUNTS)
@@ -40,7 +54,10 @@ def test_trainable_parameters_are_the_published_ones(model: str):
     def count(attn: str | None, **kwargs) -> int:
         return trainable_params(create_model(model, attn, kwargs or kwargs_for(model, attn), num_classes=1000))
 
-    assert (count(None), count("se"), count("se", bias=True), count("cbam"), count("sge")) == COUNTS[model]
+    eca = count("eca", k_size=RELEASED_K[model]) if model in RELEASED_K else None
+    bam = count("bam") if fits(model, "bam") else None
+    found = (count(None), count("se"), count("se", bias=True), count("cbam"), count("sge"), eca, count("srm"), count("gc"), bam)
+    assert found == COUNTS[model]
     assert count("simam") == COUNTS[model][0]
 
 
@@ -48,7 +65,7 @@ def test_towernets_parameters_are_the_notebooks_without_the_void_biases():
     assert trainable_params(create_model("towernet", "simam")) == 1_361_472
 
 
-@pytest.mark.parametrize("model", ZOO)
+@pytest.mark.parametrize("model", PADDLES)
 def test_parameters_keep_paddles_names_under_every_attention(model: str):
     expected = {key: value.shape for key, value in getattr(paddle_models, model)().state_dict().items()}
     for attn in [None, "cbam"]:  # cbam has parameters and running statistics of its own
@@ -75,39 +92,68 @@ def torch_weights(key: str, shape: list[int]) -> np.ndarray:
     return value.astype("float32")
 
 
-def our_key(torch_key: str, attn: str) -> str:
-    """Where the SimAM and PytorchInsight repositories' keys go in our networks."""
-    key = re.sub(r"\.(bn[23])\.1\.", ".attn.", torch_key)
+def our_key(torch_key: str, entry: str) -> str:
+    """Where the authors' keys go in our networks: repository by repository, as the reference lists them."""
+    _, _, attn = entry.split("/")
+    key = torch_key
+    if entry.startswith("cifar/"):
+        key = re.sub(r"block(\d)\.layer\.", r"layer\1.", key)
+        key = key.replace("convShortcut.", "downsample.").replace("linear.", "fc.")
+        if "preresnet" in entry:
+            key = key.replace("shortcut.0.", "downsample.")
+        key = key.replace("shortcut.", "downsample.")
+        if "wideresnet" in entry:
+            key = re.sub(r"^bn1\.", "bn.", key)
+        if "mobilenetv2" in entry:
+            key = re.sub(r"^layers\.(\d+)\.", lambda match: f"features.{int(match[1]) + 1}.", key)
+            key = re.sub(r"^conv1\.", "features.0.0.", re.sub(r"^bn1\.", "features.0.1.", key))
+            key = re.sub(r"^conv2\.", "features.18.0.", re.sub(r"^bn2\.", "features.18.1.", key))
+            key = re.sub(r"\.bn3\.1\.", ".attn.", re.sub(r"\.(bn3|conv2)\.0\.", r".\1.", key))
+            for theirs, ours_ in {"conv1": "0.0", "bn1": "0.1", "conv2": "1.0", "bn2": "1.1", "conv3": "2", "bn3": "3"}.items():
+                key = re.sub(rf"^(features\.\d+)\.{theirs}\.", rf"\1.conv.{ours_}.", key)
+            key = key.replace("fc.weight", "classifier.1.weight").replace("fc.bias", "classifier.1.bias") if "attn" not in key else key
+        else:
+            key = re.sub(r"\.(bn[23]|conv[23])\.1\.", ".attn.", key)
+            key = re.sub(r"\.(bn[23]|conv[23])\.0\.", r".\1.", key)
+        return our_name(key)
+    key = re.sub(r"\.(bn[23])\.1\.", ".attn.", key)
     key = re.sub(r"\.(bn[23]|conv2)\.0\.", r".\1.", key)
     key = re.sub(r"(features\.\d+)\.conv\.\d+\.(fc|ChannelGate|SpatialGate)\b", r"\1.attn.\2", key)
     if attn == "simam":  # it pushes the depthwise convolution's batch norm one place on
         key = re.sub(r"(features\.\d+\.conv\.\d)\.2\.", r"\1.1.", key)
-    return our_name(key.replace(".sge.", ".attn.").replace("classifier.0", "classifier.1"))
+    if attn == "sk":
+        unit = {"conv2g": "conv_grouped", "bn2g": "bn_grouped", "conv2": "conv", "bn2": "bn", "conv_fc1": "squeeze", "bn_fc1": "squeeze_bn"}
+        key = re.sub(r"^(layer\d\.\d+)\.(conv2g|bn2g|conv2|bn2|conv_fc1|bn_fc1)\.", lambda m: f"{m[1]}.unit.{unit[m[2]]}.", key)
+        key = key.replace("conv_fc2.", "unit.select.")
+    key = re.sub(r"^bam(\d)\.", r"attn.\1.", key)
+    key = re.sub(r"\.(sge|eca|rclb)\.", ".attn.", key)
+    return our_name(key.replace("classifier.0", "classifier.1"))
 
 
-NETWORKS = [
-    *(
-        f"imagenet/{model}/{attn}"
-        for model in ("resnet18", "resnet34", "resnet50", "resnext50_32x4d", "mobilenet_v2")
-        for attn in ("none", "simam", "se", "cbam")
-    ),
-    "imagenet/resnet18/sge",
-    "imagenet/resnet50/sge",
-]
+REFERENCE = json.loads((GOLDEN / "networks" / "networks.json").read_text())
 
 
-@pytest.mark.parametrize("entry", NETWORKS)
-def test_logits_are_those_of_the_authors_networks(golden: Path, entry: str):
-    expected = json.loads((golden / "networks" / "networks.json").read_text())[entry]
-    keys = json.loads((golden / "networks" / f"{entry.replace('/', '-')}.keys.json").read_text())
-    _, model, attn = entry.split("/")
-    net = create_model(model, None if attn == "none" else attn, num_classes=10)
+def entry_kwargs(entry: str) -> dict:
+    """The arguments with which the reference was made."""
+    if entry in ("imagenet/resnet18/eca", "imagenet/resnet50/eca"):
+        return {"k_size": [3, 3, 3, 3] if "resnet18" in entry else [3, 3, 3, 5]}
+    reduced = any(name in entry for name in ("/resnet20/", "/preresnet20/", "/preresnet56/")) and entry.rpartition("/")[2] in ("se", "cbam")
+    return {"reduction": 4} if reduced else {}
+
+
+@pytest.mark.parametrize("entry", REFERENCE)
+def test_logits_are_those_of_the_authors_networks(entry: str):
+    expected = REFERENCE[entry]
+    keys = json.loads(golden_file(f"networks/{entry.replace('/', '-')}.keys.json").read_text())
+    family, model, attn = entry.split("/")
+    name = f"cifar_{model}" if family == "cifar" else model
+    net = create_model(name, attn, entry_kwargs(entry), num_classes=len(expected["logits"][0]))
     assert trainable_params(net) == expected["params"]
     state = net.state_dict()
-    assert {our_key(key, attn) for key in keys if "num_batches" not in key} == set(state)
+    assert {our_key(key, entry) for key in keys if "num_batches" not in key} == set(state)
     for key, shape in keys.items():
         if "num_batches" not in key:
-            state[our_key(key, attn)].set_value(ours(key, torch_weights(key, shape)))
+            state[our_key(key, entry)].set_value(ours(key, torch_weights(key, shape)))
     net.eval()
     x = np.random.default_rng(expected["input_seed"]).standard_normal(expected["input"]).astype("float32")
     logits = np.array(expected["logits"])
@@ -116,10 +162,14 @@ def test_logits_are_those_of_the_authors_networks(golden: Path, entry: str):
     assert difference <= 1e-3 * np.abs(logits).max()
 
 
-def test_towernet_loads_the_notebooks_checkpoint_and_gives_its_logits(golden: Path):
-    expected = json.loads((golden / "networks" / "towernet-simam-notebook.json").read_text())
+def test_the_reference_has_all_its_networks():
+    assert len(REFERENCE) == 48
+
+
+def test_towernet_loads_the_notebooks_checkpoint_and_gives_its_logits():
+    expected = json.loads(golden_file("networks/towernet-simam-notebook.json").read_text())
     net = create_model("towernet", "simam")
-    report = load_weights(net, golden / "networks" / "towernet-simam-notebook.pdparams")
+    report = load_weights(net, golden_file("networks/towernet-simam-notebook.pdparams"))
     assert report.folded == ("b1.0.0.bias", "b2.0.0.bias", "b3.0.0.bias", "b4.0.0.bias")
     assert not report.missing and not report.unexpected and not report.mismatched
     net.eval()
@@ -155,15 +205,16 @@ def goes_forward_backward(model: str, attn: str | None) -> None:
     assert all(learning.values()), learning
 
 
-@pytest.mark.parametrize("attn", [None, *list_attention()])
-@pytest.mark.parametrize("model", SMALL)
+ALL = [None, *list_attention(), "sk"]
+
+
+@pytest.mark.parametrize(("model", "attn"), [(model, attn) for model in SMALL for attn in ALL if fits(model, attn)] + [("vgg19", "cbam")])
 def test_a_small_one_of_each_family_learns_under_every_attention(model: str, attn: str | None):
     goes_forward_backward(model, attn)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attn", [None, *list_attention()])
-@pytest.mark.parametrize("model", sorted(set(list_models()) - set(SMALL)))
+@pytest.mark.parametrize(("model", "attn"), [(m, a) for m in list_models() if m not in SMALL for a in ALL if fits(m, a)])
 def test_every_model_learns_under_every_attention(model: str, attn: str | None):
     goes_forward_backward(model, attn)
 
@@ -188,12 +239,58 @@ def test_towernets_learning_signal_survives_a_1x1_map():
     assert np.abs(net.b1[0][0].weight.grad.numpy()).max() > 0
 
 
+# ---- other places, stages, features
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet50", "cifar_resnet20", "cifar_preresnet20", "cifar_preresnet164", "mobilenet_v2"])
+def test_every_other_place_can_be_named_and_is_another_function(model: str):
+    x = paddle.randn([2, 3, 64, 64])
+    answers, places = [], [slot for slot in SLOTS[model_spec(model).block] if slot != "unit"]
+    for attn_pos in places:
+        paddle.seed(0)
+        net = create_model(model, "simam", attn_pos=attn_pos)  # in train mode: an untrained batch norm does nothing in eval mode
+        paddle.seed(0)  # of dropout
+        answers.append(net(x).numpy())
+    for index, answer in enumerate(answers):
+        assert all(np.abs(answer - other).max() > 1e-3 * np.abs(answer).max() for other in answers[:index]), places
+
+
+def sites(net: paddle.nn.Layer) -> dict[str, int]:
+    return {name: layer.channels for name, layer in net.named_sublayers() if isinstance(layer, Attention)}
+
+
+def test_the_papers_places():
+    assert sites(create_model("resnet50", "simam"))["layer1.0.attn"] == 64 and sites(create_model("resnet50", "se"))["layer1.0.attn"] == 256
+    assert sites(create_model("resnet50", "bam")) == {"attn.1": 256, "attn.2": 512, "attn.3": 1024}
+    assert sites(create_model("vgg19", "simam")) == {f"attn.{i}": channels for i, channels in enumerate([64, 128, 256, 512, 512])}
+    assert sites(create_model("towernet", "simam")) == {f"attn.{i}": 256 for i in range(4)}
+    assert (
+        sites(create_model("mobilenet_v2", "simam"))["features.2.attn"] == 96 and sites(create_model("mobilenet_v2", "se"))["features.2.attn"] == 24
+    )
+
+
+def test_stages_can_be_chosen_and_take_their_own_arguments():
+    chosen = sites(create_model("resnet18", "gc", {"stages": [2, 4]}))
+    assert set(chosen) == {f"layer{stage}.{block}.attn" for stage in (2, 4) for block in (0, 1)}
+    net = create_model("resnet18", "eca", {"k_size": [3, 5, 7, 9]})
+    assert [getattr(net, f"layer{stage}")[0].attn.k_size for stage in (1, 2, 3, 4)] == [3, 5, 7, 9]
+
+
+@pytest.mark.parametrize("model", ["resnet18", "resnet50", "mobilenet_v2", "vgg19", "towernet"])
+def test_features_have_the_channels_and_strides_that_they_say(model: str):
+    maps = create_model(model, "simam", features_only=True)
+    maps.eval()
+    found = maps(paddle.zeros([1, 3, 128, 160]))
+    assert [list(map_.shape) for map_ in found] == [[1, c, 128 // s, 160 // s] for c, s in zip(maps.channels, maps.strides, strict=True)]
+    assert maps.strides == [4, 8, 16, 32]
+
+
 # ---- what create_model knows and refuses
 
 
 def test_models_know_what_they_expect():
     assert model_spec("towernet").input_size == 256
-    for model in ZOO:
+    for model in PADDLES:
         spec = model_spec(model)
         assert (spec.input_size, spec.mean, spec.std) == (224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -203,7 +300,7 @@ def test_none_is_a_word_for_no_attention():
 
 
 def test_list_models_takes_a_pattern():
-    assert list_models("resnet*") == ["resnet101", "resnet18", "resnet34", "resnet50"]
+    assert list_models("resnet*") == ["resnet101", "resnet152", "resnet18", "resnet34", "resnet50"]
 
 
 @pytest.mark.parametrize(
@@ -211,8 +308,19 @@ def test_list_models_takes_a_pattern():
     [
         ({"name": "resnet5O"}, ["unknown model 'resnet5O'", "towernet", "did you mean 'resnet50'?"]),
         ({"name": "resnet18", "attn": "cbma"}, ["unknown attention 'cbma'", "did you mean 'cbam'?"]),
-        ({"name": "resnet18", "attn": "se", "attn_pos": "front"}, ["unknown attention position 'front'", "paper"]),
+        (
+            {"name": "resnet18", "attn": "se", "attn_pos": "front"},
+            ["unknown attention position for this network 'front'", "paper, post_add, post_bn, pre_bn, stage"],
+        ),
         ({"name": "resnet18", "attn_kwargs": {"groups": 8}}, ["without an attention"]),
+        ({"name": "towernet", "attn": "se", "attn_pos": "pre_bn"}, ["unknown attention position for this network 'pre_bn'", "paper, post_pool"]),
+        ({"name": "resnet50", "attn": "se", "attn_pos": "unit"}, ["'unit'"]),
+        ({"name": "resnet18", "attn": "sk"}, ["'sk' replaces the 3x3 convolution of a bottleneck", "resnet50"]),
+        ({"name": "resnet50", "attn": "sk", "attn_pos": "post_bn"}, ["has no other place", "'post_bn'"]),
+        ({"name": "mobilenet_v2", "attn": "bam"}, ["no paper puts 'bam' into this network", "pre_bn, post_bn, post_add"]),
+        ({"name": "resnet18", "attn": "eca", "attn_kwargs": {"k_size": [3, 5]}}, ["k_size must be one value or a list of 4"]),
+        ({"name": "resnet18", "attn": "gc", "attn_kwargs": {"stages": [0, 5]}}, ["stages must be a list of numbers from 1 to 4"]),
+        ({"name": "cifar_resnet20", "features_only": True}, ["strides 4, 8, 16 and 32, which cifar_resnet20 has not"]),
         ({"name": "mobilenet_v2", "attn": "sge"}, ["groups must divide channels", "16 channels", "64"]),
         ({"name": "resnet18", "num_classes": 0}, ["num_classes", "0"]),
         ({"name": "towernet", "pretrained": True}, ["no ImageNet weights for towernet"]),

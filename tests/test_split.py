@@ -98,6 +98,14 @@ def test_spaces_become_underscores_and_names_that_meet_are_kept_apart(tmp_path: 
     assert {"a_b.jpg", "a_b-2.jpg", "deeper_c.jpg"} <= names and sum(split.counts["dark_red"].values()) == 8
 
 
+def test_two_folders_that_would_become_one_class_are_an_error(tmp_path: Path):
+    images = make_images(tmp_path / "images")
+    (images / "red").rename(images / "dark red")
+    (images / "blue").rename(images / "dark_red")
+    with pytest.raises(UserError, match="'dark red' and 'dark_red' would both become the class 'dark_red'"):
+        make_split(str(images), tmp_path / "split")
+
+
 def test_only_the_classes_that_are_asked_for(tmp_path: Path):
     images = make_images(tmp_path / "images")
     assert make_split(str(images), tmp_path / "split", classes=["red", "blue"]).classes == ["blue", "red"]
@@ -148,7 +156,7 @@ def test_an_interrupted_split_leaves_nothing(tmp_path: Path, monkeypatch: pytest
 
 def pack(images: Path, archive: Path, prefix: str = "Images/") -> Path:
     if archive.suffix == ".zip":
-        with zipfile.ZipFile(archive, "w") as packed:
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
             for name, content in tree(images).items():
                 packed.writestr(prefix + name, content)
             packed.writestr("__MACOSX/Images/._x.jpg", b"x")
@@ -203,9 +211,12 @@ def test_archives_whose_members_leave_the_target_are_refused(tmp_path: Path, mak
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
-def test_a_damaged_archive_is_told(tmp_path: Path, name: str):
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_a_damaged_archive_is_told(tmp_path: Path, name: str, damage: str):
     archive = pack(make_images(tmp_path / "images"), tmp_path / name)
-    archive.write_bytes(archive.read_bytes()[:1500])
+    content = bytearray(archive.read_bytes())
+    content[len(content) // 2 : len(content) // 2 + 64] = bytes(64)
+    archive.write_bytes(content if damage == "flipped" else content[:1500])
     with pytest.raises(UserError, match="is damaged: expected a whole archive"):
         make_split(str(archive), tmp_path / "split")
 
@@ -324,7 +335,7 @@ def test_the_official_archive_gives_the_sixteen_classes(tmp_path: Path, serve):
     split = make_split(out=tmp_path / "split", datasets=datasets, url=server.url, sha1=hashlib.sha1(content).hexdigest())
     assert split.classes == sorted(CALTECH_16) and split.total("eval") == 16
     assert [path.name for path in datasets.iterdir()] == ["caltech-101.zip"]
-    make_split(out=tmp_path / "again", datasets=datasets, url=server.url)
+    assert make_split(out=tmp_path / "again", classes=["Faces", "watch"], datasets=datasets, url=server.url).classes == ["Faces", "watch"]
     assert len(server.requests) == 1  # it was kept
 
 

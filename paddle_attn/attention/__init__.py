@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 import fnmatch
+import typing
 from typing import Any
 
+from paddle import nn
+
 from ..errors import UserError, unknown_name
+from .bam import BAM
 from .base import Attention
 from .cbam import CBAM
+from .eca import ECA
+from .gc import GlobalContext
 from .se import SqueezeExcite
 from .sge import SpatialGroupEnhance
 from .simam import SimAM
+from .sk import SelectiveKernel
+from .srm import SRM
 
 ATTENTION: dict[str, type[Attention]] = {
+    "bam": BAM,
     "cbam": CBAM,
+    "eca": ECA,
+    "gc": GlobalContext,
     "se": SqueezeExcite,
     "sge": SpatialGroupEnhance,
     "simam": SimAM,
+    "srm": SRM,
 }
 
-__all__ = ["ATTENTION", "CBAM", "Attention", "SimAM", "SpatialGroupEnhance", "SqueezeExcite", "create_attention", "list_attention"]
+__all__ = [
+    "ATTENTION",
+    "BAM",
+    "CBAM",
+    "ECA",
+    "SRM",
+    "Attention",
+    "GlobalContext",
+    "SelectiveKernel",
+    "SimAM",
+    "SpatialGroupEnhance",
+    "SqueezeExcite",
+    "create_attention",
+    "list_attention",
+]
 
 
 def list_attention(pattern: str = "*") -> list[str]:
@@ -39,11 +65,26 @@ def create_attention(name: str, channels: int, **kwargs: Any) -> Attention:
     """
     if name not in ATTENTION:
         raise unknown_name("attention", name, ATTENTION)
+    return build(name, ATTENTION[name], channels, kwargs)
+
+
+def build(name: str, module: type[nn.Layer], channels: int, kwargs: dict[str, Any]) -> nn.Layer:
+    """`module(channels, **kwargs)`, with its arguments checked; what it refuses is a UserError that names it."""
+    hints = typing.get_type_hints(module.__init__)
+    for key, value in kwargs.items():
+        if key not in hints:
+            raise unknown_name(f"argument of attention '{name}'", key, set(hints) - {"return", "channels"})
+        if not _fits(value, hints[key]):
+            words = getattr(hints[key], "__name__", None) or str(hints[key])
+            raise UserError(f"attention '{name}': {key} must be of type {words}, found {value!r}")
     try:
-        return ATTENTION[name](channels, **kwargs)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"attention '{name}' with channels={channels}{_listed(kwargs)}: {error}") from None
+        return module(channels, **kwargs)
+    except ValueError as error:
+        listed = "".join(f", {key}={value!r}" for key, value in kwargs.items())
+        raise UserError(f"attention '{name}' with channels={channels}{listed}: {error}") from None
 
 
-def _listed(kwargs: dict[str, Any]) -> str:
-    return "".join(f", {key}={value!r}" for key, value in kwargs.items())
+def _fits(value: object, hint: Any) -> bool:
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, hint) or (hint is float and isinstance(value, int))

@@ -13,7 +13,7 @@ from paddle.vision import DatasetFolder
 from PIL import Image
 
 from ..errors import UserError
-from .images import EXTENSIONS, load_image
+from .images import EXTENSIONS, is_clutter, load_image
 from .transforms import Augment, Preprocess
 
 
@@ -42,7 +42,7 @@ class ImageFolder(DatasetFolder):
         except RuntimeError:  # Paddle's own word for no image at all
             raise UserError(f"{root} has no images in class folders: expected <class>/<image> there") from None
         # Paddle descends into hidden folders and takes dotfiles for images
-        self.samples = [(path, label) for path, label in self.samples if not _is_hidden(Path(path).relative_to(root))]
+        self.samples = [(path, label) for path, label in self.samples if not any(map(is_clutter, Path(path).relative_to(root).parts))]
         self.targets = [label for _, label in self.samples]
         counts = np.bincount(self.targets, minlength=len(self.classes))
         empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
@@ -67,13 +67,13 @@ class ImageFolder(DatasetFolder):
         if self.augment.crop_scale is None:
             pixels = self._pixels(index)
         else:
-            pixels = self.preprocess.fit(self.augment.crop(self.loader(self.samples[index][0]), rng))
+            pixels = self.preprocess.stretch(self.augment.crop(self.loader(self.samples[index][0]), rng))
         return self.preprocess.normalise(np.asarray(self.augment(Image.fromarray(pixels), rng)))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         try:
             return self.load(index), np.int64(self.samples[index][1])
-        except UserError:
+        except Exception:  # whatever it is: raised here, it would hang
             return np.zeros([3, self.preprocess.size, self.preprocess.size], "float32"), np.int64(-1 - index)
 
     def _pixels(self, index: int) -> np.ndarray:
@@ -84,10 +84,6 @@ class ImageFolder(DatasetFolder):
                 self._cache[index] = pixels
                 self._room -= pixels.nbytes
         return pixels
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 class EpochSampler(Sampler):
@@ -135,6 +131,16 @@ class Loader:
         for images, labels in self._batches:
             lowest = int(labels.min())
             if lowest < 0:
-                self.dataset.load(-1 - lowest)  # raises, here where it can be caught
-                raise UserError(f"the image {self.dataset.samples[-1 - lowest][0]} could not be read for a moment; please start again")
+                self._raise_for(-1 - lowest)
             yield images, labels
+
+    def _raise_for(self, index: int) -> None:
+        """Meet a sample's failure again, here where it can be caught."""
+        path = self.dataset.samples[index][0]
+        try:
+            self.dataset.load(index)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"the image {path} cannot be used: {str(error) or type(error).__name__}") from None
+        raise UserError(f"the image {path} could not be read for a moment; please start again")

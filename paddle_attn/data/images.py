@@ -19,6 +19,17 @@ def is_image_name(path: str | os.PathLike) -> bool:
     return not path.name.startswith(".") and path.suffix.lower() in EXTENSIONS
 
 
+def images_below(folder: Path) -> list[Path]:
+    """The images in a folder and below, sorted; what is hidden is skipped."""
+    below = (path for path in folder.rglob("*") if not any(is_clutter(part) for part in path.relative_to(folder).parts))
+    return sorted(path for path in below if is_image_name(path) and path.is_file())
+
+
+def is_clutter(name: str) -> bool:
+    """Whether a name is hidden or what an archiver of another system leaves behind."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
 def load_image(path: str | os.PathLike) -> Image.Image:
     """Decode an image file wholly into RGB, turned as its EXIF orientation says.
 
@@ -34,7 +45,7 @@ def load_image(path: str | os.PathLike) -> Image.Image:
         reason = error.strerror or ("it is no image" if "cannot identify" in str(error) else str(error))
         raise UserError(f"cannot decode the image {path}: {reason}") from None
     except Exception as error:  # decoders raise what they like on damaged files
-        raise UserError(f"cannot decode the image {path}: {error or type(error).__name__}") from None
+        raise UserError(f"cannot decode the image {path}: {str(error) or type(error).__name__}") from None
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype("uint8"))
     return image if image.mode == "RGB" else image.convert("RGB")

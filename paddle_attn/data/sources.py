@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -20,7 +21,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from ..errors import UserError
 from ..files import checksum
 from .drawn import write_drawn
-from .images import is_image_name
+from .images import is_clutter, is_image_name
 
 ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 # Caltech 101 (1.0), Li, Andreeto, Ranzato, Perona (2022), CaltechDATA, doi.org/10.22002/D1.20086, CC BY 4.0
@@ -59,28 +60,31 @@ class Source:
     temporary: bool  # the files may be moved, not copied
 
 
-def find_source(source: str | None, datasets: Path, work: Path, url: str = CALTECH_URL, sha1: str = CALTECH_SHA1) -> Source:
+def find_source(
+    source: str | None, datasets: Path, work: Path, classes: list[str] | None = None, url: str = CALTECH_URL, sha1: str = CALTECH_SHA1
+) -> Source:
     """The class folders to split, in this order: `source`, else `datasets/Images.zip`, `datasets/Images/`, else the download.
 
     Args:
         source: a folder of class folders, a .zip or .tar.gz of one, 'demo' for drawn images, or None to look.
         datasets: where data is looked for and the download is kept.
         work: an empty folder for what is unpacked or drawn.
+        classes: the ones that are asked for; None is all, of the download the sixteen.
         url, sha1: of the official archive.
 
     Raises: UserError when nothing is found and nothing can be fetched, or an archive is damaged or leaves its folder.
     """
     if source == "demo":
         write_drawn(work / "drawn")
-        return Source(work / "drawn", "drawn images", None, True)
+        return Source(work / "drawn", "drawn images", classes, True)
     if source is not None:
         path = Path(source).expanduser()
         if not path.exists():
             raise UserError(f"there is no {path}: expected --source to be a folder of class folders, a .zip or .tar.gz of one, or 'demo'")
-        return _open(path, work)
+        return _open(path, work, classes)
     for path in (datasets / "Images.zip", datasets / "Images"):
         if path.exists():
-            return _open(path, work)
+            return _open(path, work, classes)
     archive = datasets / "caltech-101.zip"
     if not archive.exists():
         try:
@@ -90,15 +94,15 @@ def find_source(source: str | None, datasets: Path, work: Path, url: str = CALTE
                 f"no photographs and no download ({error}): put your own at {datasets / 'Images'}/<class>/*.jpg or as {datasets / 'Images.zip'}, "
                 f"or pass --source FOLDER_OR_ARCHIVE, or draw some with --source demo"
             ) from None
-    unpack(archive, work / "unpacked", only=set(CALTECH_16))
-    return Source(class_root(work / "unpacked", archive), f"Caltech-101 ({url})", CALTECH_16, True)
+    unpack(archive, work / "unpacked")
+    return Source(class_root(work / "unpacked", archive), f"Caltech-101 ({url})", classes or CALTECH_16, True)
 
 
-def _open(path: Path, work: Path) -> Source:
+def _open(path: Path, work: Path, classes: list[str] | None) -> Source:
     if path.is_dir():
-        return Source(class_root(path, path), str(path), None, False)
+        return Source(class_root(path, path), str(path), classes, False)
     unpack(path, work / "unpacked")
-    return Source(class_root(work / "unpacked", path), str(path), None, True)
+    return Source(class_root(work / "unpacked", path), str(path), classes, True)
 
 
 def class_root(folder: Path, named: Path) -> Path:
@@ -116,16 +120,8 @@ def class_root(folder: Path, named: Path) -> Path:
             raise UserError(f"{named} holds no class folders: expected <class>/<image> in it")
 
 
-def is_clutter(name: str) -> bool:
-    """Whether a name is hidden or what an archiver of another system leaves behind."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def unpack(archive: Path, target: Path, only: set[str] | None = None) -> None:
+def unpack(archive: Path, target: Path) -> None:
     """Unpack a .zip or .tar(.gz), files alone; Caltech's archive in the archive is unpacked too.
-
-    Args:
-        only: names of folders: files whose folder is not among them are left out.
 
     Raises: UserError for another kind of file, a damaged one, a member that is a link or would land outside `target`.
     """
@@ -138,19 +134,18 @@ def unpack(archive: Path, target: Path, only: set[str] | None = None) -> None:
                 raise UserError(f"{archive} is refused: its member '{member}' would leave the folder it is unpacked to")
             if any(is_clutter(part) for part in path.parts):
                 continue
-            inner = path.name == CALTECH_INNER
-            if inner or only is None or path.parent.name in only:
-                to = target / ("inner.tar.gz" if inner else path)
-                to.parent.mkdir(parents=True, exist_ok=True)
-                with open(to, "wb") as out:
-                    shutil.copyfileobj(file, out, 1 << 20)
-            if inner:
-                shutil.rmtree(target / path.parts[0], ignore_errors=True)  # annotations and the like
-                unpack(to, target, only)
-                to.unlink()
+            to = target / path
+            to.parent.mkdir(parents=True, exist_ok=True)
+            with open(to, "wb") as out:
+                shutil.copyfileobj(file, out, 1 << 20)
+            if path.name == CALTECH_INNER:
+                inner = to.replace(target.with_name("inner.tar.gz"))
+                shutil.rmtree(target)  # annotations and the like
+                unpack(inner, target)
+                inner.unlink()
                 return
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{archive} is damaged: expected a whole archive, found: {error or type(error).__name__}") from None
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{archive} is damaged: expected a whole archive, found: {str(error) or type(error).__name__}") from None
     except OSError as error:
         if isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError) or error.errno is None:  # gzip's BadGzipFile has none
             raise UserError(f"{archive} is damaged: expected a whole archive, found: {error}") from None
@@ -177,6 +172,8 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                     raise UserError(f"{archive} is refused: its member '{info.name}' is a link or device, expected plain files")
                 if info.isfile():
                     yield info.name, opened.extractfile(info)
+            while opened.fileobj.read(1 << 20):  # to the end, where gzip's checksum is
+                pass
 
 
 def download(url: str, target: Path, sha1: str) -> None:

@@ -14,8 +14,8 @@ from rich.progress import track
 
 from ..errors import UserError, unknown_name
 from ..files import build_aside
-from .images import is_image_name, load_image
-from .sources import CALTECH_SHA1, CALTECH_URL, find_source, is_clutter
+from .images import images_below, is_clutter, load_image
+from .sources import CALTECH_SHA1, CALTECH_URL, find_source
 
 EVERY = 5  # one file in five goes to eval
 ALREADY_SPLIT = {"train", "eval", "val", "test", "valid"}
@@ -67,8 +67,8 @@ def make_split(
     with build_aside(out) as aside:
         work = aside / ".work"
         work.mkdir()
-        found = find_source(source, Path(datasets), work, url, sha1)
-        folders = _class_folders(found.root, list(classes) if classes else found.classes)
+        found = find_source(source, Path(datasets), work, list(classes) if classes else None, url, sha1)
+        folders = _class_folders(found.root, found.classes)
         rule = f"every {EVERY}th file of each sorted class to eval" if seed is None else f"one in {EVERY} to eval, shuffled with seed {seed}"
         split = _distribute(folders, aside, found.name, rule, seed, shutil.move if found.temporary else shutil.copyfile)
         shutil.rmtree(work)
@@ -78,7 +78,12 @@ def make_split(
 
 def _class_folders(root: Path, wanted: list[str] | None) -> dict[str, Path]:
     """The folders of the classes by their names, sorted; spaces in names have become underscores."""
-    folders = {_name(entry.name): entry for entry in sorted(root.iterdir()) if entry.is_dir() and not is_clutter(entry.name)}
+    folders: dict[str, Path] = {}
+    for entry in sorted(root.iterdir()):
+        if entry.is_dir() and not is_clutter(entry.name):
+            other = folders.setdefault(_name(entry.name), entry)
+            if other != entry:
+                raise UserError(f"the folders '{other.name}' and '{entry.name}' would both become the class '{_name(entry.name)}': rename one")
     if set(folders) <= ALREADY_SPLIT:
         raise UserError(f"{root} is split already ({', '.join(folders)}): expected class folders; set data.root to it, with train/ and eval/ inside")
     if wanted is None:
@@ -97,7 +102,7 @@ def _distribute(folders: dict[str, Path], target: Path, source: str, rule: str, 
     sums, squares = np.zeros(3), np.zeros(3)
     for name, folder in track(folders.items(), description="checking images", total=len(folders), transient=True):
         usable = []
-        for file in _images(folder):
+        for file in images_below(folder):
             try:
                 pixels = np.asarray(load_image(file))
             except UserError as error:
@@ -122,12 +127,6 @@ def _distribute(folders: dict[str, Path], target: Path, source: str, rule: str, 
     mean = sums / images
     std = np.sqrt(np.maximum(squares / images - mean * mean, 0))
     return Split(list(counts), counts, source, rule, [round(float(m), 4) for m in mean], [round(float(s), 4) for s in std], left_out)
-
-
-def _images(folder: Path) -> list[Path]:
-    """The images in a folder and below, sorted; hidden files and folders are skipped."""
-    below = (path for path in folder.rglob("*") if not any(is_clutter(part) for part in path.relative_to(folder).parts))
-    return sorted(path for path in below if is_image_name(path) and path.is_file())
 
 
 def _name(name: str) -> str:

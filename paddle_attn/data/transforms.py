@@ -37,14 +37,16 @@ class Preprocess:
     def fit(self, image: Image.Image) -> np.ndarray:
         """The deterministic part that can be kept: RGB uint8 `[size, size, 3]`."""
         if self.resize == "stretch":
-            image = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        else:
-            short = self.short_side
-            scale = short / min(image.size)
-            width, height = (max(short, round(side * scale)) for side in image.size)
-            left, top = (width - self.size) // 2, (height - self.size) // 2
-            image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + self.size, top + self.size))
+            return self.stretch(image)
+        scale = self.short_side / min(image.size)
+        width, height = (max(self.short_side, round(side * scale)) for side in image.size)
+        left, top = (width - self.size) // 2, (height - self.size) // 2
+        image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + self.size, top + self.size))
         return np.asarray(image)
+
+    def stretch(self, image: Image.Image) -> np.ndarray:
+        """All of the image, whatever its aspect: what `fit` does under 'stretch', and what becomes of a random crop."""
+        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 `[H, W, 3]` to float32 `[3, H, W]`: `(value / 255 - mean) / std`."""

@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 from paddle.optimizer import Optimizer
 
+from ..config import Config
 from ..errors import UserError
 from ..weights import read_checkpoint, save_checkpoint, save_weights
 from .history import Row
@@ -17,7 +18,7 @@ from .history import Row
 STATE = "last.pdstate"
 
 
-def save_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer, rows: list[Row]) -> bool:
+def save_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer, rows: list[Row], config: Config) -> bool:
     """Write `last.pdparams` and, when this epoch's eval top-1 beats all before, `best.pdparams`. Returns whether it did.
 
     `last.pdstate` holds network, optimiser and history in one file, so that no moment leaves two that do not belong together.
@@ -26,29 +27,51 @@ def save_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer, rows: list[Row
     if is_best:
         save_weights(net, folder / "best.pdparams")
     save_weights(net, folder / "last.pdparams")
-    state = {"network": net.state_dict(), "optimizer": optimizer.state_dict(), "rows": [asdict(row) for row in rows]}
+    state = {"network": net.state_dict(), "optimizer": optimizer.state_dict(), "rows": [asdict(row) for row in rows], "config": _decisive(config)}
     save_checkpoint(state, folder / STATE)
     return is_best
 
 
-def load_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer) -> list[Row]:
-    """Put network and optimiser back to the last whole epoch of a run; returns its history, empty when there was no run.
+def load_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer, config: Config) -> list[Row]:
+    """Put network and optimiser back to the last whole epoch of a run; returns its history.
 
-    Raises: UserError when the checkpoint is damaged or belongs to another network.
+    Raises: UserError when the checkpoint is damaged, or the run had another config: only the number of epochs and what does not
+    change the result may differ.
     """
     path = folder / STATE
-    if not path.exists():
-        return []
     state = read_checkpoint(path)
     try:
         network, optimizer_state, rows = state["network"], state["optimizer"], [Row(**row) for row in state["rows"]]
         own = net.state_dict()
         fits = {key: list(value.shape) for key, value in own.items()} == {key: list(value.shape) for key, value in network.items()}
+        before = state["config"]
     except (KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is no checkpoint of a run: expected one that tools/train.py wrote; remove it to start anew") from None
+    for key, value in _decisive(config).items():
+        if before.get(key) != value:
+            raise UserError(f"the run in {folder} had {key} {before.get(key)!r}, expected the same to go on, found {value!r}; or set train.output")
     if not fits:
         raise UserError(f"{path} belongs to another network: expected the model of this config; choose another train.output")
     for key, value in own.items():
         value.set_value(network[key])
     optimizer.set_state_dict({key: paddle.to_tensor(value) if isinstance(value, np.ndarray) else value for key, value in optimizer_state.items()})
+    schedule = optimizer._learning_rate
+    schedule.last_lr = schedule.get_lr()  # of the number of epochs that is asked for now, not of the one before
     return rows
+
+
+def _decisive(config: Config) -> dict[str, object]:
+    """What of a config decides a run's result, flat: all but the number of epochs, the places and the pace."""
+    aside = {
+        "model.weights",
+        "model.pretrained",
+        "train.epochs",
+        "train.device",
+        "train.output",
+        "train.resume",
+        "data.root",
+        "data.workers",
+        "data.cache",
+    }
+    flat = {f"{section}.{key}": value for section, values in asdict(config).items() for key, value in values.items()}
+    return {key: value for key, value in flat.items() if key not in aside}

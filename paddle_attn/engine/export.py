@@ -17,7 +17,7 @@ def export_config(config: Config, weights: str | Path, out: str | Path, dynamic:
 
     Returns: what it was compared on, and the largest difference of a probability.
     """
-    set_device(config.train.device)
+    set_device("cpu")  # where the exported program is run
     preprocess = make_preprocess(config)
     net, classes = load_trained(config, weights)
     folder = Path(config.data.root) / "eval"

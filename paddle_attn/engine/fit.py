@@ -33,7 +33,7 @@ def fit(config: Config, console: Console | None = None) -> list[Row]:
     Raises: UserError for what the user can mend, before anything is written where that is possible.
     """
     with paddle.utils.unique_name.guard():  # the optimiser's state is kept by names, which must be those of a new process
-        return _fit(config, console or Console())
+        return _fit(config, console or Console(markup=False, emoji=False, highlight=False))
 
 
 def _fit(config: Config, console: Console) -> list[Row]:
@@ -46,6 +46,10 @@ def _fit(config: Config, console: Console) -> list[Row]:
         differ = sorted(set(classes) ^ set(eval_loader.dataset.classes))
         raise UserError(f"{config.data.root}: train/ and eval/ must have the same class folders, found {differ[0]} in only one of them")
 
+    folder = Path(train.output)
+    resuming = train.resume and (folder / STATE).exists()
+    if resuming:  # the checkpoint has all weights: none to start from are needed
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False, weights=None))
     net = make_network(config, len(classes))
     schedule = make_schedule(config.optim, train.epochs, len(train_loader))
     optimizer = make_optimizer(config.optim, schedule, net.parameters())
@@ -58,8 +62,7 @@ def _fit(config: Config, console: Console) -> list[Row]:
         console.print(f"started from {config.model.weights}: {len(report.loaded)} tensors{anew}", soft_wrap=True)
     console.print(f"{len(train_loader.dataset)} images to learn from, {len(eval_loader.dataset)} to test with")
 
-    folder = Path(train.output)
-    rows = load_epoch(folder, net, optimizer) if train.resume else []
+    rows = load_epoch(folder, net, optimizer, config) if resuming else []
     if rows:
         console.print(f"going on after epoch {rows[-1].epoch} of {folder}")
     elif (folder / STATE).exists():
@@ -76,7 +79,7 @@ def _fit(config: Config, console: Console) -> list[Row]:
 
     def after_epoch(row: Row) -> None:
         history.add(row)
-        best = save_epoch(folder, net, optimizer, history.rows)
+        best = save_epoch(folder, net, optimizer, history.rows, config)
         console.print(
             f"epoch {row.epoch:3d}/{train.epochs}  lr {row.lr:<7.3g}  train loss {row.train_loss:.4f} top1 {100 * row.train_top1:5.2f} %  "
             f"eval loss {row.eval_loss:.4f} top1 {100 * row.eval_top1:5.2f} %  {row.seconds:.1f} s{'  best' if best else ''}",

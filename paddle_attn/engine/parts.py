@@ -8,12 +8,14 @@ from pathlib import Path
 import paddle
 from paddle import nn
 
-from ..config import Config
+from ..config import Config, load_config
 from ..data.dataset import ImageFolder, Loader
 from ..data.transforms import Augment, Preprocess
 from ..errors import UserError
 from ..models import create_model, model_spec
 from ..weights import load_weights
+
+PREPROCESSING = ("size", "resize", "mean", "std")
 
 
 def set_device(name: str) -> str:
@@ -55,7 +57,7 @@ def make_network(config: Config, num_classes: int) -> nn.Layer:
     """
     model = config.model
     if model.num_classes not in (None, num_classes):
-        raise UserError(f"model.num_classes is {model.num_classes}, but the data has {num_classes} classes: expected the same, or null")
+        raise UserError(f"model.num_classes is {model.num_classes}, but there are {num_classes} classes: expected the same, or null")
     return create_model(model.name, model.attn, model.attn_kwargs, model.attn_pos, num_classes, model.pretrained)
 
 
@@ -69,6 +71,7 @@ def load_trained(config: Config, weights: str | Path) -> tuple[nn.Layer, list[st
     weights = Path(weights)
     if not weights.is_file():
         raise UserError(f"there is no weights file {weights}: expected one that tools/train.py wrote, such as best.pdparams")
+    _check_trained_so(config, weights)
     listed = weights.with_name("classes.txt")
     if listed.is_file():
         classes = listed.read_text(encoding="utf-8").splitlines()
@@ -78,3 +81,17 @@ def load_trained(config: Config, weights: str | Path) -> tuple[nn.Layer, list[st
     load_weights(net, weights)
     net.eval()
     return net, classes
+
+
+def _check_trained_so(config: Config, weights: Path) -> None:
+    """Weights alone do not tell a SimAM from no attention, nor the image size: `config.yaml`, where training left it, does."""
+    trained = weights.with_name("config.yaml")
+    if not trained.is_file():
+        return
+    before = load_config(trained)
+    for key, now, then in (
+        *((f"model.{name}", getattr(config.model, name), getattr(before.model, name)) for name in ("name", "attn", "attn_kwargs", "attn_pos")),
+        *((f"data.{name}", getattr(make_preprocess(config), name), getattr(make_preprocess(before), name)) for name in PREPROCESSING),
+    ):
+        if now != then:
+            raise UserError(f"{weights} was trained with {key} {then!r}, expected the same, found {now!r}: pass -c {trained}, or -o to set it")

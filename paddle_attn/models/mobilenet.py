@@ -1,4 +1,4 @@
-"""MobileNetV2.
+"""MobileNetV2, for ImageNet's images and for CIFAR's.
 
 Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arxiv.org/abs/1801.04381. Parameters have
 the names of `paddle.vision.models.mobilenetv2`; the attention's are `*.attn.*`.
@@ -6,9 +6,11 @@ the names of `paddle.vision.models.mobilenetv2`; the attention's are `*.attn.*`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from paddle import ParamAttr, Tensor, nn
 
-from .placement import NO_ATTENTION, Placement
+from .placement import Placement
 from .resnet import conv
 
 STAGES = (  # expansion, output channels, blocks, stride of the first
@@ -23,42 +25,49 @@ STAGES = (  # expansion, output channels, blocks, stride of the first
 LAST_CHANNELS = 1280
 
 
-def conv_bn_relu6(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    return nn.Sequential(conv(in_channels, out_channels, kernel_size, stride, groups), nn.BatchNorm2D(out_channels), nn.ReLU6())
+def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int, relu: type[nn.Layer]) -> nn.Sequential:
+    return nn.Sequential(conv(in_channels, out_channels, kernel_size, stride, groups), nn.BatchNorm2D(out_channels), relu())
 
 
 class InvertedResidual(nn.Layer):
     """Expand 1x1, depthwise 3x3, project 1x1; a shortcut where the shape stays: `[N, in, H, W] -> [N, out, H/stride, W/stride]`.
 
-    `conv` holds the layers under Paddle's names: [expand,] depthwise, projection, batch norm.
+    `conv` holds the layers under Paddle's names: [expand,] depthwise, projection, batch norm. `small_images` is the block of the
+    CIFAR network: it expands by 1 too, has ReLU for ReLU6, and projects the shortcut where only the channels change.
     """
 
-    kind = "inverted_residual"
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int, placement: Placement):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int, placement: Placement, small_images: bool):
         super().__init__()
         hidden = in_channels * expansion
-        expand = [] if expansion == 1 else [conv_bn_relu6(in_channels, hidden, 1)]
-        depthwise = conv_bn_relu6(hidden, hidden, 3, stride, groups=hidden)
+        relu = nn.ReLU if small_images else nn.ReLU6
+        expand = [conv_bn_relu(in_channels, hidden, 1, 1, 1, relu)] if expansion > 1 or small_images else []
+        depthwise = conv_bn_relu(hidden, hidden, 3, stride, hidden, relu)
         self.conv = nn.Sequential(*expand, depthwise, conv(hidden, out_channels, 1), nn.BatchNorm2D(out_channels))
-        self.has_shortcut = stride == 1 and in_channels == out_channels
+        self.has_shortcut = stride == 1 and (in_channels == out_channels or small_images)
+        self.downsample = None
+        if self.has_shortcut and in_channels != out_channels:
+            self.downsample = nn.Sequential(conv(in_channels, out_channels, 1), nn.BatchNorm2D(out_channels))
         self.slot = placement.slot
         self.attn = placement.make(hidden if self.slot == "pre_bn" else out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x
+        shortcut = x if self.downsample is None else self.downsample(x)
         *expand, depthwise, project, project_bn = self.conv
         for layer in expand:
             x = layer(x)
-        depthwise_conv, depthwise_bn, relu6 = depthwise
+        depthwise_conv, depthwise_bn, relu = depthwise
         x = depthwise_conv(x)
         if self.slot == "pre_bn":
             x = self.attn(x)
-        x = relu6(depthwise_bn(x))
+        x = relu(depthwise_bn(x))
         x = project_bn(project(x))
         if self.slot == "post_bn":
             x = self.attn(x)
-        return x + shortcut if self.has_shortcut else x
+        if self.has_shortcut:
+            x = x + shortcut
+        if self.slot == "post_add":
+            x = self.attn(x)
+        return x
 
 
 class MobileNetV2(nn.Layer):
@@ -66,30 +75,52 @@ class MobileNetV2(nn.Layer):
 
     Args:
         num_classes: of the classifier.
-        placement: the attention of every block and its slot (`placement.place`).
-        dropout: in front of the classifier.
+        placements: of the attention, one for each of the seven stages (`placement.place`).
+        small_images: CIFAR's form: stride 1 in the stem and the second stage, and its own blocks; no dropout.
     """
 
     classifier_prefix = "classifier."
 
-    def __init__(self, num_classes: int = 1000, placement: Placement = NO_ATTENTION, dropout: float = 0.2):
+    def __init__(self, num_classes: int, placements: Sequence[Placement], small_images: bool = False):
         super().__init__()
+        relu = nn.ReLU if small_images else nn.ReLU6
         channels = 32
-        features: list[nn.Layer] = [conv_bn_relu6(3, channels, 3, stride=2)]
-        for expansion, out_channels, blocks, stride in STAGES:
+        features: list[nn.Layer] = [conv_bn_relu(3, channels, 3, 1 if small_images else 2, 1, relu)]
+        self.feature_channels: list[int] = []
+        self.feature_ends: list[int] = []  # the last block before the stride grows beyond 4, 8, 16, and the last of all
+        for stage, ((expansion, out_channels, blocks, stride), placement) in enumerate(zip(STAGES, placements, strict=True)):
+            stride = 1 if small_images and stage == 1 else stride
+            if stride == 2 and stage > 1:
+                self.feature_channels.append(channels)
+                self.feature_ends.append(len(features) - 1)
             for index in range(blocks):
-                features.append(InvertedResidual(channels, out_channels, stride if index == 0 else 1, expansion, placement))
+                features.append(InvertedResidual(channels, out_channels, stride if index == 0 else 1, expansion, placement, small_images))
                 channels = out_channels
-        features.append(conv_bn_relu6(channels, LAST_CHANNELS, 1))
+        self.feature_channels.append(channels)
+        self.feature_ends.append(len(features) - 1)
+        features.append(conv_bn_relu(channels, LAST_CHANNELS, 1, 1, 1, relu))
         self.features = nn.Sequential(*features)
         self.pool2d_avg = nn.AdaptiveAvgPool2D(1)
         small = ParamAttr(initializer=nn.initializer.Normal(0.0, 0.01))
-        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(LAST_CHANNELS, num_classes, weight_attr=small))
+        self.classifier = nn.Sequential(nn.Dropout(0.0 if small_images else 0.2), nn.Linear(LAST_CHANNELS, num_classes, weight_attr=small))
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """The maps of strides 4, 8, 16, 32 (of ImageNet's form), before the last convolution."""
+        maps = []
+        for index, layer in enumerate(self.features[:-1]):
+            x = layer(x)
+            if index in self.feature_ends:
+                maps.append(x)
+        return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pool2d_avg(self.features(x))
-        return self.classifier(x.flatten(1))
+        x = self.features[-1](self.forward_features(x)[-1])
+        return self.classifier(self.pool2d_avg(x).flatten(1))
 
 
-def mobilenet_v2(num_classes: int, placement: Placement) -> MobileNetV2:
-    return MobileNetV2(num_classes, placement)
+def mobilenet_v2(num_classes: int, placements: Sequence[Placement]) -> MobileNetV2:
+    return MobileNetV2(num_classes, placements)
+
+
+def cifar_mobilenetv2(num_classes: int, placements: Sequence[Placement]) -> MobileNetV2:
+    return MobileNetV2(num_classes, placements, small_images=True)

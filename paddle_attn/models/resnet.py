@@ -1,4 +1,4 @@
-"""ResNet and ResNeXt (version 1.5: the stride is on the 3x3 convolution).
+"""ResNet and ResNeXt (version 1.5: the stride is on the 3x3 convolution), for ImageNet's images and for CIFAR's.
 
 He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; Xie et al., "Aggregated Residual Transformations for
 Deep Neural Networks", CVPR 2017. Parameters have the names of `paddle.vision.models.resnet`; the attention's are `*.attn.*`.
@@ -6,10 +6,12 @@ Deep Neural Networks", CVPR 2017. Parameters have the names of `paddle.vision.mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
-from .placement import NO_ATTENTION, Placement
+from .placement import Placement
 
 HE_FAN_OUT = ParamAttr(initializer=nn.initializer.KaimingNormal(mode="fan_out"))
 
@@ -23,7 +25,6 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
 class BasicBlock(nn.Layer):
     """Two 3x3 convolutions and a shortcut: `[N, in, H, W] -> [N, width, H/stride, W/stride]`."""
 
-    kind = "basic"
     expansion = 1
 
     def __init__(self, in_channels: int, width: int, stride: int, downsample: nn.Layer | None, groups: int, base_width: int, placement: Placement):
@@ -34,7 +35,7 @@ class BasicBlock(nn.Layer):
         self.bn2 = nn.BatchNorm2D(width)
         self.downsample = downsample
         self.slot = placement.slot
-        self.attn = placement.make(width)
+        self.attn = placement.make(width) if self.slot in ("pre_bn", "post_bn", "post_add") else None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -45,13 +46,15 @@ class BasicBlock(nn.Layer):
         x = self.bn2(x)
         if self.slot == "post_bn":
             x = self.attn(x)
-        return F.relu(x + shortcut)
+        x = x + shortcut
+        if self.slot == "post_add":
+            x = self.attn(x)
+        return F.relu(x)
 
 
 class BottleneckBlock(nn.Layer):
     """1x1, 3x3, 1x1 convolutions and a shortcut: `[N, in, H, W] -> [N, 4 * width, H/stride, W/stride]`."""
 
-    kind = "bottleneck"
     expansion = 4
 
     def __init__(self, in_channels: int, width: int, stride: int, downsample: nn.Layer | None, groups: int, base_width: int, placement: Placement):
@@ -60,35 +63,47 @@ class BottleneckBlock(nn.Layer):
         inner = width * base_width // 64 * groups
         self.conv1 = conv(in_channels, inner, 1)
         self.bn1 = nn.BatchNorm2D(inner)
-        self.conv2 = conv(inner, inner, 3, stride, groups)
-        self.bn2 = nn.BatchNorm2D(inner)
+        self.slot = placement.slot
+        if self.slot == "unit":
+            self.unit = placement.make(inner, stride=stride)
+        else:
+            self.conv2 = conv(inner, inner, 3, stride, groups)
+            self.bn2 = nn.BatchNorm2D(inner)
         self.conv3 = conv(inner, out_channels, 1)
         self.bn3 = nn.BatchNorm2D(out_channels)
         self.downsample = downsample
-        self.slot = placement.slot
-        self.attn = placement.make(inner if self.slot == "pre_bn" else out_channels)
+        if self.slot in ("pre_bn", "post_bn", "post_add"):
+            self.attn = placement.make(inner if self.slot == "pre_bn" else out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)))
-        x = self.conv2(x)
-        if self.slot == "pre_bn":
-            x = self.attn(x)
-        x = F.relu(self.bn2(x))
+        if self.slot == "unit":
+            x = self.unit(x)
+        else:
+            x = self.conv2(x)
+            if self.slot == "pre_bn":
+                x = self.attn(x)
+            x = F.relu(self.bn2(x))
         x = self.bn3(self.conv3(x))
         if self.slot == "post_bn":
             x = self.attn(x)
-        return F.relu(x + shortcut)
+        x = x + shortcut
+        if self.slot == "post_add":
+            x = self.attn(x)
+        return F.relu(x)
 
 
 class ResNet(nn.Layer):
-    """A stem, four stages of blocks, global average pooling and a linear classifier: `[N, 3, H, W] -> [N, num_classes]`.
+    """A stem, stages of blocks, global average pooling and a linear classifier: `[N, 3, H, W] -> [N, num_classes]`.
 
     Args:
         block: BasicBlock or BottleneckBlock.
-        depths: the number of blocks in each of the four stages.
+        depths: the number of blocks in each stage.
         num_classes: of the classifier.
-        placement: the attention of every block and its slot (`placement.place`).
+        placements: of the attention, one for each stage (`placement.place`).
+        width: of the first stage; each further one doubles it.
+        small_images: CIFAR's stem, one 3x3 convolution, in place of a 7x7 with stride 2 and a max-pool.
         groups, base_width: ResNeXt's: of the 3x3 convolutions in bottlenecks.
     """
 
@@ -97,54 +112,96 @@ class ResNet(nn.Layer):
     def __init__(
         self,
         block: type[BasicBlock] | type[BottleneckBlock],
-        depths: tuple[int, int, int, int],
-        num_classes: int = 1000,
-        placement: Placement = NO_ATTENTION,
+        depths: Sequence[int],
+        num_classes: int,
+        placements: Sequence[Placement],
+        width: int = 64,
+        small_images: bool = False,
         groups: int = 1,
         base_width: int = 64,
     ):
         super().__init__()
-        self.conv1 = conv(3, 64, 7, stride=2)
-        self.bn1 = nn.BatchNorm2D(64)
-        self.maxpool = nn.MaxPool2D(3, stride=2, padding=1)
-        channels = 64
-        for stage, depth in enumerate(depths):
-            width, stride = 64 << stage, 1 if stage == 0 else 2
+        self.conv1 = conv(3, width, 3) if small_images else conv(3, width, 7, stride=2)
+        self.bn1 = nn.BatchNorm2D(width)
+        self.maxpool = nn.Identity() if small_images else nn.MaxPool2D(3, stride=2, padding=1)
+        self.feature_channels: list[int] = []
+        self.attn = nn.LayerDict()
+        channels = width
+        for stage, (depth, placement) in enumerate(zip(depths, placements, strict=True)):
             blocks = []
             for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                out_channels = (width << stage) * block.expansion
                 downsample = None
-                if index == 0 and (stride != 1 or channels != width * block.expansion):
-                    downsample = nn.Sequential(conv(channels, width * block.expansion, 1, stride), nn.BatchNorm2D(width * block.expansion))
-                blocks.append(block(channels, width, stride if index == 0 else 1, downsample, groups, base_width, placement))
-                channels = width * block.expansion
+                if stride != 1 or channels != out_channels:
+                    downsample = nn.Sequential(conv(channels, out_channels, 1, stride), nn.BatchNorm2D(out_channels))
+                blocks.append(block(channels, width << stage, stride, downsample, groups, base_width, placement))
+                channels = out_channels
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+            if placement.slot == "stage" and stage + 1 < len(depths):
+                self.attn[str(stage + 1)] = placement.make(channels)
+            self.feature_channels.append(channels)
         self.avgpool = nn.AdaptiveAvgPool2D(1)
         self.fc = nn.Linear(channels, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """The map behind each stage; ImageNet's have strides 4, 8, 16, 32."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        x = self.layer1(x)
-        x = self.layer2(x)
-        x = self.layer3(x)
-        x = self.layer4(x)
+        maps = []
+        for stage in range(1, len(self.feature_channels) + 1):
+            x = getattr(self, f"layer{stage}")(x)
+            if str(stage) in self.attn:
+                x = self.attn[str(stage)](x)
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.forward_features(x)[-1]
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def resnet18(num_classes: int, placement: Placement) -> ResNet:
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, placement)
+Placements = Sequence[Placement]
 
 
-def resnet34(num_classes: int, placement: Placement) -> ResNet:
-    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, placement)
+def resnet18(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, placements)
 
 
-def resnet50(num_classes: int, placement: Placement) -> ResNet:
-    return ResNet(BottleneckBlock, (3, 4, 6, 3), num_classes, placement)
+def resnet34(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, placements)
 
 
-def resnet101(num_classes: int, placement: Placement) -> ResNet:
-    return ResNet(BottleneckBlock, (3, 4, 23, 3), num_classes, placement)
+def resnet50(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BottleneckBlock, (3, 4, 6, 3), num_classes, placements)
 
 
-def resnext50_32x4d(num_classes: int, placement: Placement) -> ResNet:
-    return ResNet(BottleneckBlock, (3, 4, 6, 3), num_classes, placement, groups=32, base_width=4)
+def resnet101(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BottleneckBlock, (3, 4, 23, 3), num_classes, placements)
+
+
+def resnet152(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BottleneckBlock, (3, 8, 36, 3), num_classes, placements)
+
+
+def resnext50_32x4d(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BottleneckBlock, (3, 4, 6, 3), num_classes, placements, groups=32, base_width=4)
+
+
+def cifar_resnet20(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BasicBlock, (3, 3, 3), num_classes, placements, width=16, small_images=True)
+
+
+def cifar_resnet32(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BasicBlock, (5, 5, 5), num_classes, placements, width=16, small_images=True)
+
+
+def cifar_resnet56(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BasicBlock, (9, 9, 9), num_classes, placements, width=16, small_images=True)
+
+
+def cifar_resnet110(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BasicBlock, (18, 18, 18), num_classes, placements, width=16, small_images=True)
+
+
+def cifar_resnet164(num_classes: int, placements: Placements) -> ResNet:
+    return ResNet(BottleneckBlock, (18, 18, 18), num_classes, placements, width=16, small_images=True)

@@ -8,6 +8,7 @@ a quarter of the elements is left), and global average pooling serves any size, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import paddle
@@ -15,7 +16,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ..errors import UserError
-from .placement import NO_ATTENTION, Placement
+from .placement import Placement
 
 MIN_SIZE = 128  # below, the last of seven halvings would have nothing left
 
@@ -50,17 +51,18 @@ class TowerNet(nn.Layer):
 
     Args:
         num_classes: of the classifier.
-        placement: the attention and its slot: four sites, after the max-pools of b3 and b4 and the two inside b5.
+        placements: of the attention, one for each of four sites: after the max-pools of b3 and b4 and the two inside b5.
 
     Raises: UserError from `forward` when the image is smaller than 128 px.
     """
 
-    kind = "towernet"
     classifier_prefix = "b6."
     # biases that the notebook's checkpoints have and this network has not: each goes into the running mean of the norm behind it
     void_biases: ClassVar[dict[str, str]] = {f"b{i}.0.0.bias": f"b{i}.0.1._mean" for i in (1, 2, 3, 4)}
 
-    def __init__(self, num_classes: int = 16, placement: Placement = NO_ATTENTION):
+    feature_channels = (64, 128, 256, 256)
+
+    def __init__(self, num_classes: int, placements: Sequence[Placement]):
         super().__init__()
         self.b1 = nn.Sequential(conv_bn(3, 64, stride=2))
         self.b2 = nn.Sequential(conv_bn(64, 128))
@@ -69,16 +71,23 @@ class TowerNet(nn.Layer):
         # the notebook counts the pools and attentions in between too, so its Inception blocks are 0, 3 and 6
         self.b5 = nn.LayerDict({"0": Inception(256), "3": Inception(256), "6": Inception(256)})
         self.b6 = nn.Linear(256, num_classes)
-        self.slot = placement.slot
-        self.attn = nn.LayerList([placement.make(256) for _ in range(4)]) if self.slot else None
+        self.attn = nn.LayerDict()
+        for site, placement in enumerate(placements):
+            if placement.slot == "post_pool":
+                self.attn[str(site)] = placement.make(256)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """The maps behind b1 to b4, strides 4, 8, 16, 32."""
         if paddle.in_dynamic_mode() and min(x.shape[2:]) < MIN_SIZE:
             raise UserError(f"towernet needs images of at least {MIN_SIZE}x{MIN_SIZE} px, found {x.shape[2]}x{x.shape[3]}")
-        x = F.relu(F.max_pool2d(self.b1(x), 2))
-        x = F.relu(F.max_pool2d(self.b2(x), 2))
-        x = self._attend(0, F.relu(F.max_pool2d(self.b3(x), 2)))
-        x = self._attend(1, F.relu(F.max_pool2d(self.b4(x), 2)))
+        x1 = F.relu(F.max_pool2d(self.b1(x), 2))
+        x2 = F.relu(F.max_pool2d(self.b2(x1), 2))
+        x3 = self._attend(0, F.relu(F.max_pool2d(self.b3(x2), 2)))
+        x4 = self._attend(1, F.relu(F.max_pool2d(self.b4(x3), 2)))
+        return [x1, x2, x3, x4]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.forward_features(x)[-1]
         x = self.b5["0"](x)
         x = self._attend(2, F.max_pool2d(x, 2))
         x = self.b5["3"](x)
@@ -87,8 +96,8 @@ class TowerNet(nn.Layer):
         return self.b6(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
     def _attend(self, site: int, x: Tensor) -> Tensor:
-        return self.attn[site](x) if self.slot == "post_pool" else x
+        return self.attn[str(site)](x) if str(site) in self.attn else x
 
 
-def towernet(num_classes: int, placement: Placement) -> TowerNet:
-    return TowerNet(num_classes, placement)
+def towernet(num_classes: int, placements: Sequence[Placement]) -> TowerNet:
+    return TowerNet(num_classes, placements)

@@ -6,9 +6,11 @@ arxiv.org/abs/1409.1556. Parameters have the names of `paddle.vision.models.vgg`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from paddle import Tensor, nn
 
-from .placement import NO_ATTENTION, Placement
+from .placement import Placement
 
 VGG19_STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels, convolutions; a max-pool ends each
 
@@ -19,13 +21,12 @@ class VGG(nn.Layer):
     Args:
         stages: channels and number of convolutions of each stage.
         num_classes: of the classifier.
-        placement: the attention of every stage and its slot (`placement.place`).
+        placements: of the attention, one for each stage (`placement.place`).
     """
 
-    kind = "vgg"
     classifier_prefix = "classifier.6."
 
-    def __init__(self, stages: tuple[tuple[int, int], ...] = VGG19_STAGES, num_classes: int = 1000, placement: Placement = NO_ATTENTION):
+    def __init__(self, stages: Sequence[tuple[int, int]], num_classes: int, placements: Sequence[Placement]):
         super().__init__()
         features: list[nn.Layer] = []
         channels = 3
@@ -35,8 +36,11 @@ class VGG(nn.Layer):
                 channels = width
             features.append(nn.MaxPool2D(2, 2))
         self.features = nn.Sequential(*features)
-        self.slot = placement.slot
-        self.attn = nn.LayerList([placement.make(width) for width, _ in stages]) if self.slot else None
+        self.feature_channels = [width for width, _ in stages[1:]]
+        self.attn = nn.LayerDict()
+        for stage, ((width, _), placement) in enumerate(zip(stages, placements, strict=True)):
+            if placement.slot == "pre_pool":
+                self.attn[str(stage)] = placement.make(width)
         self.avgpool = nn.AdaptiveAvgPool2D(7)
         self.classifier = nn.Sequential(
             nn.Linear(channels * 7 * 7, 4096),
@@ -48,15 +52,21 @@ class VGG(nn.Layer):
             nn.Linear(4096, num_classes),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        stage = 0
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """The maps behind the second to the last max-pool, strides 4, 8, 16, 32."""
+        maps = []
         for layer in self.features:
-            if self.slot == "pre_pool" and isinstance(layer, nn.MaxPool2D):
-                x = self.attn[stage](x)
-                stage += 1
+            if isinstance(layer, nn.MaxPool2D) and str(len(maps)) in self.attn:
+                x = self.attn[str(len(maps))](x)
             x = layer(x)
+            if isinstance(layer, nn.MaxPool2D):
+                maps.append(x)
+        return maps[1:]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.forward_features(x)[-1]
         return self.classifier(self.avgpool(x).flatten(1))
 
 
-def vgg19(num_classes: int, placement: Placement) -> VGG:
-    return VGG(VGG19_STAGES, num_classes, placement)
+def vgg19(num_classes: int, placements: Sequence[Placement]) -> VGG:
+    return VGG(VGG19_STAGES, num_classes, placements)

@@ -1,0 +1,45 @@
+"""BAM: one gate from a channel and a spatial branch, at the ends of a network's stages.
+
+Park et al., "BAM: Bottleneck Attention Module", BMVC 2018, arxiv.org/abs/1807.06514
+"""
+
+from __future__ import annotations
+
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from .base import Attention
+from .se import hidden_width
+
+
+class BAM(Attention):
+    """`x * (1 + sigmoid(channel(x) * spatial(x)))`. The paper adds the two branches; the authors' code, followed here, multiplies.
+
+    Args:
+        channels: of the input.
+        reduction: both branches work on `channels // reduction` channels.
+        dilation: of the spatial branch's two 3x3 convolutions.
+
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W (the authors' code needs H = W); the gate lies in [1, 2].
+
+    Raises: ValueError when reduction leaves no channel.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4):
+        super().__init__(channels)
+        hidden = hidden_width(channels, reduction)
+        self.channel_gate = nn.Sequential(nn.Linear(channels, hidden), nn.BatchNorm1D(hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        self.spatial_gate = nn.Sequential(
+            *(nn.Conv2D(channels, hidden, 1), nn.BatchNorm2D(hidden), nn.ReLU()),
+            *(nn.Conv2D(hidden, hidden, 3, padding=dilation, dilation=dilation), nn.BatchNorm2D(hidden), nn.ReLU()),
+            *(nn.Conv2D(hidden, hidden, 3, padding=dilation, dilation=dilation), nn.BatchNorm2D(hidden), nn.ReLU()),
+            nn.Conv2D(hidden, 1, 1),
+        )
+
+    def gate(self, x: Tensor) -> Tensor:
+        channel = self.channel_gate(x.mean([2, 3])).unsqueeze([2, 3])  # [N, C, 1, 1]
+        return 1 + F.sigmoid(channel * self.spatial_gate(x))
+
+    def macs(self, height: int, width: int) -> int:
+        area, hidden = height * width, self.spatial_gate[0].weight.shape[0]
+        return 5 * self.channels * area + 6 * hidden * area  # mean, product of the branches, sigmoid, sum, product; norms and ReLU

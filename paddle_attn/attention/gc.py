@@ -1,0 +1,71 @@
+"""GC: what the whole map says, gathered by attention, transformed, and added at every position.
+
+Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", ICCVW 2019, arxiv.org/abs/1904.11492
+"""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import ParamAttr, Tensor, nn
+
+from .base import Attention
+
+ZERO = nn.initializer.Constant(0.0)
+
+
+class GlobalContext(Attention):
+    """`x + transform(context(x))`, or `x * sigmoid(transform(context(x)))`.
+
+    The context is the average over the map, weighted by a softmax that a 1x1 convolution decides, or the plain average. The
+    transform is linear, layer norm, ReLU, linear; the last starts at 0, so that the module starts as the identity ('mul': as 0.5).
+
+    Args:
+        channels: of the input.
+        ratio: the transform's hidden width is `int(channels * ratio)`; 1/16 or 1/4 in the paper.
+        pooling: 'att' weighs the average, 'avg' is the plain one.
+        fusion: 'add' adds the transformed context, 'mul' scales by its sigmoid.
+
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. `gate(x)` is `[N, C, 1, 1]` and exists for 'mul' alone.
+
+    Raises: ValueError when ratio leaves no hidden channel, or for another pooling or fusion.
+    """
+
+    def __init__(self, channels: int, *, ratio: float = 1 / 16, pooling: str = "att", fusion: str = "add"):
+        super().__init__(channels)
+        hidden = int(channels * ratio)
+        if hidden < 1:
+            raise ValueError(f"ratio must be at least 1 / channels (1/{channels}), found {ratio:g}")
+        if pooling not in ("att", "avg"):
+            raise ValueError(f"pooling must be 'att' or 'avg', found '{pooling}'")
+        if fusion not in ("add", "mul"):
+            raise ValueError(f"fusion must be 'add' or 'mul', found '{fusion}'")
+        self.fusion = fusion
+        self.mask = nn.Conv2D(channels, 1, 1) if pooling == "att" else None
+        self.transform = nn.Sequential(
+            nn.Linear(channels, hidden),  # the authors' 1x1 convolutions, on the one value of a channel
+            nn.LayerNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, channels, weight_attr=ParamAttr(initializer=ZERO), bias_attr=ParamAttr(initializer=ZERO)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self._transformed_context(x)
+        return x + context if self.fusion == "add" else x * F.sigmoid(context)
+
+    def gate(self, x: Tensor) -> Tensor:
+        if self.fusion == "add":
+            raise ValueError("GC with fusion='add' has no gate: it adds to its input, it does not multiply it")
+        return F.sigmoid(self._transformed_context(x))
+
+    def _transformed_context(self, x: Tensor) -> Tensor:
+        """`[N, C, H, W] -> [N, C, 1, 1]`."""
+        if self.mask is None:
+            context = x.mean([2, 3])
+        else:
+            weights = F.softmax(self.mask(x).flatten(2), axis=2)  # [N, 1, H*W]
+            context = paddle.matmul(x.flatten(2), weights, transpose_y=True).squeeze(2)
+        return self.transform(context).unsqueeze([2, 3])
+
+    def macs(self, height: int, width: int) -> int:
+        return 2 * self.channels * height * width + 2 * height * width  # weighted sum, addition; softmax

@@ -1,0 +1,46 @@
+"""SRM: a gate for every channel from its style, the mean and the deviation of its map.
+
+Lee, Kim and Nam, "SRM: A Style-Based Recalibration Module for Convolutional Neural Networks", ICCV 2019,
+arxiv.org/abs/1903.10829
+"""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import ParamAttr, Tensor, nn
+from paddle.regularizer import L2Decay
+
+from .base import Attention, at_least_one, spatial_size
+
+NO_DECAY = L2Decay(0.0)  # a parameter's own regulariser goes before the optimiser's weight decay
+
+
+class SRM(Attention):
+    """`x * sigmoid(bn(w_c . [mean_HW(x), std_HW(x)]))`, a weight pair `w_c` for every channel, which starts at 0.
+
+    As in the authors' training, its parameters get no weight decay.
+
+    Args:
+        channels: of the input.
+
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W (a 1x1 map has variance 0); the gate is `[N, C, 1, 1]`.
+    """
+
+    EPS = 1e-5  # added to the unbiased variance, under the root
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        zero = nn.initializer.Constant(0.0)
+        self.cfc = self.create_parameter([channels, 2], attr=ParamAttr(initializer=zero, regularizer=NO_DECAY))
+        self.bn = nn.BatchNorm2D(channels, weight_attr=ParamAttr(regularizer=NO_DECAY), bias_attr=ParamAttr(regularizer=NO_DECAY))
+
+    def gate(self, x: Tensor) -> Tensor:
+        mean = x.mean([2, 3], keepdim=True)
+        centred = x - mean
+        variance = (centred * centred).sum([2, 3], keepdim=True) / at_least_one(spatial_size(x) - 1)
+        style = paddle.concat([mean, paddle.sqrt(variance + self.EPS)], axis=3)  # [N, C, 1, 2]
+        return F.sigmoid(self.bn((style * self.cfc.unsqueeze([0, 2])).sum(3, keepdim=True)))
+
+    def macs(self, height: int, width: int) -> int:
+        return 5 * self.channels * height * width + 5 * self.channels  # mean, difference, square, sum, product; the style's own
