@@ -8,7 +8,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from .attention import Attention, list_attention
+from .attention import Attention, SelectiveKernel, list_attention
 from .models import create_model, list_models, model_spec
 
 
@@ -36,11 +36,12 @@ def profile(net: nn.Layer, size: int = 224) -> Profile:
     norm, activations and pooling of the backbone count nothing, as in the published tables. The network is left as it was.
     """
     macs = attn_macs = 0
-    inside = {id(layer) for _, attn in _attentions(net) for layer in attn.sublayers()}
+    attentions = [layer for layer in net.sublayers(include_self=True) if isinstance(layer, (Attention, SelectiveKernel))]
+    inside = {id(layer) for attn in attentions for layer in attn.sublayers()}
 
     def count(layer: nn.Layer, inputs: tuple, output: paddle.Tensor) -> None:
         nonlocal macs, attn_macs
-        if isinstance(layer, Attention):
+        if isinstance(layer, (Attention, SelectiveKernel)):
             cost = layer.macs(inputs[0].shape[2], inputs[0].shape[3])
             attn_macs += cost
         else:
@@ -48,7 +49,9 @@ def profile(net: nn.Layer, size: int = 224) -> Profile:
             attn_macs += cost if id(layer) in inside else 0
         macs += cost
 
-    counted = [layer for layer in net.sublayers(include_self=True) if isinstance(layer, (nn.Conv2D, nn.Linear, Attention))]
+    counted = [
+        layer for layer in net.sublayers(include_self=True) if isinstance(layer, (nn.Conv1D, nn.Conv2D, nn.Linear, Attention, SelectiveKernel))
+    ]
     hooks = [layer.register_forward_post_hook(count) for layer in counted]  # a dry run is the only way to learn the sizes
     modes = [(layer, layer.training) for layer in net.sublayers(include_self=True)]
     try:
@@ -60,23 +63,22 @@ def profile(net: nn.Layer, size: int = 224) -> Profile:
             hook.remove()
         for layer, training in modes:
             layer.training = training
-    attn_params = sum(trainable_params(attn) for _, attn in _attentions(net))
-    return Profile(trainable_params(net), int(macs), attn_params, int(attn_macs), len(_attentions(net)))
+    attn_params = sum(trainable_params(attn) for attn in attentions)
+    return Profile(trainable_params(net), int(macs), attn_params, int(attn_macs), len(attentions))
 
 
-def table() -> str:
-    """Every model in Markdown: its input, its parameters and multiply-accumulates, and what each attention adds to them."""
-    names = list_attention()
-    lines = ["| model | input | parameters | GMACs | " + " | ".join(f"+ {name}" for name in names) + " |", "|---" * (4 + len(names)) + "|"]
+def tables() -> str:
+    """Two tables in Markdown: every model without attention, and what each attention adds to a ResNet-50."""
+    lines = ["| model | input | classes | parameters | GMACs |", "|---|---|---|---|---|"]
     for model in list_models():
         spec = model_spec(model)
         base = profile(create_model(model), spec.input_size)
-        cells = [f"`{model}`", str(spec.input_size), f"{base.params:,}", f"{base.macs / 1e9:.3f}"]
-        for name in names:
-            kwargs = {"groups": 8} if (model, name) == ("mobilenet_v2", "sge") else None  # 64 do not divide its widths
-            attended = profile(create_model(model, name, kwargs), spec.input_size)
-            cells.append(f"{attended.attn_params:,} / {attended.attn_macs / 1e9:.3f}")
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(f"| `{model}` | {spec.input_size} | {spec.num_classes} | {base.params:,} | {base.macs / 1e9:.3f} |")
+    base = profile(create_model("resnet50"))
+    lines += ["", "| resnet50 with | places | + parameters | + GMACs |", "|---|---|---|---|"]
+    for attn in [*list_attention(), "sk"]:
+        with_it = profile(create_model("resnet50", attn))
+        lines.append(f"| `{attn}` | {with_it.attn_sites} | {with_it.params - base.params:,} | {(with_it.macs - base.macs) / 1e9:.4f} |")
     return "\n".join(lines)
 
 
@@ -85,11 +87,7 @@ def trainable_params(net: nn.Layer) -> int:
     return sum(int(np.prod(p.shape)) for p in net.parameters() if not p.stop_gradient)
 
 
-def _attentions(net: nn.Layer) -> list[tuple[str, Attention]]:
-    return [(name, layer) for name, layer in net.named_sublayers(include_self=True) if isinstance(layer, Attention)]
-
-
 def _products(layer: nn.Layer, output: paddle.Tensor) -> int:
     weight = layer.weight.shape
-    per_output = int(np.prod(weight[1:])) if isinstance(layer, nn.Conv2D) else weight[0]
+    per_output = weight[0] if isinstance(layer, nn.Linear) else int(np.prod(weight[1:]))
     return int(np.prod(output.shape)) * per_output

@@ -46,7 +46,9 @@ def test_what_is_named_exists(name: str):
 def test_each_config_and_override_is_valid(command: str):
     words = command.split()
     overrides = words[words.index("-o") + 1 :] if "-o" in words else []
-    load_config(ROOT / words[words.index("-c") + 1], overrides)
+    path = words[words.index("-c") + 1]
+    if path.startswith("configs/"):  # the others are a run's own
+        load_config(ROOT / path, overrides)
 
 
 def test_the_first_python_block_runs(capsys: pytest.CaptureFixture):
@@ -56,7 +58,7 @@ def test_the_first_python_block_runs(capsys: pytest.CaptureFixture):
 
 
 @pytest.mark.slow
-def test_the_table_of_models_is_what_its_command_prints():
-    from paddle_attn.complexity import table
+def test_the_tables_of_models_are_what_its_command_prints():
+    from paddle_attn.complexity import tables
 
-    assert table() in READMES["README.md"]
+    assert tables() in READMES["README.md"]

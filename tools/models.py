@@ -1,4 +1,4 @@
-"""List every model with its size and what each attention adds to it: python tools/models.py"""
+"""List every model with its size, and what each attention adds: python tools/models.py"""
 
 import argparse
 
@@ -7,13 +7,13 @@ from paddle_attn.cli import one_sentence_errors, prepare_paddle
 
 def main() -> None:
     argparse.ArgumentParser(
-        description="Print the table of models: parameters and GMACs, and what each attention adds (parameters / GMACs)."
+        description="Print two tables: every model with its parameters and GMACs, and what each attention adds to a ResNet-50."
     ).parse_args()
     with one_sentence_errors():
         prepare_paddle()
-        from paddle_attn.complexity import table
+        from paddle_attn.complexity import tables
 
-        print(table())
+        print(tables())
 
 
 if __name__ == "__main__":

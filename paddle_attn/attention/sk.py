@@ -32,6 +32,7 @@ class SelectiveKernel(nn.Layer):
         if groups < 1 or channels % groups:
             raise ValueError(f"groups must divide channels: {channels} channels do not make {groups} equal groups")
         hidden = hidden_width(channels, reduction)
+        self.channels, self.stride = channels, stride
         self.conv = nn.Conv2D(channels, channels, 3, stride, 1, bias_attr=False)
         self.bn = nn.BatchNorm2D(channels)
         self.conv_grouped = nn.Conv2D(channels, channels, 3, stride, 1, groups=groups, bias_attr=False)
@@ -49,6 +50,6 @@ class SelectiveKernel(nn.Layer):
         return dense * weights[:, 0] + grouped * weights[:, 1]
 
     def macs(self, height: int, width: int) -> int:
-        """Elementwise work for one image, beside the convolutions; height and width are the input's at stride 1."""
-        channels = self.conv.weight.shape[0]
-        return 6 * channels * height * width
+        """Elementwise work for one image, beside the convolutions; height and width are the input's."""
+        area = -(-height // self.stride) * -(-width // self.stride)
+        return 6 * self.channels * area  # sum of the branches, mean, two products, sum; softmax on one value of a channel
