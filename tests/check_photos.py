@@ -2,7 +2,8 @@
 
 PHOTOS is a .zip, .tar.gz or folder of class folders. TowerNet-SimAM learns 15 epochs at 128 px; each other backbone one epoch at
 64 px, is evaluated and exported, and the exported program must name the class that the network names, for every eval image, with
-its probabilities (one epoch may name few classes; the probabilities tell all the same). Everything goes to output/check-photos; a finished training is not repeated.
+its probabilities (one epoch may name few classes; the probabilities tell all the same).
+Everything goes to output/check-photos; a finished training is not repeated.
 """
 
 from __future__ import annotations
