@@ -16,13 +16,29 @@ _HOMES = {  # public name: the module that defines it
     "create_model": "models",
     "list_models": "models",
     "model_spec": "models",
+    "insert_attention": "models.insertion",
     "load_weights": "weights",
     "save_weights": "weights",
     "profile": "complexity",
     "Predictor": "predict",
     "load_config": "config",
 }
-_ROOMS = ("attention", "cli", "complexity", "config", "data", "engine", "errors", "export", "models", "plots", "predict", "runtime", "weights")
+_ROOMS = (
+    "attention",
+    "cli",
+    "complexity",
+    "config",
+    "convert",
+    "data",
+    "engine",
+    "errors",
+    "export",
+    "models",
+    "plots",
+    "predict",
+    "runtime",
+    "weights",
+)
 
 __all__ = [*_HOMES, *_ROOMS, "__version__"]
 

@@ -167,6 +167,14 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
 
 
+def parse_mapping(text: str, where: str) -> dict[str, Any]:
+    """A mapping in YAML's short form, such as `{reduction: 4}`. Raises UserError that names `where` it stood."""
+    tree = _parse(text, where)
+    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
+        raise UserError(f"{where} must be a mapping such as '{{reduction: 4}}', found {text!r}")
+    return tree
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's floats (PyYAML alone takes 1e-4 for a string), and no key twice."""
 

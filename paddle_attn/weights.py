@@ -6,7 +6,6 @@ containers, and refuses every other name by name.
 
 from __future__ import annotations
 
-import collections
 import os
 import pickle
 from collections.abc import Callable
@@ -16,13 +15,18 @@ from typing import IO, Any
 
 import numpy as np
 import paddle
+import safetensors
 import safetensors.numpy
 from paddle import nn
 
+from . import torch_files
 from .errors import UserError
 from .files import write_whole
+from .torch_files import NUMPY_ONLY, Refused, decode
+from .torch_keys import is_torch_style, our_keys
 
-SUFFIXES = (".pdparams", ".safetensors")
+WRITTEN = (".pdparams", ".safetensors")
+READ = (*WRITTEN, *torch_files.SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,13 @@ class LoadReport:
 
 
 def load_weights(net: nn.Layer, path: str | os.PathLike, strict: bool = True, new_classifier: bool = False) -> LoadReport:
-    """Load a `.pdparams` or `.safetensors` file into a network; nothing is changed unless all of it fits.
+    """Load weights into a network; nothing is changed unless all of it fits.
+
+    PyTorch's checkpoints are read without PyTorch, with the names of torchvision and of the authors' repositories (`torch_keys`).
 
     Args:
         net: any Paddle network.
-        path: the file.
+        path: a `.pdparams`, `.safetensors`, `.pth`, `.pth.tar` or `.pt`.
         strict: missing, unexpected and mis-shaped keys are an error that lists them; False loads what fits.
         new_classifier: a classifier of another size is left as it is, for a network that is to learn other classes.
 
@@ -49,8 +55,17 @@ def load_weights(net: nn.Layer, path: str | os.PathLike, strict: bool = True, ne
 
     Raises: UserError when the file cannot be read, holds anything but tensors, or does not fit.
     """
-    state = read_weights(path)
+    return load_state(net, read_weights(path), path, strict, new_classifier)
+
+
+def load_state(
+    net: nn.Layer, state: dict[str, np.ndarray], where: str | os.PathLike, strict: bool = True, new_classifier: bool = False
+) -> LoadReport:
+    """`load_weights` of arrays by name that are in memory already; `where` names them in errors."""
+    state = dict(state)
     own = net.state_dict()
+    if is_torch_style(state):
+        state = translated(net, state)
     folded = _fold_void_biases(net, state)
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
@@ -62,7 +77,7 @@ def load_weights(net: nn.Layer, path: str | os.PathLike, strict: bool = True, ne
     prefix = getattr(net, "classifier_prefix", None)
     only_the_classifier = bool(wrong) and prefix is not None and all(key.startswith(prefix) for key in wrong)
     if strict and (missing or unexpected or wrong) and not (new_classifier and only_the_classifier and not missing and not unexpected):
-        raise UserError(_why_not(path, report, own, state, wrong if only_the_classifier else []))
+        raise UserError(_why_not(where, report, own, state, wrong if only_the_classifier else []))
     for key in report.loaded:
         own[key].set_value(state[key].astype(own[key].numpy().dtype))
     return report
@@ -101,11 +116,16 @@ def load_pretrained(net: nn.Layer, name: str, source: tuple[str, str] | None) ->
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The tensors of a `.pdparams` or `.safetensors` file, by key. Raises UserError; runs nothing."""
+    """The tensors of a weights file, by the file's own keys. Raises UserError; runs nothing."""
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"cannot read weights from {path}: expected a file that ends in {' or '.join(SUFFIXES)}")
-    state = _read(path, safetensors.numpy.load_file if path.suffix == ".safetensors" else read_pickle)
+    if path.name.endswith(torch_files.SUFFIXES):
+        state = _state_dict(_read(path, torch_files.read_torch))
+    elif path.suffix == ".safetensors":
+        state = _read(path, _read_safetensors)
+    elif path.suffix == ".pdparams":
+        state = _read(path, read_pickle)
+    else:
+        raise UserError(f"cannot read weights from {path}: expected a file that ends in {', '.join(READ)}")
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no weights: expected tensors by name, found a {type(state).__name__}")
     state.pop("StructuredToParameterName@@", None)  # paddle.save's own list of names
@@ -123,8 +143,8 @@ def read_checkpoint(path: str | os.PathLike) -> Any:
 def save_weights(net: nn.Layer, path: str | os.PathLike) -> None:
     """Write a network's weights as `.pdparams` or `.safetensors`; an older file is replaced only by a whole new one."""
     path = Path(path)
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"cannot write weights to {path}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    if path.suffix not in WRITTEN:
+        raise UserError(f"cannot write weights to {path}: expected a name that ends in {' or '.join(WRITTEN)}")
     state = net.state_dict()
     if path.suffix == ".safetensors":
         arrays = {key: np.ascontiguousarray(value.numpy()) for key, value in state.items()}
@@ -145,31 +165,45 @@ def read_pickle(path: Path) -> Any:
         return _TensorUnpickler(file).load()
 
 
-# what a pickle may name; all of it builds arrays and dictionaries. numpy 2 renamed numpy.core to numpy._core
-_reconstruct, _scalar = np.zeros(1).__reduce__()[0], np.float32(0).__reduce__()[0]
-_ADMITTED = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("collections", "OrderedDict"): collections.OrderedDict,
-}
-
-
-class _Refused(Exception):
-    pass
-
-
 class _TensorUnpickler(pickle.Unpickler):
     def __init__(self, file: IO[bytes]):
         super().__init__(file, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ADMITTED:
-            raise _Refused(f"it asks for {module}.{name}, which no weights file needs; nothing of it was run")
-        return _ADMITTED[module, name]
+        if (module, name) not in NUMPY_ONLY:
+            raise Refused(f"{module}.{name}, which no weights file needs; nothing of it was run")
+        return NUMPY_ONLY[module, name]
+
+
+SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    return {
+        key: decode(bytes(info["data"]), SAFETENSORS[info["dtype"]]).reshape(info["shape"])
+        for key, info in safetensors.deserialize(path.read_bytes())
+    }
+
+
+def _state_dict(tree: Any) -> Any:
+    """The state dict in what a training script saved."""
+    for key in ("state_dict", "model", "net"):
+        if isinstance(tree, dict) and isinstance(tree.get(key), dict):
+            return tree[key]
+    return tree
+
+
+def translated(net: nn.Layer, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A PyTorch state dict with our names, and its values in Paddle's layouts."""
+    linear = {f"{name}.weight" for name, layer in net.named_sublayers() if isinstance(layer, nn.Linear)}
+    flat = {f"{name}.{part}" for name, layer in net.named_sublayers() if isinstance(layer, nn.LayerNorm) for part in ("weight", "bias")}
+    translated = {}
+    for theirs, ours in our_keys(state).items():
+        value = state[theirs]
+        if ours in linear and value.ndim in (2, 4):
+            value = value.reshape(value.shape[:2]).T if value.size == value.shape[0] * value.shape[1] else value
+        translated[ours] = value.ravel() if ours in flat else value
+    return translated
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
@@ -177,8 +211,8 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
         return reader(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-    except _Refused as error:
-        raise UserError(f"{path} is refused: {error}") from None
+    except Refused as error:
+        raise UserError(f"{path} is refused: it asks for {error}") from None
     except Exception as error:  # a broken pickle can raise anything
         raise UserError(f"{path} is damaged or no weights file: expected a whole {path.suffix} file, found {type(error).__name__} in it") from None
 
@@ -193,13 +227,13 @@ def _fold_void_biases(net: nn.Layer, state: dict[str, np.ndarray]) -> list[str]:
     return folded
 
 
-def _why_not(path: str | os.PathLike, report: LoadReport, own: dict, state: dict, classifier: list[str]) -> str:
+def _why_not(where: str | os.PathLike, report: LoadReport, own: dict, state: dict, classifier: list[str]) -> str:
     if classifier and not report.missing and not report.unexpected:
         key = classifier[0]
-        return f"{path} has a classifier of {state[key].shape[-1]} classes, expected {own[key].shape[-1]} as the network has (model.num_classes)"
+        return f"{where} has a classifier of {state[key].shape[-1]} classes, expected {own[key].shape[-1]} as the network has (model.num_classes)"
     parts = [("missing", report.missing), ("unexpected", report.unexpected), ("of another shape", report.mismatched)]
     found = "; ".join(f"{len(keys)} {what} ({_shortened(keys)})" for what, keys in parts if keys)
-    return f"{path} does not fit the network: expected its {len(own)} keys, found {found}"
+    return f"{where} does not fit the network: expected its {len(own)} keys, found {found}"
 
 
 def _shortened(keys: list[str] | tuple[str, ...], most: int = 6) -> str:

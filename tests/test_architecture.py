@@ -11,11 +11,11 @@ PACKAGE = ROOT / "paddle_attn"
 # from the top floor down; a room may import what stands below it, and files of its own folder
 FLOORS = [
     {"engine"},
-    {"export", "complexity"},
+    {"export", "complexity", "convert"},
     {"models"},
     {"attention", "predict"},
     {"data", "weights", "config", "cli", "plots"},
-    {"runtime", "files", "errors"},
+    {"runtime", "files", "errors", "torch_files", "torch_keys"},
 ]
 WITHOUT_PADDLE = ["config.py", "runtime.py", "cli.py", "files.py", "errors.py", "data/images.py", "data/drawn.py", "data/sources.py", "data/split.py"]
 

@@ -15,6 +15,7 @@ from paddle.static import InputSpec
 
 from paddle_attn import create_attention, list_attention
 from paddle_attn.attention import ATTENTION
+from paddle_attn.weights import load_state, translated
 
 # the files' names: our module and its arguments
 CASES = {
@@ -39,42 +40,6 @@ FILES = [f"{case}-{shape}.npz" for case in CASES for shape in SHAPES if (case, s
 SMALL = {"sge": {"groups": 8}}
 
 
-def our_name(torch_name: str) -> str:
-    renames = {
-        "ChannelGate.mlp.1": "channel_gate.mlp.0",
-        "ChannelGate.mlp.3": "channel_gate.mlp.2",
-        "SpatialGate.spatial": "spatial_gate",
-        "channel_att.gate_c.gate_c_fc_0": "channel_gate.0",
-        "channel_att.gate_c.gate_c_bn_1": "channel_gate.1",
-        "channel_att.gate_c.gate_c_fc_final": "channel_gate.3",
-        "spatial_att.gate_s.gate_s_conv_reduce0": "spatial_gate.0",
-        "spatial_att.gate_s.gate_s_bn_reduce0": "spatial_gate.1",
-        "spatial_att.gate_s.gate_s_conv_di_0": "spatial_gate.3",
-        "spatial_att.gate_s.gate_s_bn_di_0": "spatial_gate.4",
-        "spatial_att.gate_s.gate_s_conv_di_1": "spatial_gate.6",
-        "spatial_att.gate_s.gate_s_bn_di_1": "spatial_gate.7",
-        "spatial_att.gate_s.gate_s_conv_final": "spatial_gate.9",
-        "conv_mask": "mask",
-        "channel_add_conv": "transform",
-        "channel_mul_conv": "transform",
-        "running_mean": "_mean",
-        "running_var": "_variance",
-    }
-    for theirs, ours in renames.items():
-        torch_name = torch_name.replace(theirs, ours)
-    return torch_name
-
-
-def ours(torch_name: str, value: np.ndarray) -> np.ndarray:
-    """Linear weights are transposed in Paddle, and a layer norm's are flat."""
-    if value.ndim == 3 and value.shape[1:] == (1, 1):
-        return value.ravel()
-    if value.ndim == 4 and torch_name.startswith(("channel_add_conv", "channel_mul_conv")):  # GC's, on one value of a channel
-        value = value[:, :, 0, 0]
-    is_linear = value.ndim == 2 and torch_name.endswith("weight")
-    return value.T if is_linear else value
-
-
 def assert_close(found: paddle.Tensor, expected: np.ndarray, tolerance: float) -> None:
     excess = np.abs(found.numpy() - expected) - tolerance * (1 + np.abs(expected))
     assert excess.max() <= 0, f"off by {excess.max():.2e} more than {tolerance:g} * (1 + |y|)"
@@ -86,13 +51,9 @@ def test_agrees_with_the_authors_code(file: str, mode: str):
     tensors = np.load(golden_file(f"attention/{file}"))
     name, kwargs = CASES[file.rpartition("-")[0]]
     attn = create_attention(name, channels=tensors["x"].shape[1], **kwargs)
-    state = attn.state_dict()
-    given_names = {key.removeprefix("param/") for key in tensors if key.startswith("param/")}
-    assert {our_name(key) for key in given_names} == set(state)
-    for key in given_names:
-        state[our_name(key)].set_value(ours(key, tensors[f"param/{key}"]))
+    load_state(attn, {f"module.{key.removeprefix('param/')}": tensors[key] for key in tensors if key.startswith("param/")}, file)
     attn.train() if mode == "train" else attn.eval()
-    looser = 10 if mode == "train" and any(key.endswith("_mean") for key in state) else 1
+    looser = 10 if mode == "train" and any(key.endswith("_mean") for key in attn.state_dict()) else 1
 
     x = paddle.to_tensor(tensors["x"], stop_gradient=False)
     y = attn(x)
@@ -103,11 +64,11 @@ def test_agrees_with_the_authors_code(file: str, mode: str):
     parameters = dict(attn.named_parameters())
     gradients = [key for key in tensors if key.startswith(f"{mode}/grad/")]
     assert len(gradients) == sum(not p.stop_gradient for p in parameters.values())
-    for key in gradients:
-        torch_name = key.removeprefix(f"{mode}/grad/")
+    theirs = translated(attn, {f"module.{key.removeprefix(f'{mode}/grad/')}": tensors[key] for key in gradients})
+    for name_of, gradient in theirs.items():
         # SRM's norm over two samples amplifies rounding: in float64 the authors' formula is 1.9e-3 off their own float32 gradient
-        touchy = 2 if (name, mode, torch_name) == ("srm", "train", "cfc") else 1
-        assert_close(parameters[our_name(torch_name)].grad, ours(torch_name, tensors[key]), 1e-4 * looser * touchy)
+        touchy = 2 if (name, mode, name_of) == ("srm", "train", "cfc") else 1
+        assert_close(parameters[name_of].grad, gradient, 1e-4 * looser * touchy)
 
 
 def make(name: str, channels: int = 32, **kwargs) -> paddle.nn.Layer:

@@ -11,12 +11,12 @@ import paddle
 import pytest
 from conftest import GOLDEN, golden_file
 from paddle.vision import models as paddle_models
-from test_attention import our_name, ours
 
 from paddle_attn import create_model, list_attention, list_models, load_weights, model_spec
 from paddle_attn.attention import Attention
 from paddle_attn.complexity import trainable_params
 from paddle_attn.models.placement import SLOTS
+from paddle_attn.weights import load_state
 
 PADDLES = [name for name in list_models() if name != "towernet" and not name.startswith("cifar_")]
 # one of each family, and of each kind of block; the others are slow
@@ -92,44 +92,6 @@ def torch_weights(key: str, shape: list[int]) -> np.ndarray:
     return value.astype("float32")
 
 
-def our_key(torch_key: str, entry: str) -> str:
-    """Where the authors' keys go in our networks: repository by repository, as the reference lists them."""
-    _, _, attn = entry.split("/")
-    key = torch_key
-    if entry.startswith("cifar/"):
-        key = re.sub(r"block(\d)\.layer\.", r"layer\1.", key)
-        key = key.replace("convShortcut.", "downsample.").replace("linear.", "fc.")
-        if "preresnet" in entry:
-            key = key.replace("shortcut.0.", "downsample.")
-        key = key.replace("shortcut.", "downsample.")
-        if "wideresnet" in entry:
-            key = re.sub(r"^bn1\.", "bn.", key)
-        if "mobilenetv2" in entry:
-            key = re.sub(r"^layers\.(\d+)\.", lambda match: f"features.{int(match[1]) + 1}.", key)
-            key = re.sub(r"^conv1\.", "features.0.0.", re.sub(r"^bn1\.", "features.0.1.", key))
-            key = re.sub(r"^conv2\.", "features.18.0.", re.sub(r"^bn2\.", "features.18.1.", key))
-            key = re.sub(r"\.bn3\.1\.", ".attn.", re.sub(r"\.(bn3|conv2)\.0\.", r".\1.", key))
-            for theirs, ours_ in {"conv1": "0.0", "bn1": "0.1", "conv2": "1.0", "bn2": "1.1", "conv3": "2", "bn3": "3"}.items():
-                key = re.sub(rf"^(features\.\d+)\.{theirs}\.", rf"\1.conv.{ours_}.", key)
-            key = key.replace("fc.weight", "classifier.1.weight").replace("fc.bias", "classifier.1.bias") if "attn" not in key else key
-        else:
-            key = re.sub(r"\.(bn[23]|conv[23])\.1\.", ".attn.", key)
-            key = re.sub(r"\.(bn[23]|conv[23])\.0\.", r".\1.", key)
-        return our_name(key)
-    key = re.sub(r"\.(bn[23])\.1\.", ".attn.", key)
-    key = re.sub(r"\.(bn[23]|conv2)\.0\.", r".\1.", key)
-    key = re.sub(r"(features\.\d+)\.conv\.\d+\.(fc|ChannelGate|SpatialGate)\b", r"\1.attn.\2", key)
-    if attn == "simam":  # it pushes the depthwise convolution's batch norm one place on
-        key = re.sub(r"(features\.\d+\.conv\.\d)\.2\.", r"\1.1.", key)
-    if attn == "sk":
-        unit = {"conv2g": "conv_grouped", "bn2g": "bn_grouped", "conv2": "conv", "bn2": "bn", "conv_fc1": "squeeze", "bn_fc1": "squeeze_bn"}
-        key = re.sub(r"^(layer\d\.\d+)\.(conv2g|bn2g|conv2|bn2|conv_fc1|bn_fc1)\.", lambda m: f"{m[1]}.unit.{unit[m[2]]}.", key)
-        key = key.replace("conv_fc2.", "unit.select.")
-    key = re.sub(r"^bam(\d)\.", r"attn.\1.", key)
-    key = re.sub(r"\.(sge|eca|rclb)\.", ".attn.", key)
-    return our_name(key.replace("classifier.0", "classifier.1"))
-
-
 REFERENCE = json.loads((GOLDEN / "networks" / "networks.json").read_text())
 
 
@@ -149,11 +111,7 @@ def test_logits_are_those_of_the_authors_networks(entry: str):
     name = f"cifar_{model}" if family == "cifar" else model
     net = create_model(name, attn, entry_kwargs(entry), num_classes=len(expected["logits"][0]))
     assert trainable_params(net) == expected["params"]
-    state = net.state_dict()
-    assert {our_key(key, entry) for key in keys if "num_batches" not in key} == set(state)
-    for key, shape in keys.items():
-        if "num_batches" not in key:
-            state[our_key(key, entry)].set_value(ours(key, torch_weights(key, shape)))
+    load_state(net, {key: torch_weights(key, shape) for key, shape in keys.items()}, entry)
     net.eval()
     x = np.random.default_rng(expected["input_seed"]).standard_normal(expected["input"]).astype("float32")
     logits = np.array(expected["logits"])

@@ -1,0 +1,88 @@
+"""Attention for networks that are not ours: any Paddle network, without touching its code or its parameters' names."""
+
+from __future__ import annotations
+
+import fnmatch
+from typing import Any
+
+import paddle
+from paddle import Tensor, nn
+
+from ..attention import create_attention
+from ..errors import UserError, unknown_name
+
+NAME = "attn"  # the sublayer under which the attention lives in the layer that it follows
+
+
+def insert_attention(net: nn.Layer, name: str, after: str, size: int = 224, **attn_kwargs: Any) -> list[str]:
+    """Put an attention behind every sublayer whose name matches a pattern.
+
+    The attention becomes the sublayer `attn` of the layer it follows, so every existing parameter keeps its name; state dicts,
+    `paddle.Model`, export and `copy.deepcopy` work as before.
+
+    Args:
+        net: any network that takes `[N, 3, H, W]`; it is changed in place.
+        name: one of `list_attention()`.
+        after: a glob over sublayer names, such as `'layer3.*.conv2'`; a `*` stands for any text without a dot.
+        size: side of the image of the dry run that finds the channels.
+        attn_kwargs: the attention's own arguments.
+
+    Returns: the names of the sublayers that were followed, in the network's order.
+
+    Raises: UserError when no sublayer matches, one has an attention already, or its output is no map `[N, C, H, W]`; nothing is
+    changed then.
+    """
+    layers = dict(net.named_sublayers())
+    places = [path for path in layers if _matches(path, after)]
+    if not places:
+        raise unknown_name("sublayer pattern", after, [path for path in layers if path.count(".") == after.count(".")][:40])
+    taken = [path for path in places if hasattr(layers[path], NAME)]
+    if taken:
+        raise UserError(f"the sublayer '{taken[0]}' has an '{NAME}' already: expected a pattern of layers without one")
+    shapes = _output_shapes(net, {path: layers[path] for path in places}, size)
+    modules = {}
+    for path in places:
+        shape = shapes.get(path)
+        if shape is None or len(shape) != 4:
+            found = f"an output of shape {shape}" if shape else "a layer that a forward pass does not call"
+            raise UserError(f"the sublayer '{path}' gives no map [N, C, H, W]: found {found}")
+        modules[path] = create_attention(name, shape[1], **attn_kwargs)
+    for path, module in modules.items():
+        layer = layers[path]
+        layer.add_sublayer(NAME, module)
+        if not isinstance(layer, nn.Sequential):  # a Sequential runs what it is given last by itself
+            layer.register_forward_post_hook(_attend)
+    return places
+
+
+def _attend(layer: nn.Layer, inputs: tuple, output: Tensor) -> Tensor:
+    return getattr(layer, NAME)(output)
+
+
+def _matches(path: str, pattern: str) -> bool:
+    names, wanted = path.split("."), pattern.split(".")
+    return len(names) == len(wanted) and all(map(fnmatch.fnmatchcase, names, wanted))
+
+
+def _output_shapes(net: nn.Layer, layers: dict[str, nn.Layer], size: int) -> dict[str, list[int]]:
+    """The shapes that the layers give for one image; the network is left as it was."""
+    shapes: dict[str, list[int]] = {}
+
+    def note(path: str):
+        def hook(layer, inputs, output):
+            shapes[path] = list(output.shape) if isinstance(output, Tensor) else []
+
+        return hook
+
+    hooks = [layer.register_forward_post_hook(note(path)) for path, layer in layers.items()]
+    modes = [(layer, layer.training) for layer in net.sublayers(include_self=True)]
+    try:
+        net.eval()
+        with paddle.no_grad():
+            net(paddle.zeros([1, 3, size, size]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for layer, training in modes:
+            layer.training = training
+    return shapes

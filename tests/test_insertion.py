@@ -1,0 +1,121 @@
+"""Attention put into networks that are not ours."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle.static import InputSpec
+from paddle.vision import models
+
+from paddle_attn import insert_attention, list_attention
+from paddle_attn.errors import UserError
+
+SIZE = 64
+NETWORKS = {  # a pattern for each
+    "densenet121": (models.densenet121, "batch_norm"),
+    "shufflenet_v2": (models.shufflenet_v2_x0_25, "_last_conv"),
+    "squeezenet": (models.squeezenet1_1, "_conv_last"),
+    "googlenet": (models.googlenet, "_conv_2"),
+    "resnet18": (models.resnet18, "layer3.*.conv2"),
+    "mobilenet_v2": (models.mobilenet_v2, "features.*.conv"),
+}
+
+
+def small(name: str) -> paddle.nn.Layer:
+    paddle.seed(0)
+    net = NETWORKS[name][0](num_classes=4)
+    net.eval()
+    return net
+
+
+def answer(net: paddle.nn.Layer, x: paddle.Tensor) -> np.ndarray:
+    out = net(x)
+    return (out[0] if isinstance(out, (list, tuple)) else out).numpy()  # GoogLeNet has auxiliary outputs
+
+
+def first_pattern(net: paddle.nn.Layer, wanted: str) -> str:
+    """The wanted pattern, or the first convolution of a network whose inner names we do not know."""
+    names = dict(net.named_sublayers())
+    if wanted in names or "*" in wanted:
+        return wanted
+    return next(name for name, layer in names.items() if isinstance(layer, paddle.nn.Conv2D))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_paddles_networks_take_it_keep_their_names_and_change(name: str):
+    size = 224 if name == "googlenet" else SIZE  # its auxiliary classifiers fit no other size
+    net, x = small(name), paddle.randn([2, 3, size, size])
+    before, answered = {key: value.numpy() for key, value in net.state_dict().items()}, answer(net, x)
+    places = insert_attention(net, "se", after=first_pattern(net, NETWORKS[name][1]), size=size, reduction=2)
+    assert places
+    after = net.state_dict()
+    assert set(before) <= set(after) and all(np.array_equal(after[key].numpy(), before[key]) for key in before)
+    assert {key for key in after if key not in before} == {f"{place}.attn.fc.{i}.weight" for place in places for i in (0, 2)}
+    assert np.abs(answer(net, x) - answered).max() > 0
+
+
+def test_the_places_are_those_of_the_pattern():
+    net = small("resnet18")
+    assert insert_attention(net, "simam", after="layer[34].*.conv2", size=SIZE) == [f"layer{i}.{j}.conv2" for i in (3, 4) for j in (0, 1)]
+    assert net.layer3[0].conv2.attn.channels == 256
+
+
+@pytest.mark.parametrize("name", list_attention())
+def test_every_attention_computes_what_it_computes_alone(name: str):
+    class Net(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.body = paddle.nn.Conv2D(3, 64, 3)
+            self.head = paddle.nn.Linear(64, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x).mean([2, 3]))
+
+    net = Net()
+    net.eval()
+    x = paddle.randn([2, 3, 16, 12])
+    plain = net.body(x)
+    assert insert_attention(net, name, after="body", size=16) == ["body"]
+    net.eval()
+    np.testing.assert_allclose(net(x).numpy(), net.head(net.body.attn(plain).mean([2, 3])).numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_it_survives_state_dict_copy_export_and_training(tmp_path: Path):
+    net, other = small("mobilenet_v2"), small("mobilenet_v2")
+    for one in (net, other):
+        insert_attention(one, "cbam", after="features.*.conv", size=SIZE, reduction=4)
+        one.eval()
+    x = paddle.randn([2, 3, SIZE, SIZE])
+    copied = copy.deepcopy(net)
+    other.set_state_dict(net.state_dict())
+    np.testing.assert_allclose(answer(other, x), answer(net, x), rtol=1e-5)
+    np.testing.assert_allclose(answer(copied, x), answer(net, x), rtol=1e-5)
+    spec = [InputSpec([None, 3, SIZE, SIZE], "float32", "x")]
+    paddle.jit.save(paddle.jit.to_static(copied, input_spec=spec, full_graph=True), str(tmp_path / "net"))
+    np.testing.assert_allclose(paddle.jit.load(str(tmp_path / "net"))(x).numpy(), answer(net, x), rtol=1e-4, atol=1e-6)
+    model = paddle.Model(net)
+    model.prepare(paddle.optimizer.SGD(0.1, parameters=net.parameters()), paddle.nn.CrossEntropyLoss())
+    before = net.features[1].conv.attn.channel_gate.mlp[2].bias.numpy().copy()
+    model.train_batch([x], [paddle.to_tensor([0, 1])])
+    assert not np.array_equal(net.features[1].conv.attn.channel_gate.mlp[2].bias.numpy(), before)
+
+
+def test_a_mistake_is_told_and_changes_nothing():
+    net = small("resnet18")
+    keys = set(net.state_dict())
+    with pytest.raises(UserError, match=r"unknown sublayer pattern 'layer3\.\*\.conv9'"):
+        insert_attention(net, "simam", after="layer3.*.conv9", size=SIZE)
+    with pytest.raises(UserError, match="unknown attention 'simm'"):
+        insert_attention(net, "simm", after="layer3.*.conv2", size=SIZE)
+    with pytest.raises(UserError, match=r"the sublayer 'fc' gives no map .*output of shape \[1, 4\]"):
+        insert_attention(net, "se", after="fc", size=SIZE)
+    with pytest.raises(UserError, match="groups must divide channels"):
+        insert_attention(net, "sge", after="layer3.*.conv2", size=SIZE, groups=7)
+    assert set(net.state_dict()) == keys
+    insert_attention(net, "se", after="layer3.*.conv2", size=SIZE)
+    with pytest.raises(UserError, match=r"the sublayer 'layer3\.0\.conv2' has an 'attn' already"):
+        insert_attention(net, "simam", after="layer*.*.conv2", size=SIZE)

@@ -1,0 +1,28 @@
+"""Convert a PyTorch checkpoint: python tools/convert.py model.pth.tar --arch resnet50 --attn simam --out resnet50_simam.pdparams"""
+
+import argparse
+
+from paddle_attn.cli import one_sentence_errors, prepare_paddle
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Convert an author's PyTorch checkpoint; PyTorch is not needed and nothing in the file is run.")
+    parser.add_argument("source", metavar="SRC", help="a .pth, .pth.tar, .pt or .safetensors")
+    parser.add_argument("--arch", required=True, metavar="NAME", help="such as resnet50 or cifar_preresnet20")
+    parser.add_argument("--attn", metavar="NAME", help="the attention that it was trained with")
+    parser.add_argument("--attn-kwargs", default="{}", metavar="YAML", help="its arguments, such as '{reduction: 4}'")
+    parser.add_argument("--out", required=True, metavar="FILE", help="a .pdparams or .safetensors")
+    arguments = parser.parse_args()
+    with one_sentence_errors():
+        from paddle_attn.config import parse_mapping
+
+        attn_kwargs = parse_mapping(arguments.attn_kwargs, "--attn-kwargs")
+        prepare_paddle()
+        from paddle_attn.convert import convert
+
+        report = convert(arguments.source, arguments.out, arguments.arch, arguments.attn, attn_kwargs)
+        print(f"{len(report.loaded)} tensors of {arguments.source} are in {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
