@@ -56,12 +56,14 @@ class AugmentConfig:
     vflip: float = 0.0  # probability of turning upside down
     crop_scale: tuple[float, float] | None = None  # random-resized crop: the part of the area that is kept, e.g. [0.08, 1.0]
     color_jitter: float = 0.0  # brightness, contrast and saturation vary by up to ± this fraction
+    pad_crop: int = 0  # pad by this many pixels, then crop the size at a random place (4 for CIFAR)
 
     def __post_init__(self):
         _in_range("data.augment.rotation", self.rotation, 0, 180)
         _in_range("data.augment.hflip", self.hflip, 0, 1)
         _in_range("data.augment.vflip", self.vflip, 0, 1)
         _in_range("data.augment.color_jitter", self.color_jitter, 0, 1)
+        _in_range("data.augment.pad_crop", self.pad_crop, 0)
         if self.crop_scale is not None:
             low, high = self.crop_scale
             if not 0 < low <= high <= 1:
@@ -70,7 +72,8 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    root: str = "datasets/caltech101-16"  # holds train/<class>/* and eval/<class>/*, as tools/split.py writes them
+    dataset: str = "folder"  # 'folder' of class folders, or 'cifar10', 'cifar100'
+    root: str = "datasets/caltech101-16"  # holds train/<class>/* and eval/<class>/* (or val/), as tools/split.py writes them; CIFAR's archive
     size: int | None = None  # side of the square input; null: the model's own (256 for towernet, 224 for the others)
     resize: str = "stretch"  # 'stretch' to the square (the notebook's), or 'crop': short side to size / 0.875, then the centre
     mean: tuple[float, float, float] | None = None  # of R, G, B in 0..1; null: the model's own
@@ -82,6 +85,7 @@ class DataConfig:
     def __post_init__(self):
         if self.size is not None:
             _in_range("data.size", self.size, 1)
+        _one_of("data.dataset", self.dataset, ("folder", "cifar10", "cifar100"))
         _one_of("data.resize", self.resize, ("stretch", "crop"))
         _in_range("data.workers", self.workers, 0)
         _in_range("data.cache", self.cache, 0)
@@ -95,21 +99,24 @@ class OptimConfig:
     lr: float = 0.01  # the rate after warm-up
     momentum: float = 0.9  # of 'momentum'
     weight_decay: float = 1e-4  # L2, on every trainable parameter; decoupled under 'adamw'
-    schedule: str = "cosine"  # 'cosine' to 0, 'step', 'constant'
+    schedule: str = "cosine"  # 'cosine' to 0, 'step', 'multistep', 'constant'
     schedule_unit: str = "epoch"  # the rate changes after each 'epoch' or each 'step' (a batch)
-    step_epochs: int = 30  # 'step': multiply by step_gamma after this many epochs, and again …
-    step_gamma: float = 0.1  # … by this factor
+    step_epochs: int = 30  # 'step': multiply by step_gamma after this many epochs, and again
+    milestones: tuple[int, ...] = ()  # 'multistep': multiply by step_gamma when each of these epochs begins, counted from 0
+    step_gamma: float = 0.1  # the factor of 'step' and 'multistep'
     warmup_epochs: int = 0  # the rate climbs in a straight line over this many epochs
     label_smoothing: float = 0.0  # of the training loss; the eval loss is never smoothed
 
     def __post_init__(self):
         _one_of("optim.name", self.name, ("momentum", "sgd", "adam", "adamw"))
-        _one_of("optim.schedule", self.schedule, ("cosine", "step", "constant"))
+        _one_of("optim.schedule", self.schedule, ("cosine", "step", "multistep", "constant"))
         _one_of("optim.schedule_unit", self.schedule_unit, ("epoch", "step"))
         _in_range("optim.lr", self.lr, 0)
         _in_range("optim.momentum", self.momentum, 0, 1)
         _in_range("optim.weight_decay", self.weight_decay, 0)
         _in_range("optim.step_epochs", self.step_epochs, 1)
+        if self.schedule == "multistep" and (not self.milestones or list(self.milestones) != sorted(set(self.milestones))):
+            raise UserError(f"optim.milestones must be epochs in rising order, found {list(self.milestones)}")
         _in_range("optim.step_gamma", self.step_gamma, 0, 1)
         _in_range("optim.warmup_epochs", self.warmup_epochs, 0)
         _in_range("optim.label_smoothing", self.label_smoothing, 0, 1)
@@ -234,6 +241,8 @@ def _coerce(hint: Any, value: Any, key: str) -> Any:
         (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
     if typing.get_origin(hint) is tuple:
         members = typing.get_args(hint)
+        if members[-1] is Ellipsis and isinstance(value, (list, tuple)):
+            members = members[:1] * len(value)
         if not isinstance(value, (list, tuple)) or len(value) != len(members):
             raise UserError(f"{key} must be a list of {len(members)} numbers, found {value!r}")
         return tuple(_coerce(member, item, key) for member, item in zip(members, value, strict=True))

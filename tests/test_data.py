@@ -258,3 +258,57 @@ def test_drawn_images_are_the_same_each_time_and_not_told_by_their_average(tmp_p
     centroids = np.stack([x[(y == label) & ~held_out].mean(0) for label in range(16)])
     nearest = ((x[held_out][:, None] - centroids) ** 2).sum(2).argmin(1)
     assert (nearest == y[held_out]).mean() <= 0.6
+
+
+# ---- CIFAR, from a drawn stand-in for its archive
+
+
+def write_cifar(folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str = "cifar10", count: int = 20) -> None:
+    """An archive with the official one's layout, and its checksum made the expected one."""
+    import io
+    import pickle
+    import tarfile
+
+    from paddle_attn.data import cifar
+    from paddle_attn.files import checksum
+
+    reader, name, _ = cifar.ARCHIVES[dataset]
+    rng = np.random.default_rng(0)
+    names = [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"] if dataset == "cifar10" else ["train", "test"]
+    with tarfile.open(folder / name, "w:gz") as archive:
+        for batch in names:
+            labels = (np.arange(count) % 10).tolist()
+            pixels = rng.integers(0, 60, [count, 3072]) + np.asarray(labels)[:, None] * 18  # the class is the brightness
+            content = pickle.dumps({b"data": pixels.astype("uint8"), b"labels" if dataset == "cifar10" else b"fine_labels": labels})
+            info = tarfile.TarInfo(f"cifar/{batch}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    monkeypatch.setitem(cifar.ARCHIVES, dataset, (reader, name, checksum(folder / name, "md5")))
+
+
+@pytest.mark.parametrize(("dataset", "train", "classes"), [("cifar10", 100, 10), ("cifar100", 20, 100)])
+def test_cifar_is_read_as_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dataset: str, train: int, classes: int):
+    from paddle_attn.data.cifar import CifarImages
+
+    write_cifar(tmp_path, monkeypatch, dataset)
+    images = CifarImages(dataset, tmp_path, "train", PLAIN)
+    assert len(images) == train and len(CifarImages(dataset, tmp_path, "eval", PLAIN)) == 20 and len(images.classes) == classes
+    labels = np.concatenate([label.numpy() for _, label in Loader(images, 16)])
+    assert labels.tolist() == [index % 10 for index in range(20)] * (train // 20)
+    assert images.image(9).size == (32, 32) and np.asarray(images.image(9)).mean() > np.asarray(images.image(0)).mean() + 100
+
+
+def test_another_archive_in_cifars_place_is_not_opened(tmp_path: Path):
+    from paddle_attn.data.cifar import CifarImages
+
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"a pickle that does something")
+    with pytest.raises(UserError, match=r"is not the official archive: MD5 \w+ expected, \w+ found"):
+        CifarImages("cifar10", tmp_path, "train", PLAIN)
+
+
+def test_pad_crop_moves_the_image_by_at_most_the_padding():
+    image = Image.new("RGB", (32, 32), "black")
+    image.paste("white", (16, 16, 17, 17))
+    found = {tuple(np.argwhere(np.asarray(Augment(pad_crop=4)(image, random.Random(seed)))[..., 0])[0]) for seed in range(400)}
+    rows, columns = zip(*found, strict=True)
+    assert (min(rows), max(rows), min(columns), max(columns)) == (12, 20, 12, 20)

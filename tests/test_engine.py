@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from conftest import ROOT, make_images
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from test_data import write_cifar
 
 from paddle_attn import create_model, save_weights
-from paddle_attn.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from paddle_attn.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, load_config
 from paddle_attn.engine import evaluate, evaluate_config, fit, load_trained, make_loader, set_device
 from paddle_attn.engine.history import Row
 from paddle_attn.engine.optim import ClassificationLoss, make_optimizer, make_schedule, rate_factor
@@ -60,19 +62,22 @@ def test_per_step_it_moves_with_every_batch(split_data: Path, tmp_path: Path):
 
 
 @given(
-    schedule=st.sampled_from(["cosine", "step", "constant"]),
+    schedule=st.sampled_from(["cosine", "step", "multistep", "constant"]),
     total=st.integers(1, 200),
     warmup=st.integers(0, 20),
     t=st.integers(0, 300),
 )
 def test_the_factor_is_a_fraction_that_never_rises_after_warm_up(schedule: str, total: int, warmup: int, t: int):
-    factor = rate_factor(schedule, total, warmup, step=30)
+    factor = rate_factor(schedule, total, warmup, drops=[30, 60])
     assert 0 <= factor(t) <= 1
-    assert factor(t + 1) >= factor(t) if t < warmup and schedule != "step" else t < warmup or factor(t + 1) <= factor(t)
+    if t < warmup:
+        assert factor(t) < 1 and (t + 1 == warmup or factor(t) < factor(t + 1))
+    else:
+        assert factor(t + 1) <= factor(t)
 
 
 def test_step_schedule_divides_when_it_should():
-    factor = rate_factor("step", 100, step=30, gamma=0.1)
+    factor = rate_factor("step", 100, drops=[30, 60, 90], gamma=0.1)
     assert [factor(t) for t in (0, 29, 30, 59, 60)] == pytest.approx([1, 1, 0.1, 0.1, 0.01])
 
 
@@ -279,6 +284,25 @@ def test_starting_from_weights_of_other_classes_says_what_starts_anew(split_data
     console = Console(record=True, width=300, file=io.StringIO())
     fit(dataclasses.replace(config, model=dataclasses.replace(config.model, weights=str(tmp_path / "seven.pdparams"))), console)
     assert "the classifier starts anew (b6.weight: expected [256, 3], found [256, 7]" in console.export_text()
+
+
+def test_the_cifar_recipe_runs_on_a_stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_cifar(tmp_path, monkeypatch)
+    changes = [f"data.root={tmp_path}", "train.epochs=3", "train.batch_size=20", "optim.milestones=[1, 2]", "optim.lr=0.05"]
+    config = load_config(ROOT / "configs" / "cifar" / "resnet20_simam.yaml", [*changes, f"train.output={tmp_path / 'run'}"])
+    rows = fit(config, QUIET)
+    assert [row.lr for row in rows] == pytest.approx([0.05, 0.005, 0.0005])
+    assert rows[-1].train_loss < rows[0].train_loss
+    assert evaluate_config(config, tmp_path / "run" / "best.pdparams").confusion.sum() == 20
+
+
+def test_the_imagenet_recipe_runs_on_a_small_folder_with_val(tmp_path: Path):
+    make_images(tmp_path / "train", per_class=4)
+    make_images(tmp_path / "val", per_class=2)
+    changes = [f"data.root={tmp_path}", "train.epochs=1", "train.batch_size=4", "data.size=64", "data.workers=0"]
+    config = load_config(ROOT / "configs" / "imagenet" / "resnet18_simam.yaml", [*changes, f"train.output={tmp_path / 'run'}"])
+    (row,) = fit(config, QUIET)
+    assert math.isfinite(row.train_loss) and row.lr == 0.1
 
 
 def test_all_augmentations_and_workers_run(split_data: Path, tmp_path: Path):

@@ -17,18 +17,73 @@ from .images import EXTENSIONS, is_clutter, load_image
 from .transforms import Augment, Preprocess
 
 
-class ImageFolder(DatasetFolder):
-    """`root/<class>/*`: each sample is `(float32 [3, size, size], class index)`, decoded once.
+class SeededImages:
+    """What every data set here does with an image: cache, augment, normalise; a sample is `(float32 [3, size, size], class index)`.
+
+    A data set says how many it has (`__len__`), and `image(index)`, `label(index)` and `name(index)` of each. Augmentation depends
+    on seed, epoch and index alone.
+
+    A sample that cannot be had comes as a black image with the class `-1 - index`, because Paddle's loader hangs for ever when a
+    data set raises; `Loader` turns it into the error that names it.
+    """
+
+    classes: list[str]
+
+    def prepare(self, preprocess: Preprocess, augment: Augment | None, seed: int, cache: int) -> None:
+        """Set what the samples go through; `cache` is in megabytes."""
+        self.preprocess = preprocess
+        self.augment = augment
+        self.seed = seed
+        self.epoch = 0
+        self._room = cache << 20
+        self._cache: dict[int, np.ndarray] = {}
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded image, RGB. Raises UserError that names it."""
+        raise NotImplementedError
+
+    def label(self, index: int) -> int:
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        raise NotImplementedError
+
+    def load(self, index: int) -> np.ndarray:
+        """Sample `index` as float32 `[3, size, size]`. Raises UserError that names it when it cannot be decoded."""
+        if self.augment is None:
+            return self.preprocess.normalise(self._pixels(index))
+        rng = random.Random(f"{self.seed} {self.epoch} {index}")
+        if self.augment.crop_scale is None:
+            pixels = self._pixels(index)
+        else:
+            pixels = self.preprocess.stretch(self.augment.crop(self.image(index), rng))
+        return self.preprocess.normalise(np.asarray(self.augment(Image.fromarray(pixels), rng)))
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            return self.load(index), np.int64(self.label(index))
+        except Exception:  # whatever it is: raised here, it would hang
+            return np.zeros([3, self.preprocess.size, self.preprocess.size], "float32"), np.int64(-1 - index)
+
+    def _pixels(self, index: int) -> np.ndarray:
+        pixels = self._cache.get(index)
+        if pixels is None:
+            pixels = self.preprocess.fit(self.image(index))
+            if pixels.nbytes <= self._room:
+                self._cache[index] = pixels
+                self._room -= pixels.nbytes
+        return pixels
+
+
+class ImageFolder(SeededImages, DatasetFolder):
+    """`root/<class>/*`, each file decoded once for a sample.
 
     Args:
         root: the directory of class folders; hidden ones are skipped, an empty one is an error.
         preprocess: what every image goes through.
-        augment: random changes before it, for training; they depend on seed, epoch and image alone.
+        augment: random changes before it, for training.
         seed: of the augmentation.
         cache: megabytes of decoded and resized images to keep in memory.
-
-    A sample that cannot be decoded comes as a black image with the class `-1 - index`, because Paddle's loader hangs for ever
-    when a dataset raises; `Loader` turns it into the error that names the file.
 
     Raises: UserError when root is missing, has no class folder, or has one without images.
     """
@@ -48,48 +103,26 @@ class ImageFolder(DatasetFolder):
         empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
         if empty:
             raise UserError(f"the class folder {root / empty[0]} has no images: expected at least one, or no such folder")
-        self.preprocess = preprocess
-        self.augment = augment
-        self.seed = seed
-        self.epoch = 0
-        self._room = cache << 20
-        self._cache: dict[int, np.ndarray] = {}
+        self.prepare(preprocess, augment, seed, cache)
 
     def _find_classes(self, dir: str) -> tuple[list[str], dict[str, int]]:
         classes = sorted(entry.name for entry in Path(dir).iterdir() if entry.is_dir() and not entry.name.startswith("."))
         return classes, {name: index for index, name in enumerate(classes)}
 
-    def load(self, index: int) -> np.ndarray:
-        """Sample `index` as float32 `[3, size, size]`. Raises UserError that names the file when it cannot be decoded."""
-        if self.augment is None:
-            return self.preprocess.normalise(self._pixels(index))
-        rng = random.Random(f"{self.seed} {self.epoch} {index}")
-        if self.augment.crop_scale is None:
-            pixels = self._pixels(index)
-        else:
-            pixels = self.preprocess.stretch(self.augment.crop(self.loader(self.samples[index][0]), rng))
-        return self.preprocess.normalise(np.asarray(self.augment(Image.fromarray(pixels), rng)))
+    def image(self, index: int) -> Image.Image:
+        return self.loader(self.samples[index][0])
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        try:
-            return self.load(index), np.int64(self.samples[index][1])
-        except Exception:  # whatever it is: raised here, it would hang
-            return np.zeros([3, self.preprocess.size, self.preprocess.size], "float32"), np.int64(-1 - index)
+    def label(self, index: int) -> int:
+        return self.samples[index][1]
 
-    def _pixels(self, index: int) -> np.ndarray:
-        pixels = self._cache.get(index)
-        if pixels is None:
-            pixels = self.preprocess.fit(self.loader(self.samples[index][0]))
-            if pixels.nbytes <= self._room:
-                self._cache[index] = pixels
-                self._room -= pixels.nbytes
-        return pixels
+    def name(self, index: int) -> str:
+        return self.samples[index][0]
 
 
 class EpochSampler(Sampler):
     """The order of an epoch: a permutation drawn from seed and epoch, or the plain order."""
 
-    def __init__(self, dataset: ImageFolder, shuffle: bool, seed: int):
+    def __init__(self, dataset: SeededImages, shuffle: bool, seed: int):
         super().__init__(dataset)
         self.shuffle, self.seed = shuffle, seed
 
@@ -104,10 +137,10 @@ class EpochSampler(Sampler):
 
 
 class Loader:
-    """Batches `(images [N, 3, size, size], labels [N])` of an ImageFolder, through Paddle's DataLoader.
+    """Batches `(images [N, 3, size, size], labels [N])` of a data set, through Paddle's DataLoader.
 
     Args:
-        dataset: the folder.
+        dataset: an ImageFolder or CifarImages.
         batch_size: the last batch of an epoch may be smaller.
         shuffle: a new order every epoch, from `seed` and the epoch.
         workers: processes; 0 is a thread.
@@ -115,7 +148,7 @@ class Loader:
     Raises: UserError, while it is iterated, that names the first file that could not be decoded.
     """
 
-    def __init__(self, dataset: ImageFolder, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0):
+    def __init__(self, dataset: SeededImages, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0):
         self.dataset = dataset
         sampler = BatchSampler(sampler=EpochSampler(dataset, shuffle, seed), batch_size=batch_size)
         self._batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
@@ -136,7 +169,7 @@ class Loader:
 
     def _raise_for(self, index: int) -> None:
         """Meet a sample's failure again, here where it can be caught."""
-        path = self.dataset.samples[index][0]
+        path = self.dataset.name(index)
         try:
             self.dataset.load(index)
         except UserError:

@@ -94,6 +94,7 @@ class Augment:
         hflip, vflip: the probability of a mirror image, of turning upside down.
         crop_scale: random-resized crop to (low, high) of the area, aspect 3:4 to 4:3; None for none.
         color_jitter: brightness, contrast and saturation by up to ± this fraction.
+        pad_crop: pad by this many black pixels on each side, then crop the size at a random place, as for CIFAR.
     """
 
     rotation: float = 0.0
@@ -101,6 +102,7 @@ class Augment:
     vflip: float = 0.0
     crop_scale: tuple[float, float] | None = None
     color_jitter: float = 0.0
+    pad_crop: int = 0
 
     def crop(self, image: Image.Image, rng: random.Random) -> Image.Image:
         """The part that must see the whole image, before it is resized."""
@@ -118,6 +120,9 @@ class Augment:
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image:
         """The part that works on the resized image."""
+        if self.pad_crop:
+            left, top = (rng.randint(-self.pad_crop, self.pad_crop) for _ in range(2))
+            image = image.crop((left, top, left + image.width, top + image.height))  # Pillow fills what lies outside with black
         if rng.random() < self.hflip:
             image = F.hflip(image)
         if rng.random() < self.vflip:

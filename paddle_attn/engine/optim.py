@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import paddle
 import paddle.nn.functional as F
@@ -17,15 +17,19 @@ from ..config import OptimConfig
 def make_schedule(optim: OptimConfig, epochs: int, steps_per_epoch: int) -> LRScheduler:
     """The learning rate over the run, in the unit that `optim.schedule_unit` says."""
     per_epoch = 1 if optim.schedule_unit == "epoch" else steps_per_epoch
-    total, warmup, step = (count * per_epoch for count in (epochs, optim.warmup_epochs, optim.step_epochs))
-    return LambdaDecay(optim.lr, rate_factor(optim.schedule, total, warmup, step, optim.step_gamma))
+    total, warmup = epochs * per_epoch, optim.warmup_epochs * per_epoch
+    if optim.schedule == "multistep":
+        drops = [epoch * per_epoch for epoch in optim.milestones]
+    else:
+        drops = [epoch * per_epoch for epoch in range(optim.step_epochs, epochs, optim.step_epochs)]
+    return LambdaDecay(optim.lr, rate_factor(optim.schedule, total, warmup, drops, optim.step_gamma))
 
 
-def rate_factor(schedule: str, total: int, warmup: int = 0, step: int = 1, gamma: float = 0.1) -> Callable[[int], float]:
+def rate_factor(schedule: str, total: int, warmup: int = 0, drops: Sequence[int] = (), gamma: float = 0.1) -> Callable[[int], float]:
     """The factor of the base rate after `t` units (epochs or steps).
 
     Args:
-        schedule: 'cosine' falls to 0 at `total`, 'step' is multiplied by `gamma` every `step` units, 'constant' stays.
+        schedule: 'cosine' falls to 0 at `total`, 'step' and 'multistep' are multiplied by `gamma` at each of `drops`, 'constant' stays.
         warmup: the factor climbs in a straight line and reaches 1 at this unit.
     """
 
@@ -34,7 +38,7 @@ def rate_factor(schedule: str, total: int, warmup: int = 0, step: int = 1, gamma
             return (t + 1) / (warmup + 1)
         if schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * min((t - warmup) / max(total - warmup, 1), 1)))
-        return gamma ** (t // step) if schedule == "step" else 1.0
+        return 1.0 if schedule == "constant" else gamma ** sum(drop <= t for drop in drops)
 
     return factor
 

@@ -9,6 +9,7 @@ import paddle
 from paddle import nn
 
 from ..config import Config, load_config
+from ..data.cifar import CifarImages
 from ..data.dataset import ImageFolder, Loader
 from ..data.transforms import Augment, Preprocess
 from ..errors import UserError
@@ -46,8 +47,15 @@ def make_loader(config: Config, part: str) -> Loader:
     train, data = part == "train", config.data
     augment = Augment(**dataclasses.asdict(data.augment)) if train else None
     cache = 0 if data.workers else data.cache // 2  # half for each part; the memory of a worker goes with it
-    folder = ImageFolder(Path(data.root) / part, make_preprocess(config), augment, config.train.seed, cache)
-    return Loader(folder, config.train.batch_size, train, config.train.seed, data.workers)
+    through = (make_preprocess(config), augment, config.train.seed, cache)
+    images = ImageFolder(folder_of(config, part), *through) if data.dataset == "folder" else CifarImages(data.dataset, data.root, part, *through)
+    return Loader(images, config.train.batch_size, train, config.train.seed, data.workers)
+
+
+def folder_of(config: Config, part: str) -> Path:
+    """The folder of 'train' or 'eval'; ImageNet's copies call the latter 'val'."""
+    root = Path(config.data.root)
+    return root / "val" if part == "eval" and not (root / "eval").exists() and (root / "val").exists() else root / part
 
 
 def make_network(config: Config, num_classes: int) -> nn.Layer:
@@ -76,7 +84,7 @@ def load_trained(config: Config, weights: str | Path) -> tuple[nn.Layer, list[st
     if listed.is_file():
         classes = listed.read_text(encoding="utf-8").splitlines()
     else:
-        classes = ImageFolder(Path(config.data.root) / "eval", make_preprocess(config)).classes
+        classes = make_loader(config, "eval").dataset.classes
     net = make_network(dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False)), len(classes))
     load_weights(net, weights)
     net.eval()
