@@ -33,6 +33,7 @@ _ROOMS = (
     "engine",
     "errors",
     "export",
+    "fidelity",
     "models",
     "plots",
     "predict",

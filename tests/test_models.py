@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import zlib
 
 import numpy as np
 import paddle
 import pytest
-from conftest import GOLDEN, golden_file
+from conftest import COMMITTED, GOLDEN, golden_file
 from paddle.vision import models as paddle_models
 
 from paddle_attn import create_model, list_attention, list_models, load_weights, model_spec
 from paddle_attn.attention import Attention
 from paddle_attn.complexity import trainable_params
+from paddle_attn.fidelity import NETWORKS, network_difference, other_difference, reference_kwargs
 from paddle_attn.models.placement import SLOTS
-from paddle_attn.weights import load_state
 
 PADDLES = [name for name in list_models() if name != "towernet" and not name.startswith("cifar_")]
 # one of each family, and of each kind of block; the others are slow
@@ -75,66 +74,34 @@ def test_parameters_keep_paddles_names_under_every_attention(model: str):
 
 # ---- logits of the authors' networks
 
-
-def torch_weights(key: str, shape: list[int]) -> np.ndarray:
-    """The prescribed weights of a torch key (the reference's README)."""
-    rng = np.random.default_rng(zlib.crc32(key.encode()))
-    if key.endswith("running_mean"):
-        value = 0.1 * rng.standard_normal(shape)
-    elif key.endswith("running_var"):
-        value = rng.uniform(0.5, 1.5, shape)
-    elif len(shape) > 1:
-        value = np.sqrt(2 / np.prod(shape[1:])) * rng.standard_normal(shape)
-    elif key.endswith("weight"):
-        value = rng.uniform(0.2, 0.6, shape)
-    else:
-        value = 0.05 * rng.standard_normal(shape)
-    return value.astype("float32")
-
-
 REFERENCE = json.loads((GOLDEN / "networks" / "networks.json").read_text())
 
 
-def entry_kwargs(entry: str) -> dict:
-    """The arguments with which the reference was made."""
-    if entry in ("imagenet/resnet18/eca", "imagenet/resnet50/eca"):
-        return {"k_size": [3, 3, 3, 3] if "resnet18" in entry else [3, 3, 3, 5]}
-    reduced = any(name in entry for name in ("/resnet20/", "/preresnet20/", "/preresnet56/")) and entry.rpartition("/")[2] in ("se", "cbam")
-    return {"reduction": 4} if reduced else {}
+def entry(model: str, attn: str) -> str:
+    return f"cifar/{model.removeprefix('cifar_')}/{attn}" if model.startswith("cifar_") else f"imagenet/{model}/{attn}"
 
 
-@pytest.mark.parametrize("entry", REFERENCE)
-def test_logits_are_those_of_the_authors_networks(entry: str):
-    expected = REFERENCE[entry]
-    keys = json.loads(golden_file(f"networks/{entry.replace('/', '-')}.keys.json").read_text())
-    family, model, attn = entry.split("/")
-    name = f"cifar_{model}" if family == "cifar" else model
-    net = create_model(name, attn, entry_kwargs(entry), num_classes=len(expected["logits"][0]))
+@pytest.mark.parametrize(("model", "attn"), [(model, attn) for model, attns in NETWORKS.items() for attn in attns])
+def test_logits_are_those_of_the_authors_networks(model: str, attn: str):
+    golden_file(f"networks/{entry(model, attn).replace('/', '-')}.keys.json")
+    assert network_difference(GOLDEN, model, attn) <= 1e-3
+    expected = REFERENCE[entry(model, attn)]
+    net = create_model(model, attn, reference_kwargs(model, attn), num_classes=len(expected["logits"][0]))
     assert trainable_params(net) == expected["params"]
-    load_state(net, {key: torch_weights(key, shape) for key, shape in keys.items()}, entry)
-    net.eval()
-    x = np.random.default_rng(expected["input_seed"]).standard_normal(expected["input"]).astype("float32")
-    logits = np.array(expected["logits"])
-    with paddle.no_grad():
-        difference = np.abs(net(paddle.to_tensor(x)).numpy() - logits).max()
-    assert difference <= 1e-3 * np.abs(logits).max()
 
 
-def test_the_reference_has_all_its_networks():
-    assert len(REFERENCE) == 48
+def test_every_network_of_the_reference_is_compared():
+    assert {entry(model, attn) for model, attns in NETWORKS.items() for attn in attns} == set(REFERENCE) and len(REFERENCE) == 48
 
 
-def test_towernet_loads_the_notebooks_checkpoint_and_gives_its_logits():
-    expected = json.loads(golden_file("networks/towernet-simam-notebook.json").read_text())
-    net = create_model("towernet", "simam")
-    report = load_weights(net, golden_file("networks/towernet-simam-notebook.pdparams"))
+def test_towernet_gives_the_notebooks_logits():
+    assert other_difference(COMMITTED, "towernet") <= 1e-5
+
+
+def test_towernet_loads_the_checkpoint_that_the_notebook_saved():
+    report = load_weights(create_model("towernet", "simam"), golden_file("networks/towernet-simam-notebook.pdparams"))
     assert report.folded == ("b1.0.0.bias", "b2.0.0.bias", "b3.0.0.bias", "b4.0.0.bias")
     assert not report.missing and not report.unexpected and not report.mismatched
-    net.eval()
-    x = np.random.default_rng(expected["input_seed"]).standard_normal(expected["input"]).astype("float32")
-    with paddle.no_grad():
-        found = net(paddle.to_tensor(x)).numpy()
-    np.testing.assert_allclose(found, expected["logits"], atol=1e-5 * np.abs(expected["logits"]).max())
 
 
 # ---- every model with every attention

@@ -20,6 +20,11 @@ def without_comments(block: str) -> list[str]:
     return [line.partition("  #")[0].rstrip() for line in block.splitlines() if line.strip()]
 
 
+def test_the_block_on_other_networks_runs(capsys: pytest.CaptureFixture):
+    exec(compile(blocks(READMES["README.md"], "python")[-1], "README.md", "exec"), {})
+    assert "'db_conv_2.conv2_1'" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("language", ["bash", "python"])
 def test_both_languages_have_the_same_commands_and_code(language: str):
     english, chinese = (list(map(without_comments, blocks(text, language))) for text in READMES.values())
@@ -55,6 +60,12 @@ def test_the_first_python_block_runs(capsys: pytest.CaptureFixture):
     first = blocks(READMES["README.md"], "python")[0]
     exec(compile(first, "README.md", "exec"), {})
     assert "23,540,816 trainable parameters" in capsys.readouterr().out
+
+
+def test_the_page_on_features_runs(capsys: pytest.CaptureFixture):
+    (block,) = blocks((ROOT / "docs" / "features.md").read_text(encoding="utf-8"), "python")
+    exec(compile(block, "features.md", "exec"), {})
+    assert "[[1, 256, 64, 80], [1, 256, 32, 40], [1, 256, 16, 20], [1, 256, 8, 10]]" in capsys.readouterr().out
 
 
 @pytest.mark.slow
