@@ -9,6 +9,7 @@ import paddle
 from paddle import nn
 
 from .attention import Attention, SelectiveKernel, list_attention
+from .dry_run import dry_run
 from .models import create_model, list_models, model_spec
 
 
@@ -52,17 +53,7 @@ def profile(net: nn.Layer, size: int = 224) -> Profile:
     counted = [
         layer for layer in net.sublayers(include_self=True) if isinstance(layer, (nn.Conv1D, nn.Conv2D, nn.Linear, Attention, SelectiveKernel))
     ]
-    hooks = [layer.register_forward_post_hook(count) for layer in counted]  # a dry run is the only way to learn the sizes
-    modes = [(layer, layer.training) for layer in net.sublayers(include_self=True)]
-    try:
-        net.eval()
-        with paddle.no_grad():
-            net(paddle.zeros([1, 3, size, size]))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, training in modes:
-            layer.training = training
+    dry_run(net, size, counted, count)
     attn_params = sum(trainable_params(attn) for attn in attentions)
     return Profile(trainable_params(net), int(macs), attn_params, int(attn_macs), len(attentions))
 

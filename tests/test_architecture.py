@@ -15,7 +15,7 @@ FLOORS = [
     {"models"},
     {"attention", "predict"},
     {"data", "weights", "config", "cli", "plots"},
-    {"runtime", "files", "errors", "torch_files", "torch_keys"},
+    {"runtime", "files", "errors", "torch_files", "torch_keys", "dry_run"},
 ]
 WITHOUT_PADDLE = ["config.py", "runtime.py", "cli.py", "files.py", "errors.py", "data/images.py", "data/drawn.py", "data/sources.py", "data/split.py"]
 

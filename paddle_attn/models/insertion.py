@@ -5,10 +5,10 @@ from __future__ import annotations
 import fnmatch
 from typing import Any
 
-import paddle
 from paddle import Tensor, nn
 
 from ..attention import create_attention
+from ..dry_run import dry_run
 from ..errors import UserError, unknown_name
 
 NAME = "attn"  # the sublayer under which the attention lives in the layer that it follows
@@ -65,24 +65,12 @@ def _matches(path: str, pattern: str) -> bool:
 
 
 def _output_shapes(net: nn.Layer, layers: dict[str, nn.Layer], size: int) -> dict[str, list[int]]:
-    """The shapes that the layers give for one image; the network is left as it was."""
+    """The shapes that the layers give for one image."""
+    names = {id(layer): path for path, layer in layers.items()}
     shapes: dict[str, list[int]] = {}
 
-    def note(path: str):
-        def hook(layer, inputs, output):
-            shapes[path] = list(output.shape) if isinstance(output, Tensor) else []
+    def note(layer: nn.Layer, inputs: tuple, output: Tensor) -> None:
+        shapes[names[id(layer)]] = list(output.shape) if isinstance(output, Tensor) else []
 
-        return hook
-
-    hooks = [layer.register_forward_post_hook(note(path)) for path, layer in layers.items()]
-    modes = [(layer, layer.training) for layer in net.sublayers(include_self=True)]
-    try:
-        net.eval()
-        with paddle.no_grad():
-            net(paddle.zeros([1, 3, size, size]))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, training in modes:
-            layer.training = training
+    dry_run(net, size, layers.values(), note)
     return shapes
