@@ -35,12 +35,12 @@ def _in_range(key: str, value: float, low: float, high: float = float("inf")) ->
 @dataclass(frozen=True)
 class ModelConfig:
     name: str = "towernet"  # one of paddle_attn.list_models()
-    attn: str | None = None  # one of paddle_attn.list_attention(), or null for none
+    attn: str | None = None  # one of paddle_attn.list_attention(), 'sk' for networks of bottlenecks, or null for none
     attn_kwargs: dict[str, Any] = field(default_factory=dict)  # the attention's own arguments: {e_lambda: 0.1}, {groups: 8}, …
-    attn_pos: str = "paper"  # where it sits: 'paper' is the place that its authors chose for this family
+    attn_pos: str = "paper"  # where it sits: 'paper' is its authors' place; 'pre_bn', 'post_bn', 'post_add', 'stage' are others
     num_classes: int | None = None  # null: as many as the data has
     pretrained: bool = False  # start from Paddle's own ImageNet weights
-    weights: str | None = None  # start from this .pdparams or .safetensors
+    weights: str | None = None  # start from this .pdparams, .safetensors or PyTorch checkpoint
 
     def __post_init__(self):
         if self.num_classes is not None:

@@ -8,7 +8,7 @@ networks of its own); PytorchInsight (`.se.`, `.sge.`, SK); attention-module (`.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 INSIDE = {  # an attention's own parameters
     "ChannelGate.mlp.1.": "channel_gate.mlp.0.",
@@ -45,14 +45,20 @@ def is_torch_style(keys: Collection[str]) -> bool:
     return any(key.endswith(("running_mean", "num_batches_tracked")) or key.startswith("module.") for key in keys)
 
 
-def our_keys(keys: Collection[str]) -> dict[str, str]:
-    """Ours for each of a PyTorch state dict's names; `num_batches_tracked`, which Paddle has not, is left out."""
-    plain = {key.removeprefix("module."): key for key in keys if not key.endswith("num_batches_tracked")}
-    style = _style(plain)
-    return {theirs: _inside(style(key)) for key, theirs in plain.items()}
+def our_keys(keys: Collection[str], own: Collection[str]) -> dict[str, str]:
+    """Ours for each of a PyTorch state dict's names; `num_batches_tracked`, which Paddle has not, is left out.
+
+    Args:
+        keys: theirs.
+        own: the names that the network has: one that stands there already is kept.
+    """
+    plain = {key: _statistics(key.removeprefix("module.")) for key in keys if not key.endswith("num_batches_tracked")}
+    style = _style(plain.values())
+    return {theirs: key if key in own else _inside(style(key)) for theirs, key in plain.items()}
 
 
-def _style(keys: Collection[str]):
+def _style(keys: Collection[str]) -> Callable[[str], str]:
+    keys = set(keys)
     if any(key.startswith("layers.0.conv1.") for key in keys):
         return _cifar_mobilenet
     if any(key.startswith("block1.layer.") for key in keys):
@@ -112,4 +118,8 @@ def _cifar_mobilenet(key: str) -> str:
 def _inside(key: str) -> str:
     for theirs, ours in INSIDE.items():
         key = key.replace(theirs, ours)
+    return key
+
+
+def _statistics(key: str) -> str:
     return re.sub(r"running_var$", "_variance", re.sub(r"running_mean$", "_mean", key))

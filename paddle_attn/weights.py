@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import paddle
@@ -19,10 +19,11 @@ import safetensors
 import safetensors.numpy
 from paddle import nn
 
-from . import torch_files
+from . import safe_pickle, torch_files
 from .errors import UserError
 from .files import write_whole
-from .torch_files import NUMPY_ONLY, Refused, decode
+from .safe_pickle import Refused
+from .torch_files import decode
 from .torch_keys import is_torch_style, our_keys
 
 WRITTEN = (".pdparams", ".safetensors")
@@ -55,16 +56,27 @@ def load_weights(net: nn.Layer, path: str | os.PathLike, strict: bool = True, ne
 
     Raises: UserError when the file cannot be read, holds anything but tensors, or does not fit.
     """
-    return load_state(net, read_weights(path), path, strict, new_classifier)
+    state = read_weights(path)
+    return load_state(net, state, path, strict, new_classifier, has_torch_names(path, state))
+
+
+def has_torch_names(path: str | os.PathLike, state: dict[str, np.ndarray]) -> bool:
+    """Whether a file's names are PyTorch's: by its ending, or, where that leaves it open, by the names."""
+    return str(path).endswith(torch_files.SUFFIXES) or is_torch_style(state)
 
 
 def load_state(
-    net: nn.Layer, state: dict[str, np.ndarray], where: str | os.PathLike, strict: bool = True, new_classifier: bool = False
+    net: nn.Layer,
+    state: dict[str, np.ndarray],
+    where: str | os.PathLike,
+    strict: bool = True,
+    new_classifier: bool = False,
+    torch_style: bool = False,
 ) -> LoadReport:
-    """`load_weights` of arrays by name that are in memory already; `where` names them in errors."""
+    """`load_weights` of arrays by name that are in memory already; `where` names them in errors, `torch_style` says whose names they have."""
     state = dict(state)
     own = net.state_dict()
-    if is_torch_style(state):
+    if torch_style:
         state = translated(net, state)
     folded = _fold_void_biases(net, state)
     missing = [key for key in own if key not in state]
@@ -123,13 +135,15 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     elif path.suffix == ".safetensors":
         state = _read(path, _read_safetensors)
     elif path.suffix == ".pdparams":
-        state = _read(path, read_pickle)
+        state = _read(path, _read_pickle)
     else:
         raise UserError(f"cannot read weights from {path}: expected a file that ends in {', '.join(READ)}")
     if not isinstance(state, dict):
         raise UserError(f"{path} holds no weights: expected tensors by name, found a {type(state).__name__}")
     state.pop("StructuredToParameterName@@", None)  # paddle.save's own list of names
     for key, value in state.items():
+        if not isinstance(key, str):
+            raise UserError(f"{path} holds no weights: expected tensors by name, found the name {key!r}")
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
             raise UserError(f"{path} holds no weights: expected a tensor as '{key}', found a {type(value).__name__}")
     return state
@@ -137,7 +151,7 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
     """What `save_checkpoint` wrote: numbers, texts, containers and arrays. Raises UserError; runs nothing."""
-    return _read(Path(path), read_pickle)
+    return _read(Path(path), _read_pickle)
 
 
 def save_weights(net: nn.Layer, path: str | os.PathLike) -> None:
@@ -159,23 +173,15 @@ def save_checkpoint(state: Any, path: str | os.PathLike) -> None:
     write_whole(Path(path), lambda aside: aside.write_bytes(pickle.dumps(arrays, protocol=4)))
 
 
-def read_pickle(path: Path) -> Any:
-    """Unpickle a file in which only numpy arrays, numbers, texts and containers stand."""
+def _read_pickle(path: Path) -> Any:
     with open(path, "rb") as file:
-        return _TensorUnpickler(file).load()
+        return safe_pickle.plain(safe_pickle.load(file))
 
 
-class _TensorUnpickler(pickle.Unpickler):
-    def __init__(self, file: IO[bytes]):
-        super().__init__(file, encoding="latin1")
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in NUMPY_ONLY:
-            raise Refused(f"{module}.{name}, which no weights file needs; nothing of it was run")
-        return NUMPY_ONLY[module, name]
-
-
-SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1"}
+SAFETENSORS = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16"},
+    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1"},
+}
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -198,7 +204,9 @@ def translated(net: nn.Layer, state: dict[str, np.ndarray]) -> dict[str, np.ndar
     linear = {f"{name}.weight" for name, layer in net.named_sublayers() if isinstance(layer, nn.Linear)}
     flat = {f"{name}.{part}" for name, layer in net.named_sublayers() if isinstance(layer, nn.LayerNorm) for part in ("weight", "bias")}
     translated = {}
-    for theirs, ours in our_keys(state).items():
+    for theirs, ours in our_keys(state, net.state_dict()).items():
+        if ours in translated:
+            raise UserError(f"two of the file's tensors are '{ours}' here, expected one; one of them is '{theirs}'")
         value = state[theirs]
         if ours in linear and value.ndim in (2, 4):
             value = value.reshape(value.shape[:2]).T if value.size == value.shape[0] * value.shape[1] else value
@@ -230,7 +238,8 @@ def _fold_void_biases(net: nn.Layer, state: dict[str, np.ndarray]) -> list[str]:
 def _why_not(where: str | os.PathLike, report: LoadReport, own: dict, state: dict, classifier: list[str]) -> str:
     if classifier and not report.missing and not report.unexpected:
         key = classifier[0]
-        return f"{where} has a classifier of {state[key].shape[-1]} classes, expected {own[key].shape[-1]} as the network has (model.num_classes)"
+        found = (state[key].shape or (1,))[-1]
+        return f"{where} has a classifier of {found} classes, expected {own[key].shape[-1]} as the network has (model.num_classes)"
     parts = [("missing", report.missing), ("unexpected", report.unexpected), ("of another shape", report.mismatched)]
     found = "; ".join(f"{len(keys)} {what} ({_shortened(keys)})" for what, keys in parts if keys)
     return f"{where} does not fit the network: expected its {len(own)} keys, found {found}"

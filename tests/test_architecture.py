@@ -15,7 +15,8 @@ FLOORS = [
     {"models"},
     {"attention", "predict"},
     {"data", "weights", "config", "cli", "plots"},
-    {"runtime", "files", "errors", "torch_files", "torch_keys", "dry_run"},
+    {"torch_files"},
+    {"runtime", "files", "errors", "torch_keys", "dry_run", "safe_pickle"},
 ]
 WITHOUT_PADDLE = ["config.py", "runtime.py", "cli.py", "files.py", "errors.py", "data/images.py", "data/drawn.py", "data/sources.py", "data/split.py"]
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from paddle.static import InputSpec
 
 from paddle_attn import create_attention, list_attention
-from paddle_attn.attention import ATTENTION
+from paddle_attn.attention import ATTENTION, SqueezeExcite, build
+from paddle_attn.errors import UserError
 from paddle_attn.fidelity import MODULES, module_differences
 
 # the reference's files: our module and its arguments
@@ -88,6 +89,11 @@ def test_a_1x1_map_has_the_gate_of_a_neuron_like_all_others():
     np.testing.assert_allclose(sge.gate(x).numpy(), sigmoid(1.0), rtol=1e-6)
 
 
+def test_the_channels_are_no_argument_by_name_in_a_config():
+    with pytest.raises(UserError, match="unknown argument of attention 'se' 'channels'"):
+        build("se", SqueezeExcite, 32, {"channels": 3})
+
+
 def test_ecas_kernel_is_the_papers_formula():
     assert [create_attention("eca", channels).k_size for channels in (8, 64, 128, 256, 512, 2048)] == [3, 3, 5, 5, 5, 7]
 
@@ -152,9 +158,11 @@ def test_registry_is_listed_sorted_and_by_pattern():
         ("se", 32, {"bias": "no"}, ["bias must be of type bool, found 'no'"]),
         ("eca", 32, {"k_size": 4}, ["k_size must be odd", "4"]),
         ("eca", 32, {"k_size": True}, ["k_size must be of type"]),
-        ("gc", 8, {}, ["ratio must be at least 1 / channels (1/8)"]),
+        ("gc", 8, {}, ["ratio must be from 1 / channels (1/8) to 1"]),
         ("gc", 32, {"fusion": "plus"}, ["'add' or 'mul'", "plus"]),
         ("bam", 8, {}, ["reduction", "channels (8)"]),
+        ("bam", 32, {"dilation": 0}, ["dilation must be at least 1"]),
+        ("gc", 32, {"ratio": float("inf")}, ["ratio must be from"]),
     ],
 )
 def test_errors_say_what_was_expected_and_found(name, channels, kwargs, words):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_data import write_cifar
 
-from paddle_attn import create_model, save_weights
+from paddle_attn import create_attention, create_model, save_weights
 from paddle_attn.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, load_config
 from paddle_attn.engine import evaluate, evaluate_config, fit, load_trained, make_loader, set_device
 from paddle_attn.engine.history import Row
@@ -113,6 +113,17 @@ def test_weight_decay_pulls_to_zero_without_a_gradient(name: str, expected: floa
     (weight * 0).sum().backward()
     optimizer.step()
     assert float(weight) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["momentum", "sgd", "adam", "adamw"])
+def test_srm_gets_no_weight_decay_and_the_rest_does(name: str):
+    srm, fc = create_attention("srm", 4), paddle.nn.Linear(4, 4)
+    srm.cfc.set_value(np.ones([4, 2], "float32"))
+    fc.weight.set_value(np.ones([4, 4], "float32"))
+    optimizer = make_optimizer(OptimConfig(name=name, weight_decay=0.5), 0.1, [*srm.parameters(), *fc.parameters()])
+    sum((parameter * 0).sum() for parameter in [*srm.parameters(), *fc.parameters()] if not parameter.stop_gradient).backward()
+    optimizer.step()
+    assert np.all(srm.cfc.numpy() == 1) and np.all(srm.bn.weight.numpy() == 1) and np.all(fc.weight.numpy() < 1)
 
 
 def test_smoothing_is_of_the_training_loss_alone():

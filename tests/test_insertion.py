@@ -11,7 +11,7 @@ import pytest
 from paddle.static import InputSpec
 from paddle.vision import models
 
-from paddle_attn import insert_attention, list_attention
+from paddle_attn import create_model, insert_attention, list_attention
 from paddle_attn.errors import UserError
 
 SIZE = 64
@@ -94,6 +94,57 @@ def test_it_survives_state_dict_copy_export_and_training(tmp_path: Path):
     before = net.features[1].conv.attn.channel_gate.mlp[2].bias.numpy().copy()
     model.train_batch([x], [paddle.to_tensor([0, 1])])
     assert not np.array_equal(net.features[1].conv.attn.channel_gate.mlp[2].bias.numpy(), before)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "shufflenet_v2", "squeezenet", "googlenet"])
+def test_other_networks_survive_state_dict_training_and_export(name: str, tmp_path: Path):
+    size = 224 if name == "googlenet" else SIZE
+    net, other = small(name), small(name)
+    for one in (net, other):
+        insert_attention(one, "eca", after=NETWORKS[name][1], size=size, k_size=3)
+        one.eval()
+    x = paddle.randn([2, 3, size, size])
+    other.set_state_dict(net.state_dict())
+    np.testing.assert_allclose(answer(other, x), answer(net, x), rtol=1e-5)
+    spec = [InputSpec([None, 3, size, size], "float32", "x")]
+    paddle.jit.save(paddle.jit.to_static(other, input_spec=spec, full_graph=True), str(tmp_path / "net"))
+    np.testing.assert_allclose(answer(paddle.jit.load(str(tmp_path / "net")), x), answer(net, x), rtol=1e-3, atol=1e-5)
+
+    def loss(out, label):
+        return paddle.nn.functional.cross_entropy(out[0] if isinstance(out, (list, tuple)) else out, label)
+
+    model = paddle.Model(net)
+    model.prepare(paddle.optimizer.SGD(0.1, parameters=net.parameters()), lambda *outs: loss(outs[0], outs[-1]))
+    key = next(key for key in net.state_dict() if key.endswith(".attn.conv.weight"))
+    before = net.state_dict()[key].numpy().copy()
+    model.train_batch([x], [paddle.to_tensor([0, 1])])
+    assert not np.array_equal(net.state_dict()[key].numpy(), before)
+
+
+def test_a_layer_that_is_called_twice_is_refused():
+    net = paddle.vision.models.resnet50(num_classes=4)
+    with pytest.raises(UserError, match=r"calls the sublayer 'layer1\.0\.relu' 3 times, expected once"):
+        insert_attention(net, "se", after="layer1.*.relu", size=SIZE)
+
+
+def test_it_takes_its_hosts_mode_and_fits_the_zoos_own_plain_blocks():
+    net = create_model("resnet18", num_classes=4)
+    net.eval()
+    assert insert_attention(net, "srm", after="layer1.*", size=SIZE) == ["layer1.0", "layer1.1"]
+    assert not net.layer1[0].attn.bn.training
+    assert net(paddle.randn([1, 3, SIZE, SIZE])).shape == [1, 4]
+
+
+def test_a_sequential_with_its_own_forward_runs_it_too():
+    class Odd(paddle.nn.Sequential):
+        def forward(self, x):
+            return self[0](x)
+
+    net = paddle.nn.Sequential(Odd(paddle.nn.Conv2D(3, 8, 1)), paddle.nn.Flatten())
+    x = paddle.randn([1, 3, 8, 8])
+    plain = net(x).numpy()
+    insert_attention(net, "simam", after="0", size=8)
+    assert np.abs(net(x).numpy() - plain).max() > 0
 
 
 def test_a_mistake_is_told_and_changes_nothing():

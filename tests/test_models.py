@@ -26,13 +26,15 @@ def kwargs_for(model: str, attn: str | None) -> dict:
     """Arguments that suit the model's widths."""
     if attn == "sge" and ("mobilenet" in model or model.startswith("cifar")):
         return {"groups": 8}
+    if attn == "sk" and model.startswith("cifar"):
+        return {"groups": 16}
     return {"reduction": 4} if attn in ("se", "cbam", "bam") and model.startswith("cifar") else {}
 
 
 def fits(model: str, attn: str | None) -> bool:
     """Whether some paper has this combination: BAM is in no MobileNetV2, SK replaces the 3x3 convolution of a bottleneck."""
     if attn == "sk":
-        return model_spec(model).block == "bottleneck" and not model.startswith("cifar")  # whose 16 channels make no 32 groups
+        return model_spec(model).block == "bottleneck"
     return not (attn == "bam" and "mobilenet" in model)
 
 
@@ -124,6 +126,7 @@ def goes_forward_backward(model: str, attn: str | None) -> None:
     for name, parameter in net.named_parameters():
         if not parameter.stop_gradient:
             assert parameter.grad is not None and np.isfinite(parameter.grad.numpy()).all(), name
+            assert "attn." in name or name.endswith("bias") or np.abs(parameter.grad.numpy()).max() > 0, f"{name} learns nothing"
             if "attn." in name:
                 inside = re.sub(r".*attn\.(\d+\.)?", "", name)
                 learning[inside] = learning.get(inside, False) or np.abs(parameter.grad.numpy()).max() > 0
@@ -240,6 +243,10 @@ def test_list_models_takes_a_pattern():
         ({"name": "resnet18", "attn_kwargs": {"groups": 8}}, ["without an attention"]),
         ({"name": "towernet", "attn": "se", "attn_pos": "pre_bn"}, ["unknown attention position for this network 'pre_bn'", "paper, post_pool"]),
         ({"name": "resnet50", "attn": "se", "attn_pos": "unit"}, ["'unit'"]),
+        ({"name": "resnet50", "attn": "sk", "pretrained": True}, ["'sk' replaces the 3x3 convolutions"]),
+        ({"name": "resnet50", "attn": "sk", "attn_kwargs": {"stride": 2}}, ["the stride is the network's"]),
+        ({"name": "resnet18", "attn": "se", "attn_kwargs": {"name": "x"}}, ["unknown argument of attention 'se' 'name'"]),
+        ({"name": "resnet18", "attn": "se", "attn_kwargs": {"stages": [[1]]}}, ["stages must be a list"]),
         ({"name": "resnet18", "attn": "sk"}, ["'sk' replaces the 3x3 convolution of a bottleneck", "resnet50"]),
         ({"name": "resnet50", "attn": "sk", "attn_pos": "post_bn"}, ["has no other place", "'post_bn'"]),
         ({"name": "mobilenet_v2", "attn": "bam"}, ["no paper puts 'bam' into this network", "pre_bn, post_bn, post_add"]),

@@ -7,6 +7,8 @@ import io
 import json
 import pickle
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -167,6 +169,70 @@ def test_damaged_files_are_told(tmp_path: Path, legacy: bool, damage: str):
         read_weights(path)
 
 
+def test_a_view_that_repeats_its_storage_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match=r"is refused"):
+        read_weights(write(tmp_path / "x.pth", {"a": tensor(STORAGE, (10**6,), (0,))}, [STORAGE]))
+
+
+def test_many_views_of_one_storage_are_bounded(tmp_path: Path):
+    storage = Storage("FloatStorage", "0", bytes(1 << 20), 1 << 18)
+    tree = {f"a{index}": tensor(storage, (1 << 18,), (1,)) for index in range(40)}
+    with pytest.raises(UserError, match="many times as many values as it holds"):
+        read_weights(write(tmp_path / "x.pth", tree, [storage]))
+
+
+def within(seconds: int, path: Path) -> str:
+    """What reading a file says, in a process of its own that may take no more time and 2 GB."""
+    code = (
+        "import resource, sys; from paddle_attn.cli import prepare_paddle; prepare_paddle()\n"
+        "from paddle_attn.weights import read_weights; from paddle_attn.errors import UserError\n"
+        f"try:\n    read_weights({str(path)!r})\n    print('read')\nexcept UserError as error:\n    print(error)\n"
+        "assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2e6"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=seconds)
+    assert result.returncode == 0, f"{result.returncode} {result.stderr}"
+    return result.stdout
+
+
+def opcodes(*parts: bytes) -> bytes:
+    return b"\x80\x02" + b"".join(parts) + b"."
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+# a dtype whose fields are objects, laid over bytes that the file chooses: numpy would take them for addresses
+FORGED_DTYPE = opcodes(
+    b"cnumpy.core.multiarray\nscalar\n",
+    b"cnumpy\ndtype\n" + text("V16") + b"K\x00K\x01\x87R",
+    b"(K\x03" + text("|") + b"N(" + text("f") + b"t}" + text("f") + b"cnumpy\ndtype\n" + text("O") + b"K\x00K\x01\x87RK\x00\x86s",
+    b"K\x10K\x01K\x00tb",
+    b"U\x10" + b"A" * 16 + b"\x86R",
+)
+# a storage whose bytes are replaced by an empty array that says it is huge
+FORGED_STORAGE = opcodes(b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x0ctQ", b"}" + text("data") + b"K\x07sb")
+LAUGHS = opcodes(b"]q\x00", b"".join(b"](h%ch%ceq%c" % (level, level, level + 1) for level in range(60)))
+WIDE_MEMO = opcodes(b"}r" + struct.pack("<I", 2**31 - 1))
+HUGE_ARRAY = opcodes(b"cnumpy\nndarray\nJ\x00\xca\x9a;\x85" + text("f8") + b"\x86R")
+
+
+@pytest.mark.parametrize("suffix", [".pdparams", ".pth"])
+@pytest.mark.parametrize(
+    "content", [FORGED_DTYPE, FORGED_STORAGE, LAUGHS, WIDE_MEMO, HUGE_ARRAY], ids=["dtype", "storage", "laughs", "memo", "array"]
+)
+def test_files_made_to_crash_or_to_eat_memory_are_refused_quickly(tmp_path: Path, suffix: str, content: bytes):
+    path = tmp_path / f"x{suffix}"
+    if suffix == ".pdparams":
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", content)
+            archive.writestr("x/data/0", VALUES.tobytes())
+    said = within(30, path)
+    assert f"x{suffix} " in said and any(word in said for word in ("is refused", "is damaged", "holds no weights")), said
+
+
 def test_a_compressed_zip_is_refused(tmp_path: Path):
     with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x/data.pkl", pickled({}))
@@ -195,6 +261,14 @@ def test_the_authors_checkpoints_convert_and_answer_the_same(tmp_path: Path, att
         assert difference <= 1e-3 * np.abs(expected["logits"]).max()
 
 
+def test_out_is_the_checkpoint_with_our_ending_where_none_is_given(tmp_path: Path):
+    checkpoint = golden_file("networks/cifar-preresnet20-simam.pth.tar")
+    copied = tmp_path / "x.pth.tar"
+    copied.write_bytes(checkpoint.read_bytes())
+    result = tool("convert", copied, "--arch", "cifar_preresnet20", "--attn", "simam")
+    assert result.returncode == 0 and (tmp_path / "x.pdparams").exists(), result.stderr
+
+
 def test_another_network_is_refused_key_by_key(tmp_path: Path):
     checkpoint = golden_file("networks/cifar-preresnet20-se.pth.tar")
     with pytest.raises(UserError, match=r"does not fit the network: expected its \d+ keys, found \d+ unexpected \(layer1\.0\.attn"):
@@ -203,6 +277,35 @@ def test_another_network_is_refused_key_by_key(tmp_path: Path):
     assert len(report.unexpected) == 18 and not report.missing and not report.mismatched
     with pytest.raises(UserError, match="classifier of 10 classes, expected 7"):
         load_weights(create_model("cifar_preresnet20", "se", {"reduction": 4}, num_classes=7), checkpoint)
+
+
+def test_a_name_that_the_network_has_is_kept(tmp_path: Path):
+    class Net(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.block = paddle.nn.LayerDict({"se": paddle.nn.Linear(2, 3)})
+
+    storage = Storage("FloatStorage", "0", VALUES.tobytes(), 12)
+    tree = {"module.block.se.weight": tensor(storage, (3, 2), (2, 1)), "module.block.se.bias": tensor(storage, (3,), (1,))}
+    net = Net()
+    load_weights(net, write(tmp_path / "x.pth", tree, [storage]))
+    np.testing.assert_array_equal(net.block["se"].weight.numpy(), VALUES[:6].reshape(3, 2).T)
+    with pytest.raises(UserError, match=r"two of the file's tensors are 'block\.se\.bias' here"):
+        load_weights(net, write(tmp_path / "x.pth", tree | {"block.se.bias": tensor(storage, (3,), (1,))}, [storage]))
+
+
+def test_names_that_are_no_texts_are_told(tmp_path: Path):
+    with pytest.raises(UserError, match="expected tensors by name, found the name 7"):
+        read_weights(write(tmp_path / "x.pth", {7: tensor(STORAGE, (12,), (1,))}, [STORAGE]))
+
+
+def test_a_network_without_batch_norm_is_transposed_too(tmp_path: Path):
+    """Nothing in its names says PyTorch; the file's ending does."""
+    net = paddle.nn.Sequential(paddle.nn.Linear(3, 3))
+    values = np.arange(12, dtype="f4")
+    storage = Storage("FloatStorage", "0", values.tobytes(), 12)
+    load_weights(net, write(tmp_path / "x.pth", {"0.weight": tensor(storage, (3, 3), (3, 1)), "0.bias": tensor(storage, (3,), (1,))}, [storage]))
+    np.testing.assert_array_equal(net[0].weight.numpy(), values[:9].reshape(3, 3).T)
 
 
 def test_a_square_linear_layer_is_transposed_by_name_not_by_shape(tmp_path: Path):

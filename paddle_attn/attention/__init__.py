@@ -72,14 +72,14 @@ def build(name: str, module: type[nn.Layer], channels: int, kwargs: dict[str, An
     """`module(channels, **kwargs)`, with its arguments checked; what it refuses is a UserError that names it."""
     hints = typing.get_type_hints(module.__init__)
     for key, value in kwargs.items():
-        if key not in hints:
+        if key not in hints or key in ("return", "channels"):
             raise unknown_name(f"argument of attention '{name}'", key, set(hints) - {"return", "channels"})
         if not _fits(value, hints[key]):
             words = getattr(hints[key], "__name__", None) or str(hints[key])
             raise UserError(f"attention '{name}': {key} must be of type {words}, found {value!r}")
     try:
         return module(channels, **kwargs)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         listed = "".join(f", {key}={value!r}" for key, value in kwargs.items())
         raise UserError(f"attention '{name}' with channels={channels}{listed}: {error}") from None
 

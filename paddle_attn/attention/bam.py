@@ -22,12 +22,14 @@ class BAM(Attention):
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W (the authors' code needs H = W); the gate lies in [1, 2].
 
-    Raises: ValueError when reduction leaves no channel.
+    Raises: ValueError when reduction leaves no channel, or dilation is below 1.
     """
 
     def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4):
         super().__init__(channels)
         hidden = hidden_width(channels, reduction)
+        if dilation < 1:
+            raise ValueError(f"dilation must be at least 1, found {dilation}")
         self.channel_gate = nn.Sequential(nn.Linear(channels, hidden), nn.BatchNorm1D(hidden), nn.ReLU(), nn.Linear(hidden, channels))
         self.spatial_gate = nn.Sequential(
             *(nn.Conv2D(channels, hidden, 1), nn.BatchNorm2D(hidden), nn.ReLU()),

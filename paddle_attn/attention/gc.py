@@ -22,7 +22,8 @@ class GlobalContext(Attention):
 
     Args:
         channels: of the input.
-        ratio: the transform's hidden width is `int(channels * ratio)`; 1/16 or 1/4 in the paper.
+        ratio: the transform's hidden width is `int(channels * ratio)`; 1/16 or 1/4 in the paper. A width of 1 (16 to 31 channels at
+            1/16) leaves the layer norm one value, so that the context is a constant: narrow networks want a larger ratio.
         pooling: 'att' weighs the average, 'avg' is the plain one.
         fusion: 'add' adds the transformed context, 'mul' scales by its sigmoid.
 
@@ -33,9 +34,9 @@ class GlobalContext(Attention):
 
     def __init__(self, channels: int, *, ratio: float = 1 / 16, pooling: str = "att", fusion: str = "add"):
         super().__init__(channels)
-        hidden = int(channels * ratio)
+        hidden = int(channels * ratio) if 0 < ratio <= 1 else 0
         if hidden < 1:
-            raise ValueError(f"ratio must be at least 1 / channels (1/{channels}), found {ratio:g}")
+            raise ValueError(f"ratio must be from 1 / channels (1/{channels}) to 1, found {ratio:g}")
         if pooling not in ("att", "avg"):
             raise ValueError(f"pooling must be 'att' or 'avg', found '{pooling}'")
         if fusion not in ("add", "mul"):

@@ -5,11 +5,14 @@ Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 
 from __future__ import annotations
 
+import io
+import tarfile
 from pathlib import Path
 
 from paddle.vision.datasets import Cifar10, Cifar100, cifar
 from PIL import Image
 
+from .. import safe_pickle
 from ..errors import UserError
 from ..files import checksum
 from .dataset import SeededImages
@@ -39,14 +42,14 @@ class CifarImages(SeededImages):
     ):
         reader, name, md5 = ARCHIVES[dataset]
         archive = Path(root) / name
-        if archive.exists() and checksum(archive, "md5") != md5:  # it is a pickle: nothing but the official one is opened
-            raise UserError(f"{archive} is not the official archive: MD5 {md5} expected, {checksum(archive, 'md5')} found")
+        if archive.exists() and (found := checksum(archive, "md5")) != md5:  # Paddle unpickles it: only the official one is opened
+            raise UserError(f"{archive} is not the official archive: MD5 {md5} expected, {found} found")
         mode = "train" if part == "train" else "test"
         try:
             self._archive = reader(data_file=str(archive) if archive.exists() else None, mode=mode, backend="pil")
         except RuntimeError as error:
             raise UserError(f"there is no {archive} and Paddle could not fetch it ({error}): download {name} elsewhere and put it there") from None
-        self.classes = CIFAR10_CLASSES if dataset == "cifar10" else [f"class_{index:02d}" for index in range(100)]
+        self.classes = CIFAR10_CLASSES if dataset == "cifar10" else _fine_labels(Path(self._archive.data_file))
         self._dataset = dataset
         self.prepare(preprocess, augment, seed, cache)
 
@@ -61,3 +64,12 @@ class CifarImages(SeededImages):
 
     def name(self, index: int) -> str:
         return f"{self._dataset} image {index}"
+
+
+def _fine_labels(archive: Path) -> list[str]:
+    """The names of CIFAR-100's classes, which stand in the archive's `meta`."""
+    with tarfile.open(archive) as opened:
+        for member in opened:
+            if member.isfile() and member.name.endswith("/meta"):
+                return safe_pickle.load(io.BytesIO(opened.extractfile(member).read()), {})["fine_label_names"]
+    return [f"class_{index:02d}" for index in range(100)]

@@ -10,6 +10,7 @@ import paddle
 from paddle import nn
 from paddle.optimizer import Optimizer
 
+from .. import safe_pickle
 from ..config import Config
 from ..errors import UserError
 from ..weights import read_checkpoint, save_checkpoint, save_weights
@@ -44,8 +45,8 @@ def load_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer, config: Config
         network, optimizer_state, rows = state["network"], state["optimizer"], [Row(**row) for row in state["rows"]]
         own = net.state_dict()
         fits = {key: list(value.shape) for key, value in own.items()} == {key: list(value.shape) for key, value in network.items()}
-        before = state["config"]
-    except (KeyError, TypeError, AttributeError):
+        before = _decisive(Config()) | dict(state["config"])  # what a run of an older version did not know had its default
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{path} is no checkpoint of a run: expected one that tools/train.py wrote; remove it to start anew") from None
     for key, value in _decisive(config).items():
         if before.get(key) != value:
@@ -74,4 +75,4 @@ def _decisive(config: Config) -> dict[str, object]:
         "data.cache",
     }
     flat = {f"{section}.{key}": value for section, values in asdict(config).items() for key, value in values.items()}
-    return {key: value for key, value in flat.items() if key not in aside}
+    return safe_pickle.plain({key: value for key, value in flat.items() if key not in aside})  # tuples are lists in the file

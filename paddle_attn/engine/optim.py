@@ -52,7 +52,9 @@ def make_optimizer(optim: OptimConfig, rate: LRScheduler | float, parameters: li
         return paddle.optimizer.SGD(**common)
     if optim.name == "adam":
         return paddle.optimizer.Adam(**common)
-    return paddle.optimizer.AdamW(**common)
+    # AdamW decays apart from the gradient and does not ask a parameter for its own regulariser, which SRM's have
+    exempt = {parameter.name for parameter in parameters if parameter.regularizer is not None}
+    return paddle.optimizer.AdamW(apply_decay_param_fun=lambda name: name not in exempt, **common)
 
 
 class ClassificationLoss(nn.Layer):

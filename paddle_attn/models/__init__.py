@@ -16,7 +16,7 @@ from ..errors import UserError, unknown_name
 from ..weights import load_pretrained
 from . import mobilenet, preresnet, resnet, towernet, vgg
 from .features import FeatureMaps
-from .placement import place
+from .placement import UNITS, place
 
 __all__ = ["MODELS", "FeatureMaps", "ModelSpec", "create_model", "list_models", "model_spec"]
 
@@ -112,6 +112,8 @@ def create_model(
     spec = model_spec(name)
     if num_classes is not None and num_classes < 1:
         raise UserError(f"num_classes must be at least 1, found {num_classes}")
+    if pretrained and attn in UNITS:
+        raise UserError(f"'{attn}' replaces the 3x3 convolutions that the ImageNet weights are for: expected pretrained=False, or another attention")
     if features_only and name.startswith("cifar_"):
         raise UserError(f"features_only needs maps of strides 4, 8, 16 and 32, which {name} has not: expected an ImageNet network")
     net = spec.build(num_classes or spec.num_classes, place(spec.block, spec.stages, attn, attn_kwargs, attn_pos))

@@ -36,21 +36,26 @@ def insert_attention(net: nn.Layer, name: str, after: str, size: int = 224, **at
     places = [path for path in layers if _matches(path, after)]
     if not places:
         raise unknown_name("sublayer pattern", after, [path for path in layers if path.count(".") == after.count(".")][:40])
-    taken = [path for path in places if hasattr(layers[path], NAME)]
+    taken = [path for path in places if getattr(layers[path], NAME, None) is not None]
     if taken:
         raise UserError(f"the sublayer '{taken[0]}' has an '{NAME}' already: expected a pattern of layers without one")
     shapes = _output_shapes(net, {path: layers[path] for path in places}, size)
     modules = {}
     for path in places:
-        shape = shapes.get(path)
-        if shape is None or len(shape) != 4:
-            found = f"an output of shape {shape}" if shape else "a layer that a forward pass does not call"
-            raise UserError(f"the sublayer '{path}' gives no map [N, C, H, W]: found {found}")
-        modules[path] = create_attention(name, shape[1], **attn_kwargs)
+        found = shapes.get(path, [])
+        if len(found) != 1:
+            raise UserError(f"a forward pass calls the sublayer '{path}' {len(found)} times, expected once: choose another layer")
+        if len(found[0]) != 4:
+            raise UserError(f"the sublayer '{path}' gives no map [N, C, H, W]: found an output of shape {found[0]}")
+        modules[path] = create_attention(name, found[0][1], **attn_kwargs)
     for path, module in modules.items():
         layer = layers[path]
+        if not layer.training:
+            module.eval()
+        if getattr(layer, NAME, None) is None and NAME in layer.__dict__:  # this zoo's own blocks have a plain None there
+            delattr(layer, NAME)
         layer.add_sublayer(NAME, module)
-        if not isinstance(layer, nn.Sequential):  # a Sequential runs what it is given last by itself
+        if type(layer).forward is not nn.Sequential.forward:  # a Sequential runs what it is given last by itself
             layer.register_forward_post_hook(_attend)
     return places
 
@@ -64,13 +69,13 @@ def _matches(path: str, pattern: str) -> bool:
     return len(names) == len(wanted) and all(map(fnmatch.fnmatchcase, names, wanted))
 
 
-def _output_shapes(net: nn.Layer, layers: dict[str, nn.Layer], size: int) -> dict[str, list[int]]:
-    """The shapes that the layers give for one image."""
+def _output_shapes(net: nn.Layer, layers: dict[str, nn.Layer], size: int) -> dict[str, list[list[int]]]:
+    """The shapes that the layers give for one image, one for each call."""
     names = {id(layer): path for path, layer in layers.items()}
-    shapes: dict[str, list[int]] = {}
+    shapes: dict[str, list[list[int]]] = {}
 
     def note(layer: nn.Layer, inputs: tuple, output: Tensor) -> None:
-        shapes[names[id(layer)]] = list(output.shape) if isinstance(output, Tensor) else []
+        shapes.setdefault(names[id(layer)], []).append(list(output.shape) if isinstance(output, Tensor) else [])
 
     dry_run(net, size, layers.values(), note)
     return shapes

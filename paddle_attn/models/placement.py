@@ -19,7 +19,7 @@ from typing import Any
 
 from paddle import nn
 
-from ..attention import ATTENTION, SelectiveKernel, build, create_attention
+from ..attention import ATTENTION, SelectiveKernel, build
 from ..errors import UserError, unknown_name
 
 UNITS = {"sk": SelectiveKernel}  # what replaces a convolution, and is no module behind one
@@ -78,7 +78,7 @@ def place(block: str, stages: int, attn: str | None, attn_kwargs: dict[str, Any]
         return [NO_ATTENTION] * stages
     slot = _slot(block, attn, attn_pos)
     chosen = kwargs.pop("stages", list(range(1, stages + 1)))
-    if not isinstance(chosen, (list, tuple)) or not chosen or not set(chosen) <= set(range(1, stages + 1)):
+    if not isinstance(chosen, (list, tuple)) or not chosen or not all(number in range(1, stages + 1) for number in chosen):
         raise UserError(f"stages must be a list of numbers from 1 to {stages}, found {chosen!r}")
     for key, value in kwargs.items():
         if isinstance(value, (list, tuple)) and len(value) != stages:
@@ -110,5 +110,7 @@ def _of_stage(kwargs: dict[str, Any], stage: int) -> dict[str, Any]:
 
 def _maker(attn: str, kwargs: dict[str, Any]) -> Callable[..., nn.Layer]:
     if attn in UNITS:
+        if "stride" in kwargs:
+            raise UserError(f"attention '{attn}': the stride is the network's, expected no such argument")
         return lambda channels, **inner: build(attn, UNITS[attn], channels, kwargs | inner)
-    return lambda channels: create_attention(attn, channels, **kwargs)
+    return lambda channels: build(attn, ATTENTION[attn], channels, kwargs)
