@@ -48,18 +48,18 @@ def _fit(config: Config, console: Console) -> list[Row]:
 
     folder = Path(train.output)
     resuming = train.resume and (folder / STATE).exists()
-    if resuming:  # the checkpoint has all weights: none to start from are needed
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False, weights=None))
-    net = make_network(config, len(classes))
+    # a checkpoint has all weights: none to start from are needed
+    start = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False, weights=None)) if resuming else config
+    net = make_network(start, len(classes))
     schedule = make_schedule(config.optim, train.epochs, len(train_loader))
     optimizer = make_optimizer(config.optim, schedule, net.parameters())
     size = make_preprocess(config).size
     console.print(f"{config.model.name}, attention {config.model.attn or 'none'}, {size} px, {len(classes)} classes, on {device}")
     console.print(str(profile(net, size)), soft_wrap=True)
-    if config.model.weights:
-        report = load_weights(net, config.model.weights, new_classifier=True)
+    if start.model.weights:
+        report = load_weights(net, start.model.weights, new_classifier=True)
         anew = f"; the classifier starts anew ({'; '.join(report.mismatched)})" if report.mismatched else ""
-        console.print(f"started from {config.model.weights}: {len(report.loaded)} tensors{anew}", soft_wrap=True)
+        console.print(f"started from {start.model.weights}: {len(report.loaded)} tensors{anew}", soft_wrap=True)
     console.print(f"{len(train_loader.dataset)} images to learn from, {len(eval_loader.dataset)} to test with")
 
     rows = load_epoch(folder, net, optimizer, config) if resuming else []
