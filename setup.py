@@ -17,6 +17,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["paddle_attn", "paddle_attn.*"]),
+    package_data={"paddle_attn.ops": ["*.cc", "*.h"]},  # compiled at first use
     install_requires=[
         "matplotlib>=3.7,<4",
         "numpy>=1.26,<2.4",  # with 2.4, float() of Paddle 3.3's one-element tensors fails

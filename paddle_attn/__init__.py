@@ -35,6 +35,7 @@ _ROOMS = (
     "export",
     "fidelity",
     "models",
+    "ops",
     "plots",
     "predict",
     "runtime",

@@ -128,6 +128,7 @@ class TrainConfig:
     batch_size: int = 32  # images a step
     seed: int = 0  # of weights, order and augmentation: the same seed gives the same run on the same machine
     device: str = "auto"  # 'auto' (a GPU where Paddle has one), 'cpu', 'gpu', 'gpu:1'
+    ops: str | None = None  # compiled CPU operators: 'auto', 'on' (or say why not), 'off'; null: what PADDLE_ATTN_OPS says, else 'auto'
     output: str | None = None  # the run's folder; null: output/<config name>
     resume: bool = False  # go on after the last epoch that train.output holds
 
@@ -135,6 +136,8 @@ class TrainConfig:
         _in_range("train.epochs", self.epochs, 1)
         _in_range("train.batch_size", self.batch_size, 1)
         _in_range("train.seed", self.seed, 0, 2**32 - 1)
+        if self.ops is not None:
+            _one_of("train.ops", self.ops, ("auto", "on", "off"))
         if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", self.device):
             raise UserError(f"train.device must be 'auto', 'cpu', 'gpu' or 'gpu:N', found '{self.device}'")
 

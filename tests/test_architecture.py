@@ -14,7 +14,7 @@ FLOORS = [
     {"export", "complexity", "convert"},
     {"models"},
     {"attention", "predict"},
-    {"data", "weights", "config", "cli", "plots"},
+    {"data", "weights", "config", "cli", "plots", "ops"},
     {"torch_files"},
     {"runtime", "files", "errors", "torch_keys", "dry_run", "safe_pickle"},
 ]

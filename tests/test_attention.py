@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle.static import InputSpec
 
-from paddle_attn import create_attention, list_attention
+from paddle_attn import create_attention, list_attention, ops
 from paddle_attn.attention import ATTENTION, SqueezeExcite, build
 from paddle_attn.errors import UserError
 from paddle_attn.fidelity import MODULES, module_differences
@@ -27,11 +27,15 @@ FILES = [f"{case}-{shape}.npz" for case in CASES for shape in SHAPES if (case, s
 SMALL = {"sge": {"groups": 8}}
 
 
+FUSED = ("simam", "sge")  # have a compiled form too
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
-@pytest.mark.parametrize("file", FILES)
-def test_agrees_with_the_authors_code(file: str, mode: str):
+@pytest.mark.parametrize(("file", "form"), [(file, form) for file in FILES for form in ("off", "auto") if form == "off" or file.startswith(FUSED)])
+def test_agrees_with_the_authors_code(file: str, form: str, mode: str):
     name, kwargs = CASES[file.rpartition("-")[0]]
-    found = module_differences(golden_file(f"attention/{file}"), name, kwargs, mode)
+    with ops.using(form):
+        found = module_differences(golden_file(f"attention/{file}"), name, kwargs, mode)
     attn = create_attention(name, 64, **kwargs)
     assert len(found) == 2 + sum(not parameter.stop_gradient for parameter in attn.parameters())
     looser = 10 if mode == "train" and any(key.endswith("_mean") for key in attn.state_dict()) else 1

@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from .. import ops
 from .base import Attention, at_least_one, spatial_size
 
 
@@ -37,6 +38,9 @@ class SpatialGroupEnhance(Attention):
         self.bias = self.create_parameter([1, groups, 1, 1], default_initializer=nn.initializer.Constant(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
+        fused = ops.kernels(x)
+        if fused:
+            return fused.sge(x, self.weight, self.bias)
         grouped = self._grouped(x)
         return (grouped * self._gate(grouped, spatial_size(x))).reshape(paddle.shape(x))
 

@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
+from .. import ops
 from .base import Attention, at_least_one, is_static, spatial_size
 
 
@@ -30,6 +31,10 @@ class SimAM(Attention):
         if not e_lambda > 0:
             raise ValueError(f"e_lambda must be positive, found {e_lambda}")
         self.e_lambda = float(e_lambda)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fused = ops.kernels(x)
+        return fused.simam(x, self.e_lambda) if fused else x * self.gate(x)
 
     def gate(self, x: Tensor) -> Tensor:
         return F.sigmoid(self.inverse_energy(x))

@@ -70,6 +70,7 @@ def _decisive(config: Config) -> dict[str, object]:
         "train.device",
         "train.output",
         "train.resume",
+        "train.ops",
         "data.root",
         "data.workers",
         "data.cache",

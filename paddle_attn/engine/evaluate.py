@@ -11,6 +11,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from .. import ops
 from ..config import Config
 from ..data.dataset import Loader
 from ..errors import UserError
@@ -75,6 +76,7 @@ def evaluate_config(config: Config, weights: str | Path) -> Evaluation:
         raise UserError(
             f"{weights} learned {len(classes)} classes ({classes[0]}, …), expected the {len(found)} of {config.data.root}/eval ({found[0]}, …)"
         )
-    result = evaluate(net, loader, classes)
+    with ops.using(config.train.ops):
+        result = evaluate(net, loader, classes)
     result.write(Path(config.train.output))
     return result

@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 from rich.console import Console
 
+from .. import ops
 from ..complexity import profile
 from ..config import Config, dump_config
 from ..data.transforms import Preprocess
@@ -32,7 +33,10 @@ def fit(config: Config, console: Console | None = None) -> list[Row]:
 
     Raises: UserError for what the user can mend, before anything is written where that is possible.
     """
-    with paddle.utils.unique_name.guard():  # the optimiser's state is kept by names, which must be those of a new process
+    with (
+        ops.using(config.train.ops),
+        paddle.utils.unique_name.guard(),
+    ):  # the optimiser's state is kept by names, which must be those of a new process
         return _fit(config, console or Console(markup=False, emoji=False, highlight=False))
 
 

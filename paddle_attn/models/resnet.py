@@ -11,15 +11,16 @@ from collections.abc import Sequence
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
+from .layers import Conv2D, MaxPool2D
 from .placement import Placement
 
 HE_FAN_OUT = ParamAttr(initializer=nn.initializer.KaimingNormal(mode="fan_out"))
 
 
-def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> nn.Conv2D:
+def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> Conv2D:
     """A convolution in front of a batch norm: size-preserving padding, no bias."""
     padding = kernel_size // 2
-    return nn.Conv2D(in_channels, out_channels, kernel_size, stride, padding, groups=groups, weight_attr=HE_FAN_OUT, bias_attr=False)
+    return Conv2D(in_channels, out_channels, kernel_size, stride, padding, groups=groups, weight_attr=HE_FAN_OUT, bias_attr=False)
 
 
 class BasicBlock(nn.Layer):
@@ -123,7 +124,7 @@ class ResNet(nn.Layer):
         super().__init__()
         self.conv1 = conv(3, width, 3) if small_images else conv(3, width, 7, stride=2)
         self.bn1 = nn.BatchNorm2D(width)
-        self.maxpool = nn.Identity() if small_images else nn.MaxPool2D(3, stride=2, padding=1)
+        self.maxpool = nn.Identity() if small_images else MaxPool2D(3, stride=2, padding=1)
         self.feature_channels: list[int] = []
         self.attn = nn.LayerDict()
         channels = width

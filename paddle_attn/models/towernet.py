@@ -16,6 +16,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ..errors import UserError
+from .layers import Conv2D, max_pool2d
 from .placement import Placement
 
 MIN_SIZE = 128  # below, the last of seven halvings would have nothing left
@@ -26,23 +27,23 @@ class Inception(nn.Layer):
 
     def __init__(self, in_channels: int):
         super().__init__()
-        self.route1x1_1 = nn.Conv2D(in_channels, 64, 1)
-        self.route1x1_2 = nn.Conv2D(in_channels, 64, 1)
-        self.route3x3_2 = nn.Conv2D(64, 128, 3, padding=1)
-        self.route1x1_3 = nn.Conv2D(in_channels, 16, 1)
-        self.route5x5_3 = nn.Conv2D(16, 32, 5, padding=2)
-        self.route1x1_4 = nn.Conv2D(in_channels, 32, 1)
+        self.route1x1_1 = Conv2D(in_channels, 64, 1)
+        self.route1x1_2 = Conv2D(in_channels, 64, 1)
+        self.route3x3_2 = Conv2D(64, 128, 3, padding=1)
+        self.route1x1_3 = Conv2D(in_channels, 16, 1)
+        self.route5x5_3 = Conv2D(16, 32, 5, padding=2)
+        self.route1x1_4 = Conv2D(in_channels, 32, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         route1 = F.relu(self.route1x1_1(x))
         route2 = F.relu(self.route3x3_2(F.relu(self.route1x1_2(x))))
         route3 = F.relu(self.route5x5_3(F.relu(self.route1x1_3(x))))
-        route4 = F.relu(self.route1x1_4(F.max_pool2d(x, 3, stride=1, padding=1)))
+        route4 = F.relu(self.route1x1_4(max_pool2d(x, 3, stride=1, padding=1)))
         return paddle.concat([route1, route2, route3, route4], axis=1)
 
 
 def conv_bn(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2D(in_channels, out_channels, 3, stride, padding=1, bias_attr=False)
+    convolution = Conv2D(in_channels, out_channels, 3, stride, padding=1, bias_attr=False)
     return nn.Sequential(convolution, nn.BatchNorm2D(out_channels, epsilon=1e-3))
 
 
@@ -80,18 +81,18 @@ class TowerNet(nn.Layer):
         """The maps behind b1 to b4, strides 4, 8, 16, 32."""
         if paddle.in_dynamic_mode() and min(x.shape[2:]) < MIN_SIZE:
             raise UserError(f"towernet needs images of at least {MIN_SIZE}x{MIN_SIZE} px, found {x.shape[2]}x{x.shape[3]}")
-        x1 = F.relu(F.max_pool2d(self.b1(x), 2))
-        x2 = F.relu(F.max_pool2d(self.b2(x1), 2))
-        x3 = self._attend(0, F.relu(F.max_pool2d(self.b3(x2), 2)))
-        x4 = self._attend(1, F.relu(F.max_pool2d(self.b4(x3), 2)))
+        x1 = F.relu(max_pool2d(self.b1(x), 2, 2))
+        x2 = F.relu(max_pool2d(self.b2(x1), 2, 2))
+        x3 = self._attend(0, F.relu(max_pool2d(self.b3(x2), 2, 2)))
+        x4 = self._attend(1, F.relu(max_pool2d(self.b4(x3), 2, 2)))
         return [x1, x2, x3, x4]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.forward_features(x)[-1]
         x = self.b5["0"](x)
-        x = self._attend(2, F.max_pool2d(x, 2))
+        x = self._attend(2, max_pool2d(x, 2, 2))
         x = self.b5["3"](x)
-        x = self._attend(3, F.max_pool2d(x, 2))
+        x = self._attend(3, max_pool2d(x, 2, 2))
         x = self.b5["6"](x)
         return self.b6(F.adaptive_avg_pool2d(x, 1).flatten(1))
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from paddle import Tensor, nn
 
+from .layers import Conv2D, MaxPool2D
 from .placement import Placement
 
 VGG19_STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels, convolutions; a max-pool ends each
@@ -32,9 +33,9 @@ class VGG(nn.Layer):
         channels = 3
         for width, depth in stages:
             for _ in range(depth):
-                features += [nn.Conv2D(channels, width, 3, padding=1), nn.ReLU()]
+                features += [Conv2D(channels, width, 3, padding=1), nn.ReLU()]
                 channels = width
-            features.append(nn.MaxPool2D(2, 2))
+            features.append(MaxPool2D(2, 2))
         self.features = nn.Sequential(*features)
         self.feature_channels = [width for width, _ in stages[1:]]
         self.attn = nn.LayerDict()
@@ -56,10 +57,10 @@ class VGG(nn.Layer):
         """The maps behind the second to the last max-pool, strides 4, 8, 16, 32."""
         maps = []
         for layer in self.features:
-            if isinstance(layer, nn.MaxPool2D) and str(len(maps)) in self.attn:
+            if isinstance(layer, MaxPool2D) and str(len(maps)) in self.attn:
                 x = self.attn[str(len(maps))](x)
             x = layer(x)
-            if isinstance(layer, nn.MaxPool2D):
+            if isinstance(layer, MaxPool2D):
                 maps.append(x)
         return maps[1:]
 

@@ -1,0 +1,88 @@
+// SimAM in one pass over each plane, which stays in the cache: x * sigmoid(d^2 s + 0.5) with d = x - mean, s = 1 / (4 (v + e_lambda))
+// and v = sum(d^2) / (M - 1). Backward keeps nothing but x.
+#include "common.h"
+
+namespace paddle_attn {
+namespace {
+
+struct Moments {
+  float mean, s;
+};
+
+Moments moments(const float* x, Index size, float e_lambda) {
+  const float mean = sum(x, size) / static_cast<float>(size);
+  float squares = 0.0f;
+#pragma omp simd reduction(+ : squares)
+  for (Index i = 0; i < size; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  return {mean, 1.0f / (4.0f * (squares / static_cast<float>(std::max<Index>(size - 1, 1)) + e_lambda))};
+}
+
+void forward_plane(const float* x, float* y, Index size, float e_lambda) {
+  const auto [mean, s] = moments(x, size, e_lambda);
+#pragma omp simd
+  for (Index i = 0; i < size; ++i) {
+    const float d = x[i] - mean;
+    y[i] = x[i] * sigmoid(d * d * s + 0.5f);
+  }
+}
+
+// With a the gate, g the gradient of y and h = g x a (1 - a):
+//   dx = g a + 2 s h d - (2 s / M) sum(h d) - 8 s^2 sum(h d^2) / (M - 1) d
+void backward_plane(const float* x, const float* g, float* dx, Index size, float e_lambda) {
+  const auto [mean, s] = moments(x, size, e_lambda);
+  float hd = 0.0f, hdd = 0.0f;
+#pragma omp simd reduction(+ : hd, hdd)
+  for (Index i = 0; i < size; ++i) {
+    const float d = x[i] - mean;
+    const float a = sigmoid(d * d * s + 0.5f);
+    const float h_d = g[i] * x[i] * a * (1.0f - a) * d;
+    hd += h_d;
+    hdd += h_d * d;
+    dx[i] = g[i] * a + 2.0f * s * h_d;
+  }
+  const float by_mean = 2.0f * s * hd / static_cast<float>(size);
+  const float by_variance = 8.0f * s * s * hdd / static_cast<float>(std::max<Index>(size - 1, 1));
+#pragma omp simd
+  for (Index i = 0; i < size; ++i) dx[i] -= by_mean + by_variance * (x[i] - mean);
+}
+
+std::vector<Tensor> forward(const Tensor& x, float e_lambda) {
+  expect_maps(x);
+  Tensor y = paddle::empty_like(x);
+  const Index planes = x.shape()[0] * x.shape()[1], size = x.shape()[2] * x.shape()[3];
+  const float* from = x.data<float>();
+  float* to = y.data<float>();
+#pragma omp parallel for
+  for (Index p = 0; p < planes; ++p) forward_plane(from + p * size, to + p * size, size, e_lambda);
+  return {y};
+}
+
+std::vector<Tensor> backward(const Tensor& x, const Tensor& grad, float e_lambda) {
+  Tensor dx = paddle::empty_like(x);
+  const Index planes = x.shape()[0] * x.shape()[1], size = x.shape()[2] * x.shape()[3];
+  const float *from = x.data<float>(), *g = grad.data<float>();
+  float* to = dx.data<float>();
+#pragma omp parallel for
+  for (Index p = 0; p < planes; ++p) backward_plane(from + p * size, g + p * size, to + p * size, size, e_lambda);
+  return {dx};
+}
+
+std::vector<std::vector<Index>> shape_of_x(const std::vector<Index>& x) { return {x}; }
+std::vector<paddle::DataType> type_of_x(const paddle::DataType& x) { return {x}; }
+
+}  // namespace
+}  // namespace paddle_attn
+
+PD_BUILD_OP(paddle_attn_simam)
+    .Inputs({"X"})
+    .Outputs({"Y"})
+    .Attrs({"e_lambda: float"})
+    .SetKernelFn(PD_KERNEL(paddle_attn::forward))
+    .SetInferShapeFn(PD_INFER_SHAPE(paddle_attn::shape_of_x))
+    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_attn::type_of_x));
+
+PD_BUILD_GRAD_OP(paddle_attn_simam)
+    .Inputs({"X", paddle::Grad("Y")})
+    .Outputs({paddle::Grad("X")})
+    .Attrs({"e_lambda: float"})
+    .SetKernelFn(PD_KERNEL(paddle_attn::backward));
