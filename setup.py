@@ -29,6 +29,7 @@ setup(
     ],
     extras_require={
         "cpu": ["paddlepaddle>=3.3,<3.4"],
+        "bench": ["torch>=2.4,<3", "onnxruntime>=1.17,<2", "onnx>=1.17,<1.18", "paddle2onnx>=2.1,<2.2"],  # what tools/benchmark.py compares with
         "dev": ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.17,<0.18"],
     },
 )

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from paddle import nn
 
 from paddle_attn import create_attention, create_model, ops
+from paddle_attn.attention.base import global_mean, scale
+from paddle_attn.attention.cbam import max_and_mean
 from paddle_attn.errors import UserError
 from paddle_attn.models.layers import Conv2D, MaxPool2D
 
@@ -90,6 +92,44 @@ def test_dense_3x3_convolution(batch: int, in_channels: int, out_channels: int, 
 @given(BATCH, CHANNELS, st.integers(3, 19), st.integers(3, 19), st.sampled_from([(2, 2, 0), (3, 2, 1), (3, 1, 1), (3, 3, 0)]))
 def test_max_pool(batch: int, channels: int, height: int, width: int, window: tuple[int, int, int]):
     assert_both_forms_are_exact(MaxPool2D(*window), noise(batch, channels, height, width))
+
+
+class Gated(nn.Layer):
+    """x times a gate of `[N, C, 1, 1]` or `[N, 1, H, W]`."""
+
+    def __init__(self, *shape: int):
+        super().__init__()
+        self.gate = self.create_parameter(list(shape))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return scale(x, self.gate)
+
+
+class Pooled(nn.Layer):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return max_and_mean(x)
+
+
+class Averaged(nn.Layer):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return global_mean(x)
+
+
+@needs_operators
+@settings(max_examples=25, deadline=None)
+@given(BATCH, CHANNELS, SIDE, SIDE, st.booleans())
+def test_gates_and_pooling_over_channels(batch: int, channels: int, height: int, width: int, by_channel: bool):
+    x = noise(batch, channels, height, width)
+    assert_both_forms_are_exact(Gated(batch, channels, 1, 1) if by_channel else Gated(batch, 1, height, width), x)
+    assert_both_forms_are_exact(Pooled(), x)
+    assert_both_forms_are_exact(Averaged(), x)
+
+
+@needs_operators
+def test_a_long_stretch_of_places_is_cut_and_put_together():
+    x = noise(2, 3, 50, 70)
+    assert_both_forms_are_exact(Gated(2, 1, 50, 70), x)
+    assert_both_forms_are_exact(Pooled(), x)
 
 
 @needs_operators

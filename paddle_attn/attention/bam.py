@@ -8,7 +8,7 @@ from __future__ import annotations
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import Attention
+from .base import Attention, global_mean
 from .se import hidden_width
 
 
@@ -39,7 +39,7 @@ class BAM(Attention):
         )
 
     def gate(self, x: Tensor) -> Tensor:
-        channel = self.channel_gate(x.mean([2, 3])).unsqueeze([2, 3])  # [N, C, 1, 1]
+        channel = self.channel_gate(global_mean(x)).unsqueeze([2, 3])  # [N, C, 1, 1]
         return 1 + F.sigmoid(channel * self.spatial_gate(x))
 
     def macs(self, height: int, width: int) -> int:

@@ -9,7 +9,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import Attention
+from .. import ops
+from .base import Attention, global_mean, scale
 from .se import hidden_width
 
 
@@ -22,7 +23,7 @@ class ChannelGate(nn.Layer):
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        weights = self.mlp(x.mean([2, 3])) + self.mlp(F.adaptive_max_pool2d(x, 1).flatten(1))
+        weights = self.mlp(global_mean(x)) + self.mlp(F.adaptive_max_pool2d(x, 1).flatten(1))
         return F.sigmoid(weights).unsqueeze([2, 3])
 
 
@@ -38,8 +39,16 @@ class SpatialGate(nn.Layer):
         self.bn = nn.BatchNorm2D(1, momentum=0.99, weight_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)))
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = paddle.concat([x.max(1, keepdim=True), x.mean(1, keepdim=True)], axis=1)
-        return F.sigmoid(self.bn(self.conv(pooled)))
+        return F.sigmoid(self.bn(self.conv(max_and_mean(x))))
+
+
+def max_and_mean(x: Tensor) -> Tensor:
+    """Over the channels: `[N, C, H, W] -> [N, 2, H, W]`. The maximum by a pooling: the gradient of Paddle's `max` takes seconds on a CPU."""
+    fused = ops.kernels(x)
+    if fused:
+        return fused.channel_pool(x)
+    most = F.max_pool2d(x.flatten(2).unsqueeze(1), [x.shape[1], 1]).reshape(paddle.shape(x[:, :1]))
+    return paddle.concat([most, x.mean(1, keepdim=True)], axis=1)
 
 
 class CBAM(Attention):
@@ -64,8 +73,8 @@ class CBAM(Attention):
         self.spatial_gate = SpatialGate(kernel_size) if spatial else None
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x * self.channel_gate(x)
-        return x if self.spatial_gate is None else x * self.spatial_gate(x)
+        x = scale(x, self.channel_gate(x))
+        return x if self.spatial_gate is None else scale(x, self.spatial_gate(x))
 
     def gate(self, x: Tensor) -> Tensor:
         channel = self.channel_gate(x)

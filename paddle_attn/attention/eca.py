@@ -10,7 +10,7 @@ import math
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import Attention
+from .base import Attention, global_mean
 
 
 def adaptive_kernel_size(channels: int) -> int:
@@ -40,7 +40,7 @@ class ECA(Attention):
         self.conv = nn.Conv1D(1, 1, k_size, padding=(k_size - 1) // 2, bias_attr=False)
 
     def gate(self, x: Tensor) -> Tensor:
-        averages = x.mean([2, 3]).unsqueeze(1)  # [N, 1, C]
+        averages = global_mean(x).unsqueeze(1)  # [N, 1, C]
         return F.sigmoid(self.conv(averages)).transpose([0, 2, 1]).unsqueeze(3)
 
     def macs(self, height: int, width: int) -> int:

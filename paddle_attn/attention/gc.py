@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
-from .base import Attention
+from .base import Attention, global_mean, scale
 
 ZERO = nn.initializer.Constant(0.0)
 
@@ -52,7 +52,7 @@ class GlobalContext(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         context = self._transformed_context(x)
-        return x + context if self.fusion == "add" else x * F.sigmoid(context)
+        return x + context if self.fusion == "add" else scale(x, F.sigmoid(context))
 
     def gate(self, x: Tensor) -> Tensor:
         if self.fusion == "add":
@@ -62,7 +62,7 @@ class GlobalContext(Attention):
     def _transformed_context(self, x: Tensor) -> Tensor:
         """`[N, C, H, W] -> [N, C, 1, 1]`."""
         if self.mask is None:
-            context = x.mean([2, 3])
+            context = global_mean(x)
         else:
             weights = F.softmax(self.mask(x).flatten(2), axis=2)  # [N, 1, H*W]
             context = paddle.matmul(x.flatten(2), weights, transpose_y=True).squeeze(2)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from paddle import Tensor, nn
 
-from .base import Attention
+from .base import Attention, global_mean
 
 
 def hidden_width(channels: int, reduction: int) -> int:
@@ -42,7 +42,7 @@ class SqueezeExcite(Attention):
         )
 
     def gate(self, x: Tensor) -> Tensor:
-        return self.fc(x.mean([2, 3])).unsqueeze([2, 3])
+        return self.fc(global_mean(x)).unsqueeze([2, 3])
 
     def macs(self, height: int, width: int) -> int:
         return 2 * self.channels * height * width + self.channels  # mean, product; sigmoid

@@ -44,7 +44,7 @@ class SelectiveKernel(nn.Layer):
     def forward(self, x: Tensor) -> Tensor:
         dense = F.relu(self.bn(self.conv(x)))
         grouped = F.relu(self.bn_grouped(self.conv_grouped(x)))
-        summary = (dense + grouped).mean([2, 3], keepdim=True)
+        summary = F.adaptive_avg_pool2d(dense + grouped, 1)
         scores = self.select(F.relu(self.squeeze_bn(self.squeeze(summary))))
         weights = F.softmax(scores.reshape([0, 2, -1, 1, 1]), axis=1)
         return dense * weights[:, 0] + grouped * weights[:, 1]

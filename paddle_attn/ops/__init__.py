@@ -53,6 +53,18 @@ class Kernels:
         """`attention.SpatialGroupEnhance` of `[N, C, H, W]`, with as many groups as weight and bias have elements."""
         return _C_ops._run_custom_op("paddle_attn_sge", x, weight, bias)[0]
 
+    def scale(self, x: Tensor, gate: Tensor) -> Tensor:
+        """`x * gate`: `[N, C, H, W]` with `[N, C, 1, 1]` or `[N, 1, H, W]`."""
+        return _C_ops._run_custom_op("paddle_attn_scale", x, gate)[0]
+
+    def mean(self, x: Tensor) -> Tensor:
+        """The mean of every plane: `[N, C, H, W] -> [N, C, 1, 1]`."""
+        return _C_ops._run_custom_op("paddle_attn_mean", x)[0]
+
+    def channel_pool(self, x: Tensor) -> Tensor:
+        """The maximum and the mean over the channels: `[N, C, H, W] -> [N, 2, H, W]`."""
+        return _C_ops._run_custom_op("paddle_attn_channel_pool", x)[0]
+
     def depthwise(self, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         """A 3x3 depthwise convolution with padding 1 and stride 1 or 2: `[N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)]`."""
         return _C_ops._run_custom_op("paddle_attn_depthwise", x, weight, stride)[0]

@@ -15,6 +15,7 @@
 namespace paddle_attn {
 
 using Index = int64_t;
+constexpr Index kStretch = 1024;  // places that a thread takes at once where a loop goes through the channels
 using paddle::Tensor;
 
 // exp(x) for |x| < 87 to about 1e-7 of its value: x = n ln 2 + r, a polynomial for exp(r), n put into the exponent's bits.

@@ -1,0 +1,349 @@
+"""Speed, as ratios: this project and a named baseline in turn, each in a process of its own, medians of the pairs.
+
+The other sides are in `tests/baselines`: the notebook's code and the formulas as written in stock Paddle, the same networks in PyTorch, ONNX
+Runtime on the exported model. The table is kept as CSV; the page and the chart are made from it. This file does not import Paddle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.metadata
+import importlib.util
+import io
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from . import runtime
+from .errors import UserError
+from .files import write_text, write_whole
+
+TURN = 0.5  # seconds that a turn lasts at least
+REST = 0.3  # seconds between turns: OpenMP's threads of the side that was on spin for 0.2
+PACKAGES = {"torch": "torch", "onnx": "onnxruntime"}  # side: the package that it needs
+SIDES = {"stock": "stock Paddle", "torch": "PyTorch", "onnx": "ONNX Runtime", "ours": "ours"}
+NETWORKS = {"towernet": 256, "resnet50": 224, "mobilenet_v2": 224}  # of inference: image size
+MAPS = ([32, 64, 56, 56], [8, 256, 32, 32], [32, 512, 7, 7])
+
+
+@dataclass(frozen=True)
+class Line:
+    """A comparison: what each side is told (`tests/baselines/worker.py`), and the ratio that is aimed at."""
+
+    section: str
+    what: str
+    ours: dict[str, Any]
+    baseline: dict[str, Any]
+    named: str
+    at_least: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a line gave: medians in milliseconds, and the median over the pairs of baseline / ours."""
+
+    section: str
+    what: str
+    ours_ms: float
+    baseline: str
+    baseline_ms: float
+    ratio: float
+    at_least: float
+
+
+def lines(section: str, data: Path, scratch: Path) -> list[Line]:
+    """The comparisons of a section. `data` holds class folders of images, `scratch` is for exported models."""
+    return {"modules": _modules, "train": _train, "infer": lambda: _infer(scratch), "data": lambda: _data(data)}[section]()
+
+
+SECTIONS = ("modules", "train", "infer", "data")
+
+
+def _line(
+    section: str, what: str, step: str, other: str, at_least: float, named: str = "", ours: dict | None = None, theirs: dict | None = None, **both
+):
+    mine = {"side": "ours", "step": step, **both, **(ours or {})}
+    return Line(section, what, mine, {"side": other, "step": step, **both, **(theirs or {})}, named or SIDES[other], at_least)
+
+
+def _modules() -> list[Line]:
+    found = []
+    for shape in MAPS:
+        told = {"name": "simam", "shape": shape, "mode": "train"}
+        title = f"SimAM, {'×'.join(map(str, shape))}"
+        formula = "stock Paddle, formula as written"
+        found += [
+            _line("modules", f"{title}, fused", "module", "stock", 25, formula, **told),
+            _line("modules", f"{title}, portable", "module", "stock", 6, formula, ours={"form": "off"}, **told),
+            _line("modules", f"{title}, fused", "module", "torch", 2.5 if shape[1] == 512 else 3, "PyTorch, eager", **told),
+            _line(
+                "modules",
+                f"{title}, fused, forward",
+                "module",
+                "ours",
+                0.4,
+                "one elementwise pass",
+                ours={"mode": "forward"},
+                theirs={"mode": "elementwise"},
+                name="simam",
+                shape=shape,
+            ),
+        ]
+    for name, at_least in (("sge", 1.5), ("cbam", 1.0), ("se", 1.0)):
+        for shape in MAPS:
+            title = f"{name.upper()}, {'×'.join(map(str, shape))}"
+            found.append(_line("modules", title, "module", "torch", at_least, "PyTorch, eager", name=name, shape=shape, mode="train"))
+    return found
+
+
+def _train() -> list[Line]:
+    def line(model: str, size: int, batch: int, other: str, at_least: float, **more: Any) -> Line:
+        return _line(
+            "train", f"{model}-simam, {size} px, batch {batch}", "train", other, at_least, model=model, attn="simam", size=size, batch=batch, **more
+        )
+
+    notebook = {"named": "the notebook's code, stock Paddle"}
+    return [
+        line("towernet", 256, 8, "stock", 6, **notebook),
+        line("towernet", 256, 32, "stock", 6, **notebook),
+        line("towernet", 256, 8, "torch", 1.2),
+        line("towernet", 256, 32, "torch", 1.2),
+        line("resnet50", 256, 8, "torch", 1.15),
+        line("vgg19", 128, 8, "stock", 4),
+        line("vgg19", 128, 8, "torch", 1),
+        line("mobilenet_v2", 224, 8, "stock", 2.5),
+        line("mobilenet_v2", 224, 8, "torch", 1),
+        _line(
+            "train",
+            "resnet50-simam, 256 px, batch 8",
+            "train",
+            "ours",
+            1 / 1.04,
+            "resnet50 without attention",
+            ours={"attn": "simam"},
+            theirs={"attn": None},
+            model="resnet50",
+            size=256,
+            batch=8,
+        ),
+        line("towernet", 256, 8, "ours", 1, named="the portable forms", theirs={"form": "off"}),
+    ]
+
+
+def _infer(scratch: Path) -> list[Line]:
+    found = []
+    for model, size in NETWORKS.items():
+        for batch in (1, 8):
+            for other, at_least in (("torch", 1.3), ("onnx", 0.85)):
+                exported = {"folder": str(scratch / model)}
+                more = {"theirs": exported} if other == "onnx" else {}
+                told = {"model": model, "attn": "simam", "size": size, "batch": batch}
+                found.append(_line("infer", f"{model}-simam, {size} px, batch {batch}", "infer", other, at_least, ours=exported, **more, **told))
+    return found
+
+
+def _data(data: Path) -> list[Line]:
+    told = {"root": str(data), "size": 128, "batch": 32}
+    epoch = {"model": "towernet", "attn": "simam"}
+    what = f"an epoch of {epoch['model']}-{epoch['attn']}, 128 px, batch 32"
+    return [
+        _line("data", "an epoch of loading, 128 px", "load", "stock", 2, "the notebook's way, stock Paddle", **told),
+        _line(
+            "data",
+            "an epoch of loading, 128 px, without the cache",
+            "load",
+            "stock",
+            1,
+            "the notebook's way, stock Paddle",
+            ours={"cache": 0},
+            **told,
+        ),
+        _line("data", what, "epoch", "ours", 0.98, "the same without loading", ours={"how": "loaded"}, theirs={"how": "fixed"}, **told),
+        _line("data", f"{what}, by paddle.Model.fit", "epoch", "ours", 0.97, "a bare loop", ours={"how": "fit"}, theirs={"how": "fixed"}, **told),
+    ]
+
+
+class Side:
+    """A process that takes steps when it is told to."""
+
+    def __init__(self, order: dict[str, Any], root: Path):
+        command = [sys.executable, "-m", "tests.baselines.worker", json.dumps(order)]
+        self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if self._answer() != "ready":
+            raise RuntimeError(f"the benchmark's process did not start: {order}")
+        self.count = 1
+        self.count = max(1, round(TURN / max(self.turn(), 1e-6)))
+
+    def turn(self) -> float:
+        """Seconds a step, over one turn."""
+        self.process.stdin.write(f"go {self.count}\n")
+        self.process.stdin.flush()
+        return float(self._answer()) / self.count
+
+    def _answer(self) -> str:
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the benchmark's process ended: {self.process.communicate()[1].strip()[-2000:]}")
+        return line.strip()
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def measure(line: Line, rounds: int, root: Path) -> Result:
+    """Both sides in turn, `rounds` times. `root` is the project's folder."""
+    pairs = []
+    with Side(line.ours, root) as ours, Side(line.baseline, root) as baseline:
+        for _ in range(rounds):
+            pair = []
+            for side in (ours, baseline):
+                time.sleep(REST)
+                pair.append(side.turn())
+            pairs.append(pair)
+    mine, theirs = ([pair[i] * 1000 for pair in pairs] for i in (0, 1))
+    ratio = statistics.median(b / a for a, b in pairs)
+    return Result(line.section, line.what, statistics.median(mine), line.named, statistics.median(theirs), ratio, line.at_least)
+
+
+def run(sections: Sequence[str], rounds: int, data: Path, scratch: Path, root: Path, out: Path, say: Callable[[str], None]) -> list[Result]:
+    """Measure sections, and write `out/performance.csv`, its page and its chart after each line, so that nothing is lost.
+
+    Lines whose baseline is not installed are left out, and said. Other sections' lines are kept as they are.
+
+    Raises: UserError for an unknown section.
+    """
+    if not (root / "tests" / "baselines").is_dir():
+        raise UserError(f"there are no baselines in {root / 'tests' / 'baselines'}: run this in the project's own folder")
+    results = [result for result in read(out / "performance.csv") if result.section not in sections]
+    for section in sections:
+        for line in lines(section, data, scratch):
+            package = PACKAGES.get(line.baseline["side"])
+            if package and importlib.util.find_spec(package) is None:
+                say(f"{line.what}: left out, {package} is not installed: pip install -e .[bench]")
+                continue
+            result = measure(line, rounds, root)
+            results.append(result)
+            say(str_of(result))
+            write(results, out)
+        if section == "infer":
+            write_text(out / "performance_ops.csv", _by_op(scratch / "mobilenet_v2", NETWORKS["mobilenet_v2"], root))
+            write(results, out)
+    return results
+
+
+def str_of(result: Result) -> str:
+    """A line for the terminal."""
+    return (
+        f"{result.what}: {result.ours_ms:.2f} ms, {result.baseline} {result.baseline_ms:.2f} ms, "
+        f"{result.ratio:.2f}× (at least {result.at_least:.2f}×{'' if result.ratio >= result.at_least else ': MISSED'})"
+    )
+
+
+def read(path: Path) -> list[Result]:
+    """The results that a CSV holds; none where there is no file."""
+    if not path.exists():
+        return []
+    kinds = Result.__annotations__
+    with open(path, encoding="utf-8", newline="") as file:
+        return [Result(**{key: float(value) if kinds[key] == "float" else value for key, value in row.items()}) for row in csv.DictReader(file)]
+
+
+def write(results: Sequence[Result], out: Path) -> None:
+    """`performance.csv`, `performance.md` and `images/performance.png`."""
+    results = sorted(results, key=lambda result: SECTIONS.index(result.section))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Result.__annotations__), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in asdict(result).items()} for result in results)
+    write_text(out / "performance.csv", text.getvalue())
+    ops = out / "performance_ops.csv"
+    write_text(out / "performance.md", page(results, ops.read_text(encoding="utf-8") if ops.exists() else ""))
+    from .plots import plot_ratios  # matplotlib waits until there is something to draw
+
+    write_whole(
+        out / "images" / "performance.png", lambda aside: plot_ratios([(f"{r.what} : {r.baseline}", r.ratio, r.at_least) for r in results], aside)
+    )
+
+
+TITLES = {
+    "modules": "Modules, forward and backward",
+    "train": "Training, a whole step",
+    "infer": "Inference of the exported model",
+    "data": "Data and the training loop",
+}
+
+
+def page(results: Sequence[Result], by_op: str) -> str:
+    """docs/performance.md."""
+    cpu, cores = _machine()
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("paddlepaddle", "torch", "onnxruntime", "numpy") if _version(name))
+    found = [
+        "# Performance",
+        "",
+        f"Made by `python tools/benchmark.py` on {cpu}, {cores} cores ({versions}).",
+        "Each line runs both sides in turn, each in a process of its own, and gives the medians; the ratio is the median of baseline / ours over the",
+        "pairs, so more than 1 is faster than the baseline. Compare ratios, not milliseconds: machines differ, and this one is shared.",
+        "",
+        "![Ratios](images/performance.png)",
+        "",
+    ]
+    for section, title in TITLES.items():
+        rows = [result for result in results if result.section == section]
+        if not rows:
+            continue
+        found += [f"## {title}", "", "| what | ours, ms | baseline | baseline, ms | ratio | aim |", "|---|---|---|---|---|---|"]
+        for row in rows:
+            missed = "" if row.ratio >= row.at_least else " (missed)"
+            found.append(
+                f"| {row.what} | {row.ours_ms:.3g} | {row.baseline} | {row.baseline_ms:.3g} | {row.ratio:.2f}× | {row.at_least:.2f}×{missed} |"
+            )
+        found.append("")
+        if section == "infer" and by_op:
+            found += ["MobileNetV2-SimAM, batch 1, by operator of Paddle's engine (its own profiler, which slows it down):", ""]
+            found += ["| operator | calls an image | ms an image |", "|---|---|---|"]
+            found += ["| `{}` | {} | {} |".format(*row) for row in csv.reader(io.StringIO(by_op))]
+            found.append("")
+    return "\n".join([*found, *NOTES]) + "\n"
+
+
+NOTES: list[str] = []
+
+
+def _by_op(folder: Path, size: int, root: Path, runs: int = 50) -> str:
+    """CSV: operator, calls, milliseconds, of the ten that take most."""
+    command = [sys.executable, "-m", "tests.baselines.by_op", str(folder), str(size), str(runs)]
+    said = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    rows = []
+    for match in re.finditer(r"^thread\d+::(\S+)\s+(\d+)\s+([\d.]+) ", said.stdout + said.stderr, re.MULTILINE):
+        calls = int(match[2]) / runs
+        if calls >= 1:
+            rows.append((match[1], f"{calls:.0f}", float(match[3]) / runs))
+    rows.sort(key=lambda row: -row[2])
+    return "".join(f"{name},{calls},{ms:.2f}\n" for name, calls, ms in rows[:10])
+
+
+def _machine() -> tuple[str, int]:
+    """The CPU's model, and how many cores this process may use."""
+    name = "an unknown CPU"
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        name = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), name)
+    return name, runtime.this_machine().cores
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""

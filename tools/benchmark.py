@@ -1,0 +1,38 @@
+"""Measure speed against the baselines, and write the page: python tools/benchmark.py [modules train infer data]"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from paddle_attn.cli import one_sentence_errors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure this project and its baselines in turn; writes performance.csv, .md and a chart.")
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help="modules, train, infer or data (default: all)")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of turns for each line (default: %(default)s)")
+    parser.add_argument("--data", metavar="DIR", help="class folders of images for the data section (default: drawn ones)")
+    parser.add_argument("--out", default="docs", metavar="DIR", help="where the page goes (default: %(default)s)")
+    arguments = parser.parse_args()
+    with one_sentence_errors(), tempfile.TemporaryDirectory() as scratch:
+        from paddle_attn import benchmark
+        from paddle_attn.data.split import make_split
+        from paddle_attn.errors import unknown_name
+
+        for section in arguments.sections:
+            if section not in benchmark.SECTIONS:
+                raise unknown_name("section", section, benchmark.SECTIONS)
+        sections = arguments.sections or benchmark.SECTIONS
+        data = Path(arguments.data) if arguments.data else Path(scratch) / "drawn" / "train"
+        if "data" in sections and not arguments.data:
+            make_split("demo", data.parent)
+        root = Path(__file__).resolve().parent.parent
+        results = benchmark.run(
+            sections, max(1, arguments.rounds), data, Path(scratch), root, Path(arguments.out), lambda line: print(line, flush=True)
+        )
+        missed = sum(result.ratio < result.at_least for result in results)
+        print(f"{arguments.out}/performance.md was written: {len(results)} lines, {missed} below their aim")
+
+
+if __name__ == "__main__":
+    main()
