@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +88,10 @@ class Predictor:
         """
         if topk < 1:
             raise UserError(f"topk must be at least 1, found {topk}")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, found {batch_size}")
         results = []
-        for batch in _batches(self._images(_files(inputs, on_error), on_error), batch_size):
+        for batch in _batches(self._images(_files(inputs), on_error, ahead=2 * batch_size), batch_size):
             scores = self.probabilities(np.stack([image for _, image in batch]))
             order = np.argsort(-scores, axis=1, kind="stable")[:, :topk]
             for (path, _), row, ids in zip(batch, scores, order, strict=True):
@@ -94,14 +99,30 @@ class Predictor:
                 results.append({"path": str(path), "labels": labels, "class_ids": ids.tolist(), "scores": [float(row[i]) for i in ids]})
         return results
 
-    def _images(self, files: Iterable[Path], on_error: Callable[[UserError], None] | None) -> Iterator[tuple[Path, np.ndarray]]:
-        for path in files:
-            try:
-                yield path, self.preprocess(load_image(path))
-            except UserError as error:
-                if on_error is None:
-                    raise
-                on_error(error)
+    def _images(
+        self, files: Iterable[Path | UserError], on_error: Callable[[UserError], None] | None, ahead: int
+    ) -> Iterator[tuple[Path, np.ndarray]]:
+        """The preprocessed images in their order; threads make up to `ahead` of them while the network runs."""
+        files = iter(files)
+        waiting: collections.deque[tuple[Path | UserError, Future[np.ndarray]]] = collections.deque()
+        with ThreadPoolExecutor(this_machine().cores) as pool:
+            while True:
+                waiting.extend((file, pool.submit(self._sample, file)) for file in itertools.islice(files, ahead - len(waiting)))
+                if not waiting:
+                    return
+                file, image = waiting.popleft()
+                try:
+                    yield file, image.result()
+                except UserError as error:
+                    if on_error is None:
+                        pool.shutdown(cancel_futures=True)
+                        raise
+                    on_error(error)
+
+    def _sample(self, file: Path | UserError) -> np.ndarray:
+        if isinstance(file, UserError):
+            raise file
+        return self.preprocess(load_image(file))
 
 
 @contextlib.contextmanager
@@ -118,21 +139,19 @@ def _native_stdout_hidden() -> Iterator[None]:
         os.close(null)
 
 
-def _files(inputs: str | os.PathLike | Sequence[str | os.PathLike], on_error: Callable[[UserError], None] | None) -> Iterator[Path]:
+def _files(inputs: str | os.PathLike | Sequence[str | os.PathLike]) -> Iterator[Path | UserError]:
+    """The files that are meant, in order; in the place of what is not there, its error."""
     for given in [inputs] if isinstance(inputs, (str, os.PathLike)) else inputs:
         path = Path(given)
         if path.is_dir():
             found = images_below(path)
-            error = None if found else UserError(f"the folder {path} holds no images: expected some, at any depth")
-        else:
-            found = [path]
-            error = None if path.exists() else UserError(f"there is no {path}: expected an image or a folder of images")
-        if error is None:
             yield from found
-        elif on_error is None:
-            raise error
+            if not found:
+                yield UserError(f"the folder {path} holds no images: expected some, at any depth")
+        elif path.exists():
+            yield path
         else:
-            on_error(error)
+            yield UserError(f"there is no {path}: expected an image or a folder of images")
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
