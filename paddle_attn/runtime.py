@@ -1,13 +1,14 @@
 """What must be set before Paddle is imported, so that it runs on a CPU as fast as it can.
 
 Paddle starts with one thread, its MKL takes a slow path on AMD, and glibc maps and unmaps every large tensor. `tune()` mends
-the three. It never overrides what the user has set, and does nothing where it does not apply. `PADDLE_ATTN_TUNE=0` switches it
+the three. It never overrides what the user has set, and does nothing where it does not apply, such as beside a GPU. `PADDLE_ATTN_TUNE=0` switches it
 off, `PADDLE_ATTN_TUNE=verbose` prints what it did. This file does not import Paddle.
 """
 
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 import platform
 import sys
@@ -26,6 +27,7 @@ class Machine:
     vendor: str  # 'AuthenticAMD', 'GenuineIntel', '' where unknown
     flags: frozenset[str]  # the CPU's, as /proc/cpuinfo names them
     cores: int  # that this process may use
+    gpu: bool = False  # Paddle's GPU wheel is the one that is installed
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,14 @@ def this_machine() -> Machine:
                     break  # the first processor tells enough
     except OSError:
         pass
-    return Machine(platform.system(), platform.libc_ver()[0], vendor, flags, _cores())
+    return Machine(platform.system(), platform.libc_ver()[0], vendor, flags, _cores(), _has_gpu_wheel())
+
+
+def _has_gpu_wheel() -> bool:
+    try:
+        return bool(importlib.metadata.version("paddlepaddle-gpu"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def _cores() -> int:
@@ -75,7 +84,7 @@ def default_threads(machine: Machine, environ: Mapping[str, str]) -> int:
 
 def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
     """What to set on this machine in this environment. Pure: it reads and changes nothing."""
-    if environ.get("PADDLE_ATTN_TUNE") == "0":
+    if environ.get("PADDLE_ATTN_TUNE") == "0" or machine.gpu:
         return []
     steps = []
     if "OMP_NUM_THREADS" not in environ and machine.cores > 1:

@@ -115,6 +115,18 @@ def test_simams_gate_lies_where_the_paper_says():
     assert float(gate.min()) >= sigmoid(0.5) - 1e-6 and float(gate.max()) < 1
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["simam", "sge"])
+def test_half_precision_is_computed_in_float32_inside(name: str, dtype: str):
+    attn = make(name)
+    x = (paddle.randn([2, 32, 9, 9]) * 200).astype(dtype)  # squares of which sum to more than float16 can hold
+    y = attn(x)
+    assert str(y.dtype) == f"paddle.{dtype}" == str(attn.gate(x).dtype).replace("Type.", "")
+    exact = attn(x.astype("float32")).numpy()
+    np.testing.assert_allclose(y.astype("float32").numpy(), exact, rtol=2e-2)
+    np.testing.assert_allclose(attn.gate(x).astype("float32").numpy(), attn.gate(x.astype("float32")).numpy(), rtol=1e-2)
+
+
 def test_starts_as_the_authors_start():
     x = paddle.randn([2, 64, 5, 5])
     np.testing.assert_allclose(create_attention("sge", 64).gate(x).numpy(), sigmoid(1.0), rtol=1e-6)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from conftest import ROOT
@@ -18,6 +19,7 @@ INTEL = Machine("Linux", "glibc", "GenuineIntel", frozenset({"avx2", "avx512f"})
 ARM = Machine("Linux", "glibc", "", frozenset(), 4)
 MUSL = Machine("Linux", "", "AuthenticAMD", frozenset({"avx2"}), 2)
 MAC = Machine("Darwin", "", "", frozenset(), 8)
+GPU = replace(AMD, gpu=True)
 ONE_CORE = Machine("Linux", "glibc", "GenuineIntel", frozenset(), 1)
 
 MALLOC = {"M_MMAP_MAX": 0, "M_TRIM_THRESHOLD": -1, "M_TOP_PAD": 256 << 20}
@@ -38,6 +40,7 @@ MALLOC = {"M_MMAP_MAX": 0, "M_TRIM_THRESHOLD": -1, "M_TOP_PAD": 256 << 20}
         (AMD, {"MALLOC_TOP_PAD_": "1"}, {"OMP_NUM_THREADS": 2, "MKL_DEBUG_CPU_TYPE": 7}),
         (AMD, {"LD_PRELOAD": "libjemalloc.so"}, {"OMP_NUM_THREADS": 2, "MKL_DEBUG_CPU_TYPE": 7}),
         (AMD, {"PADDLE_ATTN_TUNE": "0"}, {}),
+        (GPU, {}, {}),
     ],
 )
 def test_the_plan_fits_the_machine_and_never_overrides_the_user(machine: Machine, environ: dict, expected: dict):

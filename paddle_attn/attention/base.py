@@ -8,6 +8,8 @@ from paddle import Tensor, nn
 
 from .. import ops
 
+HALF = (paddle.float16, paddle.bfloat16)  # what a GPU trains in under AMP
+
 
 class Attention(nn.Layer):
     """A multiplicative attention: `[N, C, H, W] -> [N, C, H, W]`, the input times `gate(x)`.

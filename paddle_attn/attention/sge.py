@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from .. import ops
-from .base import Attention, at_least_one, spatial_size
+from .base import HALF, Attention, at_least_one, spatial_size
 
 
 class SpatialGroupEnhance(Attention):
@@ -23,6 +23,8 @@ class SpatialGroupEnhance(Attention):
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. The normalised score of a 1x1 map is 0. `weight` starts at 0 and `bias`
     at 1, both `[1, groups, 1, 1]`, as the authors confirm.
+
+    Half-precision maps are computed in float32 inside.
 
     Raises: ValueError when groups does not divide channels.
     """
@@ -38,13 +40,17 @@ class SpatialGroupEnhance(Attention):
         self.bias = self.create_parameter([1, groups, 1, 1], default_initializer=nn.initializer.Constant(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype in HALF:
+            return self.forward(x.astype("float32")).astype(x.dtype)
         fused = ops.kernels(x)
-        if fused:
+        if fused and self.weight.dtype == x.dtype:
             return fused.sge(x, self.weight, self.bias)
         grouped = self._grouped(x)
         return (grouped * self._gate(grouped, spatial_size(x))).reshape(paddle.shape(x))
 
     def gate(self, x: Tensor) -> Tensor:
+        if x.dtype in HALF:
+            return self.gate(x.astype("float32")).astype(x.dtype)
         gate = self._gate(self._grouped(x), spatial_size(x))
         gate = gate.expand([-1, -1, self.channels // self.groups, -1])
         return gate.reshape(paddle.shape(x))
@@ -58,7 +64,7 @@ class SpatialGroupEnhance(Attention):
         variance = (score * score).sum(3, keepdim=True) / at_least_one(size - 1)
         # a constant map has variance 0, where the root has no gradient: the clip passes none on
         deviation = paddle.sqrt(paddle.clip(variance, min=1e-30))
-        return F.sigmoid(score / (deviation + self.EPS) * self.weight + self.bias)
+        return F.sigmoid(score / (deviation + self.EPS) * self.weight.astype(score.dtype) + self.bias.astype(score.dtype))
 
     def macs(self, height: int, width: int) -> int:
         area = height * width

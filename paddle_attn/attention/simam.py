@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from .. import ops
-from .base import Attention, at_least_one, is_static, spatial_size
+from .base import HALF, Attention, at_least_one, is_static, spatial_size
 
 
 class SimAM(Attention):
@@ -23,6 +23,8 @@ class SimAM(Attention):
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. The gate lies in [sigmoid(0.5), 1); a 1x1 map gets sigmoid(0.5).
 
+    Half-precision maps are computed in float32 inside.
+
     Raises: ValueError when e_lambda is not positive.
     """
 
@@ -33,10 +35,14 @@ class SimAM(Attention):
         self.e_lambda = float(e_lambda)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype in HALF:  # a sum of squares would overflow
+            return self.forward(x.astype("float32")).astype(x.dtype)
         fused = ops.kernels(x)
         return fused.simam(x, self.e_lambda) if fused else x * self.gate(x)
 
     def gate(self, x: Tensor) -> Tensor:
+        if x.dtype in HALF:
+            return self.gate(x.astype("float32")).astype(x.dtype)
         return F.sigmoid(self.inverse_energy(x))
 
     def inverse_energy(self, x: Tensor) -> Tensor:
