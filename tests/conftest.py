@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.baselines, as `python -m` finds it
+
 from paddle_attn.cli import prepare_paddle
 
 prepare_paddle()

@@ -10,7 +10,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "paddle_attn"
 # from the top floor down; a room may import what stands below it, and files of its own folder
 FLOORS = [
-    {"engine", "fidelity"},
+    {"engine", "fidelity", "benchmark"},
     {"export", "complexity", "convert"},
     {"models"},
     {"attention", "predict"},

@@ -195,6 +195,37 @@ def test_training_twice_gives_the_same_bits():
     np.testing.assert_array_equal(trained(), trained())
 
 
+SECOND = {  # a layer for each operator
+    "simam": (lambda: create_attention("simam", 2), 2),
+    "sge": (lambda: create_attention("sge", 2, groups=1), 2),
+    "scale and mean": (lambda: create_attention("se", 4, reduction=2), 4),
+    "channel_pool": (Pooled, 2),
+    "depthwise": (lambda: Conv2D(2, 2, 3, padding=1, groups=2, bias_attr=False), 2),
+    "conv3x3": (lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False), 8),
+    "conv3x3_bias": (lambda: Conv2D(8, 2, 3, padding=1), 8),
+    "max_pool": (lambda: MaxPool2D(2, 2), 2),
+}
+
+
+@needs_operators
+@pytest.mark.parametrize("name", SECOND)
+def test_a_second_derivative_is_refused_and_not_left_out(name: str):
+    make, channels = SECOND[name]
+    layer = make()
+
+    def penalty() -> None:
+        x = paddle.to_tensor(noise(1, channels, 4, 4), stop_gradient=False)
+        gradient = paddle.grad(layer(x).square().sum(), x, create_graph=True)[0]
+        gradient.square().sum().backward()
+        assert x.grad is not None
+
+    with ops.using("on"), pytest.raises((OSError, RuntimeError), match=r"no second derivative; PADDLE_ATTN_OPS=off|flatten_grad"):
+        penalty()
+    if name in ("simam", "sge", "conv3x3", "conv3x3_bias"):  # the others have none in Paddle either
+        with ops.using("off"):
+            penalty()
+
+
 # ---- where they do not serve
 
 

@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import paddle
+from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
 
 from .. import runtime
 from ..files import write_whole
@@ -32,10 +32,6 @@ def load() -> None:
 
     Raises: BuildError without a compiler, or when compiling or loading fails.
     """
-    with warnings.catch_warnings():  # it recommends a cache for compilers, which we do not need
-        warnings.simplefilter("ignore")
-        from paddle.utils.cpp_extension import load_op_meta_info_and_register_op  # heavy, and needed here alone
-
     library = _cached()
     try:
         load_op_meta_info_and_register_op(str(library))

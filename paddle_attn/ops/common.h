@@ -17,6 +17,7 @@ namespace paddle_attn {
 using Index = int64_t;
 constexpr Index kStretch = 1024;  // places that a thread takes at once where a loop goes through the channels
 using paddle::Tensor;
+using In = const Tensor&;
 
 // exp(x) for |x| < 87 to about 1e-7 of its value: x = n ln 2 + r, a polynomial for exp(r), n put into the exponent's bits.
 inline float exponential(float x) {
@@ -52,6 +53,12 @@ inline void expect(bool holds, const char* what) {
 
 inline void expect_maps(const Tensor& x) {
   expect(x.is_cpu() && x.dtype() == paddle::DataType::FLOAT32 && x.shape().size() == 4, "a float32 tensor [N, C, H, W] on the CPU");
+}
+
+// In the place of a second derivative, for every operator: without it Paddle would leave the gradient out and say nothing.
+template <typename... Arguments>
+std::vector<Tensor> no_second_derivative(Arguments...) {
+  PD_THROW("paddle_attn: the compiled operators have no second derivative; PADDLE_ATTN_OPS=off goes by Paddle's own, most of which have one");
 }
 
 }  // namespace paddle_attn

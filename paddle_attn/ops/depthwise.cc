@@ -141,3 +141,9 @@ PD_BUILD_GRAD_OP(paddle_attn_depthwise)
     .Outputs({paddle::Grad("X"), paddle::Grad("Weight")})
     .Attrs({"stride: int"})
     .SetKernelFn(PD_KERNEL(paddle_attn::backward));
+
+PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_depthwise)
+    .Inputs({"X", "Weight", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X")), paddle::Grad(paddle::Grad("Weight"))})
+    .Outputs({paddle::Grad(paddle::Grad("Y"))})
+    .Attrs({"stride: int"})
+    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, int>)));

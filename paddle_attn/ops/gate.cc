@@ -177,6 +177,11 @@ PD_BUILD_GRAD_OP(paddle_attn_scale)
     .Outputs({paddle::Grad("X"), paddle::Grad("Gate")})
     .SetKernelFn(PD_KERNEL(paddle_attn::backward));
 
+PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_scale)
+    .Inputs({"X", "Gate", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X")), paddle::Grad(paddle::Grad("Gate"))})
+    .Outputs({paddle::Grad(paddle::Grad("Y"))})
+    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In>)));
+
 PD_BUILD_OP(paddle_attn_mean)
     .Inputs({"X"})
     .Outputs({"Y"})
@@ -189,6 +194,11 @@ PD_BUILD_GRAD_OP(paddle_attn_mean)
     .Outputs({paddle::Grad("X")})
     .SetKernelFn(PD_KERNEL(paddle_attn::mean_backward));
 
+PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_mean)
+    .Inputs({"X", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X"))})
+    .Outputs({paddle::Grad(paddle::Grad("Y"))})
+    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In>)));
+
 PD_BUILD_OP(paddle_attn_channel_pool)
     .Inputs({"X"})
     .Outputs({"Y"})
@@ -200,3 +210,8 @@ PD_BUILD_GRAD_OP(paddle_attn_channel_pool)
     .Inputs({"X", "Y", paddle::Grad("Y")})
     .Outputs({paddle::Grad("X")})
     .SetKernelFn(PD_KERNEL(paddle_attn::pool_backward));
+
+PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_channel_pool)
+    .Inputs({"X", "Y", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X"))})
+    .Outputs({paddle::Grad(paddle::Grad("Y"))})
+    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In>)));

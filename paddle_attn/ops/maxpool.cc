@@ -96,3 +96,9 @@ PD_BUILD_GRAD_OP(paddle_attn_max_pool)
     .Outputs({paddle::Grad("X")})
     .Attrs({"kernel: int", "stride: int", "padding: int"})
     .SetKernelFn(PD_KERNEL(paddle_attn::backward));
+
+PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_max_pool)
+    .Inputs({"X", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X"))})
+    .Outputs({paddle::Grad(paddle::Grad("Y"))})
+    .Attrs({"kernel: int", "stride: int", "padding: int"})
+    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, int, int, int>)));

@@ -155,3 +155,8 @@ PD_BUILD_GRAD_OP(paddle_attn_sge)
     .Inputs({"X", "Weight", "Bias", paddle::Grad("Y")})
     .Outputs({paddle::Grad("X"), paddle::Grad("Weight"), paddle::Grad("Bias")})
     .SetKernelFn(PD_KERNEL(paddle_attn::backward));
+
+PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_sge)
+    .Inputs({"X", "Weight", "Bias", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X")), paddle::Grad(paddle::Grad("Weight")), paddle::Grad(paddle::Grad("Bias"))})
+    .Outputs({paddle::Grad(paddle::Grad("Y"))})
+    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In>)));

@@ -86,3 +86,9 @@ PD_BUILD_GRAD_OP(paddle_attn_simam)
     .Outputs({paddle::Grad("X")})
     .Attrs({"e_lambda: float"})
     .SetKernelFn(PD_KERNEL(paddle_attn::backward));
+
+PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_simam)
+    .Inputs({"X", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X"))})
+    .Outputs({paddle::Grad(paddle::Grad("Y"))})
+    .Attrs({"e_lambda: float"})
+    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, float>)));

@@ -300,6 +300,11 @@ PD_BUILD_GRAD_OP(paddle_attn_conv3x3)
     .Outputs({paddle::Grad("X"), paddle::Grad("Weight")})
     .SetKernelFn(PD_KERNEL(paddle_attn::backward));
 
+PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_conv3x3)
+    .Inputs({"X", "Weight", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X")), paddle::Grad(paddle::Grad("Weight"))})
+    .Outputs({paddle::Grad(paddle::Grad("Y"))})
+    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In>)));
+
 PD_BUILD_OP(paddle_attn_conv3x3_bias)
     .Inputs({"X", "Weight", "Bias"})
     .Outputs({"Y"})
@@ -311,3 +316,8 @@ PD_BUILD_GRAD_OP(paddle_attn_conv3x3_bias)
     .Inputs({"X", "Weight", "Bias", paddle::Grad("Y")})
     .Outputs({paddle::Grad("X"), paddle::Grad("Weight"), paddle::Grad("Bias")})
     .SetKernelFn(PD_KERNEL(paddle_attn::backward_with_bias));
+
+PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_conv3x3_bias)
+    .Inputs({"X", "Weight", "Bias", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X")), paddle::Grad(paddle::Grad("Weight")), paddle::Grad(paddle::Grad("Bias"))})
+    .Outputs({paddle::Grad(paddle::Grad("Y"))})
+    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In>)));

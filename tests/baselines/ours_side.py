@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
+from paddle import nn
 from rich.console import Console
 
 from paddle_attn import Predictor, create_attention, create_model, ops
@@ -16,6 +18,7 @@ from paddle_attn.data.transforms import Augment, Preprocess
 from paddle_attn.engine.callbacks import EpochRecorder, ProgressBar
 from paddle_attn.engine.optim import ClassificationLoss
 from paddle_attn.export import export_model
+from paddle_attn.models.layers import Conv2D, MaxPool2D
 
 Step = Callable[[], object]
 
@@ -30,8 +33,19 @@ def in_form(form: str, step: Step) -> Step:
     return formed
 
 
+LAYERS: dict[str, Callable[[int], nn.Layer]] = {  # what networks have beside attention
+    "conv3x3": lambda channels: Conv2D(channels, channels, 3, padding=1, bias_attr=False),
+    "depthwise": lambda channels: Conv2D(channels, channels, 3, padding=1, groups=channels, bias_attr=False),
+    "max_pool": lambda channels: MaxPool2D(2, 2),
+    "batch_norm": nn.BatchNorm2D,
+    "relu": lambda channels: nn.ReLU(),
+}
+
+
 def module_step(name: str, shape: list[int], mode: str, form: str = "on") -> Step:
-    attn, x, gradient = create_attention(name, shape[1]), paddle.randn(shape), paddle.randn(shape)
+    attn = LAYERS[name](shape[1]) if name in LAYERS else create_attention(name, shape[1])
+    x = paddle.randn(shape)
+    gradient = paddle.randn(attn(x).shape)
     if mode == "elementwise":
         return paddle.no_grad()(lambda: paddle.scale(x, 2.0))
     if mode == "forward":
@@ -87,20 +101,34 @@ def load_step(root: str, size: int, batch: int, cache: int = 512) -> Step:
 
 
 def epoch_step(root: str, size: int, batch: int, how: str) -> Step:
-    """An epoch of TowerNet-SimAM over as many batches: 'loaded' from the images, 'fixed' in memory, or by paddle.Model.'fit' in memory."""
+    """An epoch of TowerNet-SimAM over as many batches: 'loaded' from the images, 'fixed' in memory, or by paddle.Model.'fit' in memory.
+
+    The step returns the seconds that it waited for batches.
+    """
     loader, training = loader_of(root, size, batch, 512), Training("towernet", "simam", size, batch)
     fixed = FixedBatches([training.batch] * len(loader))
     if how != "fit":
-        return lambda: [training.step(images, labels) for images, labels in (loader if how == "loaded" else fixed)]
+        return lambda: trained(training, loader if how == "loaded" else fixed)
     loss = ClassificationLoss(0.0)
     model = paddle.Model(training.net)
     model.prepare(training.optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)))
 
-    def step() -> None:
+    def step() -> float:
         callbacks = [EpochRecorder(fixed, loss, 0, 0, lambda row: None), ProgressBar(Console(), 1, 0), paddle.callbacks.LRScheduler()]
         model.fit(fixed, epochs=1, verbose=0, callbacks=callbacks)
+        return 0.0
 
     return step
+
+
+def trained(training: Training, batches: Iterable[tuple[paddle.Tensor, paddle.Tensor]]) -> float:
+    """Train on the batches; returns the seconds that it waited for them."""
+    waited, asked = 0.0, time.perf_counter()
+    for images, labels in batches:
+        waited += time.perf_counter() - asked
+        training.step(images, labels)
+        asked = time.perf_counter()
+    return waited
 
 
 class FixedBatches(list):

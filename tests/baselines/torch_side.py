@@ -60,7 +60,14 @@ class SGE(nn.Module):
         return (grouped * torch.sigmoid(score * self.weight + self.bias)).view_as(x)
 
 
-MODULES: dict[str, Callable[[int], nn.Module]] = {"simam": SimAM, "se": SE, "cbam": CBAM, "sge": SGE}
+MODULES: dict[str, Callable[[int], nn.Module]] = {
+    "simam": SimAM,
+    "se": SE,
+    "cbam": CBAM,
+    "sge": SGE,
+    "batch_norm": nn.BatchNorm2d,
+    "relu": lambda channels: nn.ReLU(),
+}
 
 
 def conv_bn(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:

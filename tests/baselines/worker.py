@@ -1,7 +1,7 @@
 """One side of a comparison in a process of its own: python -m tests.baselines.worker '{"side": "torch", "step": "train", …}'
 
-It prints `ready` once it is warm. For each line `go N` it takes N steps and prints the seconds that they took; the other side's turn
-comes in between, and this process waits.
+It prints `ready` once it is warm. For each line `go N` it takes N steps and prints the seconds that they took, and how many of them they
+waited for data, which a step may return; the other side's turn comes in between, and this process waits.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ def main() -> None:
     print("ready", file=answers)
     for line in sys.stdin:
         count = int(line.removeprefix("go"))
-        started = time.perf_counter()
+        started, waited = time.perf_counter(), 0.0
         for _ in range(count):
-            step()
-        print(time.perf_counter() - started, file=answers)
+            said = step()
+            waited += said if kind == "epoch" else 0.0
+        print(time.perf_counter() - started, waited, file=answers)
 
 
 if __name__ == "__main__":
