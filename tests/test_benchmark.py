@@ -138,3 +138,22 @@ def test_the_portable_form_can_be_asked_for():
 
     with ops.using("on" if ops.kernels(paddle.zeros([1, 1, 2, 2])) else "auto"):
         module_step("simam", [1, 2, 4, 4], "train", form="off")()
+
+
+def test_towernet_trains_as_the_notebooks_does():
+    """No bias in front of a batch norm, and ReLU behind the pools: the same loss and the same gradients."""
+    ours, notebook = create_model("towernet", "simam", num_classes=16), stock_side.notebook_towernet()
+    theirs = [parameter for parameter in notebook.parameters() if parameter.trainable]
+    stem = [4 * block + 1 for block in range(4)]  # the void biases, behind their weights
+    kept = [parameter for index, parameter in enumerate(theirs) if index not in stem]
+    mine = [parameter for parameter in ours.parameters() if parameter.trainable]
+    for parameter, other in zip(mine, kept, strict=True):
+        other.set_value(parameter)
+    images = paddle.to_tensor(np.random.default_rng(0).standard_normal([2, 3, 256, 256]).astype("float32"))
+    for net in (ours, notebook):
+        paddle.nn.functional.cross_entropy(net(images), paddle.to_tensor([3, 7])).backward()
+    scale = max(float(parameter.grad.abs().max()) for parameter in mine)
+    for parameter, other in zip(mine, kept, strict=True):
+        difference = float((parameter.grad - other.grad).norm())
+        assert difference <= 1e-3 * float(other.grad.norm()), other.name
+    assert max(float(theirs[index].grad.abs().max()) for index in stem) < 1e-5 * scale
