@@ -56,6 +56,8 @@ class AugmentConfig:
     vflip: float = 0.0  # probability of turning upside down
     crop_scale: tuple[float, float] | None = None  # random-resized crop: the part of the area that is kept, e.g. [0.08, 1.0]
     color_jitter: float = 0.0  # brightness, contrast and saturation vary by up to ± this fraction
+    mixup: float = 0.0  # blend each image of a batch with another, by a fraction drawn from Beta(mixup, mixup); 0: none
+    cutmix: float = 0.0  # paste a rectangle of another image, its area drawn from Beta(cutmix, cutmix); with both, a batch gets one of them
     pad_crop: int = 0  # pad by this many pixels, then crop the size at a random place (4 for CIFAR)
 
     def __post_init__(self):
@@ -64,6 +66,8 @@ class AugmentConfig:
         _in_range("data.augment.vflip", self.vflip, 0, 1)
         _in_range("data.augment.color_jitter", self.color_jitter, 0, 1)
         _in_range("data.augment.pad_crop", self.pad_crop, 0)
+        _in_range("data.augment.mixup", self.mixup, 0)
+        _in_range("data.augment.cutmix", self.cutmix, 0)
         if self.crop_scale is not None:
             low, high = self.crop_scale
             if not 0 < low <= high <= 1:
@@ -105,6 +109,8 @@ class OptimConfig:
     milestones: tuple[int, ...] = ()  # 'multistep': multiply by step_gamma when each of these epochs begins, counted from 0
     step_gamma: float = 0.1  # the factor of 'step' and 'multistep'
     warmup_epochs: int = 0  # the rate climbs in a straight line over this many epochs
+    clip_norm: float | None = None  # scale the gradients down when their common norm exceeds this; null: never
+    accumulate: int = 1  # average the gradients of so many batches before each update
     label_smoothing: float = 0.0  # of the training loss; the eval loss is never smoothed
 
     def __post_init__(self):
@@ -119,6 +125,9 @@ class OptimConfig:
             raise UserError(f"optim.milestones must be epochs in rising order, found {list(self.milestones)}")
         _in_range("optim.step_gamma", self.step_gamma, 0, 1)
         _in_range("optim.warmup_epochs", self.warmup_epochs, 0)
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise UserError(f"optim.clip_norm must be positive, or null for none, found {self.clip_norm:g}")
+        _in_range("optim.accumulate", self.accumulate, 1)
         _in_range("optim.label_smoothing", self.label_smoothing, 0, 1)
 
 
@@ -128,6 +137,9 @@ class TrainConfig:
     batch_size: int = 32  # images a step
     seed: int = 0  # of weights, order and augmentation: the same seed gives the same run on the same machine
     device: str = "auto"  # 'auto' (a GPU where Paddle has one), 'cpu', 'gpu', 'gpu:1'
+    patience: int | None = None  # stop when eval top-1 has not risen for so many epochs; null: never
+    stop_on_nan: bool = False  # stop when the loss is no number any more, and name the step and the last good checkpoint
+    amp: str | None = None  # mixed precision on a GPU: 'O1' (most operators), 'O2' (the weights too); null: none
     ops: str | None = None  # compiled CPU operators: 'auto', 'on' (or say why not), 'off'; null: what PADDLE_ATTN_OPS says, else 'auto'
     output: str | None = None  # the run's folder; null: output/<config name>
     resume: bool = False  # go on after the last epoch that train.output holds
@@ -136,6 +148,10 @@ class TrainConfig:
         _in_range("train.epochs", self.epochs, 1)
         _in_range("train.batch_size", self.batch_size, 1)
         _in_range("train.seed", self.seed, 0, 2**32 - 1)
+        if self.patience is not None:
+            _in_range("train.patience", self.patience, 1)
+        if self.amp is not None:
+            _one_of("train.amp", self.amp, ("O1", "O2"))
         if self.ops is not None:
             _one_of("train.ops", self.ops, ("auto", "on", "off"))
         if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", self.device):

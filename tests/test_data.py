@@ -8,16 +8,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import paddle
 import pytest
 from conftest import COLOURS, ROOT, make_images, picture
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from paddle_attn.data.dataset import ImageFolder, Loader
 from paddle_attn.data.drawn import CLASSES, write_drawn
 from paddle_attn.data.images import is_image_name, load_image
-from paddle_attn.data.transforms import Augment, Preprocess
+from paddle_attn.data.transforms import Augment, Mix, Preprocess
 from paddle_attn.errors import UserError
 
 PLAIN = Preprocess(32, "stretch", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -312,3 +313,27 @@ def test_pad_crop_moves_the_image_by_at_most_the_padding():
     found = {tuple(np.argwhere(np.asarray(Augment(pad_crop=4)(image, random.Random(seed)))[..., 0])[0]) for seed in range(400)}
     rows, columns = zip(*found, strict=True)
     assert (min(rows), max(rows), min(columns), max(columns)) == (12, 20, 12, 20)
+
+
+# ---- mixing batches
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from([(0.4, 0.0), (0.0, 1.0), (0.4, 1.0)]))
+def test_a_mixed_image_is_made_of_its_two_in_the_parts_that_the_labels_have(seed: int, parameters: tuple[float, float]):
+    images = paddle.to_tensor(np.float32([1, 2, 3]).reshape(3, 1, 1, 1) * np.ones([3, 3, 8, 6], "float32"))
+    labels = paddle.to_tensor([0, 1, 2])
+    mixed, first, others, part = Mix(*parameters)(images, labels, np.random.default_rng(seed))
+    assert first.tolist() == [0, 1, 2] and others.tolist() == [2, 1, 0]
+    assert len(set(part.tolist())) == 1 and 0 <= part[0] <= 1
+    expected = part[0] * images + (1 - part[0]) * images.flip([0])
+    np.testing.assert_allclose(mixed.mean([1, 2, 3]).numpy(), expected.mean([1, 2, 3]).numpy(), rtol=1e-5)
+    if not parameters[0]:  # pasted: every pixel is one of the two
+        assert set(mixed[0].flatten().tolist()) <= {1.0, 3.0}
+
+
+def test_a_batch_is_mixed_the_same_way_each_time_and_differently_from_the_next():
+    images, labels = paddle.randn([4, 3, 8, 8]), paddle.to_tensor([0, 1, 2, 3])
+    mixed = [Mix(0.4)(images, labels, np.random.default_rng([0, epoch, 0]))[0].numpy() for epoch in (1, 1, 2)]
+    np.testing.assert_array_equal(mixed[0], mixed[1])
+    assert not np.array_equal(mixed[0], mixed[2])

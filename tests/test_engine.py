@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import io
 import json
 import math
@@ -27,6 +28,7 @@ from paddle_attn.errors import UserError
 from paddle_attn.weights import read_weights
 
 QUIET = Console(quiet=True)
+fit_room = importlib.import_module("paddle_attn.engine.fit")  # `engine.fit` is the function
 
 
 def config_for(data: Path, output: Path, **train) -> Config:
@@ -136,6 +138,108 @@ def test_smoothing_is_of_the_training_loss_alone():
 
 
 # ---- a run and its figures
+
+
+# ---- what is off by default
+
+
+def batch_gradients(
+    accumulate: int, batch_size: int, split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> list[dict[str, np.ndarray]]:
+    """The gradients of a linear network at each update of an epoch."""
+    seen = []
+
+    class Linear(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.fc = paddle.nn.Linear(3, 3, weight_attr=paddle.ParamAttr(initializer=paddle.nn.initializer.Constant(0.1)))
+
+        def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+            return self.fc(x.mean([2, 3]))
+
+    class Watched(paddle.optimizer.SGD):
+        def minimize(self, *args, **kwargs):
+            seen.append({parameter.name: parameter.grad.numpy() for parameter in self._parameter_list})
+
+    monkeypatch.setattr(fit_room, "make_network", lambda config, num_classes: Linear())
+    monkeypatch.setattr(fit_room, "make_optimizer", lambda optim, rate, parameters: Watched(rate, parameters))
+    config = config_for(split_data, tmp_path / f"{accumulate}-{batch_size}", epochs=1, batch_size=batch_size)
+    config = dataclasses.replace(
+        config, optim=OptimConfig(accumulate=accumulate), data=dataclasses.replace(config.data, augment=AugmentConfig(rotation=0))
+    )
+    rows = fit(config, QUIET)
+    return [*seen, {"loss": np.float32(rows[0].train_loss)}]
+
+
+def test_accumulated_gradients_are_the_average_over_all_images_of_the_group(split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Batches of 5, 5, 5, 5, 4: groups of two are batches of 10, 10 and 4."""
+    for small, large in zip(
+        batch_gradients(2, 5, split_data, tmp_path, monkeypatch), batch_gradients(1, 10, split_data, tmp_path, monkeypatch), strict=True
+    ):
+        for one, other in zip(small.values(), large.values(), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["momentum", "sgd", "adam", "adamw"])
+def test_clipping_bounds_the_common_norm_of_the_gradients(name: str):
+    parameters = [paddle.create_parameter([4], "float32") for _ in range(2)]
+    before = [parameter.numpy().copy() for parameter in parameters]
+    optimizer = make_optimizer(OptimConfig(name=name, clip_norm=1.0, weight_decay=0.0), 1.0, parameters)
+    sum((parameter * 100).sum() for parameter in parameters).backward()
+    clipped = optimizer._grad_clip([(parameter, parameter.grad) for parameter in parameters])
+    assert float(sum((gradient**2).sum() for _, gradient in clipped)) == pytest.approx(1.0, rel=1e-4)
+    optimizer.step()
+    if name in ("sgd", "momentum"):
+        moved = np.concatenate([parameter.numpy() - old for parameter, old in zip(parameters, before, strict=True)])
+        assert np.linalg.norm(moved) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_run_without_progress_ends_early_and_does_not_go_on(split_data: Path, tmp_path: Path):
+    config = config_for(split_data, tmp_path / "run", epochs=9, patience=2)
+    config = dataclasses.replace(config, optim=OptimConfig(lr=0.0))  # learns nothing
+    said = io.StringIO()
+    rows = fit(config, Console(file=said, width=200))
+    assert len(rows) == 3 and "eval top-1 has not risen for 2 epochs" in said.getvalue()  # the first epoch is the best
+    assert len(fit(dataclasses.replace(config, train=dataclasses.replace(config.train, resume=True)), QUIET)) == 3
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_where(split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = config_for(split_data, tmp_path / "run", epochs=3, stop_on_nan=True)
+    right = ClassificationLoss.forward
+
+    def wrong(self, logits, labels, *others):
+        wrong.calls += self.training
+        return right(self, logits, labels, *others) * (float("nan") if wrong.calls == 5 else 1.0)
+
+    wrong.calls = 0
+    monkeypatch.setattr(ClassificationLoss, "forward", wrong)
+    with pytest.raises(UserError, match=r"step 2 of epoch 2, learning rate 0\.00075: the last good checkpoint is .*last\.pdstate, of epoch 1"):
+        fit(config, QUIET)
+    assert (tmp_path / "run" / "best.pdparams").exists()
+
+
+def test_mixed_precision_on_a_cpu_is_refused(split_data: Path, tmp_path: Path):
+    with pytest.raises(UserError, match=r"train\.amp is 'O1', but this run is on the cpu"):
+        fit(config_for(split_data, tmp_path / "run", amp="O1"), QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mixed_batch_has_the_loss_of_both_labels():
+    logits, labels = paddle.randn([4, 3]), paddle.to_tensor([0, 1, 2, 0])
+    others, part = labels.flip([0]), paddle.full([4], 0.3)
+    loss = ClassificationLoss(0.1)
+    one, other = loss(logits, labels), loss(logits, others)
+    assert float(loss(logits, labels, others, part)) == pytest.approx(0.3 * float(one) + 0.7 * float(other), rel=1e-5)
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+def test_a_run_with_mixed_batches_learns_and_is_the_same_twice(split_data: Path, tmp_path: Path, mixing: dict):
+    rows = []
+    for name in ("one", "two"):
+        config = config_for(split_data, tmp_path / name)
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, augment=AugmentConfig(**mixing)))
+        rows.append([dataclasses.replace(row, seconds=0.0) for row in fit(config, QUIET)])
+    assert rows[0] == rows[1] and rows[0][-1].train_loss < rows[0][0].train_loss
 
 
 def test_a_run_leaves_all_that_it_promises(run: tuple[Config, list[Row]]):

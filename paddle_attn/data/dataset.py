@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..errors import UserError
 from .images import EXTENSIONS, is_clutter, load_image
-from .transforms import Augment, Preprocess
+from .transforms import Augment, Mix, Preprocess
 
 
 class SeededImages:
@@ -144,12 +144,13 @@ class Loader:
         batch_size: the last batch of an epoch may be smaller.
         shuffle: a new order every epoch, from `seed` and the epoch.
         workers: processes; 0 is a thread.
+        mix: blends the images of a batch; then batches are `(images, labels, labels of the others, part of the first)`.
 
     Raises: UserError, while it is iterated, that names the first file that could not be decoded.
     """
 
-    def __init__(self, dataset: SeededImages, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0):
-        self.dataset = dataset
+    def __init__(self, dataset: SeededImages, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0, mix: Mix | None = None):
+        self.dataset, self.batch_size, self.seed, self.mix = dataset, batch_size, seed, mix
         sampler = BatchSampler(sampler=EpochSampler(dataset, shuffle, seed), batch_size=batch_size)
         self._batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
 
@@ -160,12 +161,17 @@ class Loader:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
-        for images, labels in self._batches:
+    def batch_length(self, step: int) -> int:
+        """The images in batch `step`, counted from 0."""
+        return min(self.batch_size, len(self.dataset) - step * self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[paddle.Tensor, ...]]:
+        for step, (images, labels) in enumerate(self._batches):
             lowest = int(labels.min())
             if lowest < 0:
                 self._raise_for(-1 - lowest)
-            yield images, labels
+            rng = np.random.default_rng([self.seed, self.dataset.epoch, step])
+            yield self.mix(images, labels, rng) if self.mix else (images, labels)
 
     def _raise_for(self, index: int) -> None:
         """Meet a sample's failure again, here where it can be caught."""

@@ -11,6 +11,8 @@ import random
 from dataclasses import dataclass
 
 import numpy as np
+import paddle
+from paddle import Tensor
 from paddle.vision.transforms import functional as F
 from PIL import Image
 
@@ -133,3 +135,35 @@ class Augment:
             for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
                 image = adjust(image, 1 + rng.uniform(-self.color_jitter, self.color_jitter))
         return image
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Blends each image of a batch with the one at the mirrored place, once a batch.
+
+    Args:
+        mixup: Beta's parameter of the part that an image keeps of itself (Zhang et al., ICLR 2018, arxiv.org/abs/1710.09412); 0 for none.
+        cutmix: Beta's parameter of the area that stays when a rectangle of the other is pasted (Yun et al., ICCV 2019,
+            arxiv.org/abs/1905.04899); 0 for none. With both, each batch gets one of them, drawn evenly.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __call__(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`[N, 3, H, W]` and `[N]` to the mixed images, both labels `[N]` and the part of the first, `[N]`."""
+        others = images.flip([0])
+        if self.cutmix and (not self.mixup or rng.random() < 0.5):
+            height, width = images.shape[2:]
+            side = math.sqrt(1 - rng.beta(self.cutmix, self.cutmix))
+            top, left = int(rng.integers(height)), int(rng.integers(width))  # the middle of the rectangle, which the border may cut
+            rows = slice(max(0, top - int(side * height) // 2), min(height, top + int(side * height) // 2))
+            columns = slice(max(0, left - int(side * width) // 2), min(width, left + int(side * width) // 2))
+            kept = paddle.ones([1, 1, height, width])
+            kept[:, :, rows, columns] = 0.0
+            part = float(kept.mean())
+            images = images * kept + others * (1 - kept)
+        else:
+            part = float(rng.beta(self.mixup, self.mixup))
+            images = images * part + others * (1 - part)
+        return images, labels, labels.flip([0]), paddle.full([len(labels)], part)

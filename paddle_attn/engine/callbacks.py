@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -25,12 +26,24 @@ class EpochRecorder(paddle.callbacks.Callback):
         loss: set to eval mode while the network is evaluated.
         seed: with the epoch it decides all that is random, so a resumed run continues as it would have.
         first_epoch: 0, or the number of epochs that were trained before.
-        after_epoch: called with the row when an epoch was trained and evaluated.
+        after_epoch: called with the row when an epoch was trained and evaluated; what it returns says whether training goes on.
+        accumulate: the batches whose gradients make one update; each counts by its images, so that they are averaged.
+        not_a_number: called with epoch, step and learning rate when the loss is none, if it is given; expected to raise.
     """
 
-    def __init__(self, loader: Loader, loss: ClassificationLoss, seed: int, first_epoch: int, after_epoch: Callable[[Row], None]):
+    def __init__(
+        self,
+        loader: Loader,
+        loss: ClassificationLoss,
+        seed: int,
+        first_epoch: int,
+        after_epoch: Callable[[Row], bool],
+        accumulate: int = 1,
+        not_a_number: Callable[[int, int, float], None] | None = None,
+    ):
         super().__init__()
         self.loader, self.loss, self.seed, self.first_epoch, self.after_epoch = loader, loss, seed, first_epoch, after_epoch
+        self.accumulate, self.not_a_number = accumulate, not_a_number
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch = self.first_epoch + epoch
@@ -40,7 +53,15 @@ class EpochRecorder(paddle.callbacks.Callback):
         paddle.seed((self.seed * 1_000_003 + self.epoch) % 2**32)  # of dropout
         self._begin()
 
+    def on_train_batch_begin(self, step: int, logs: dict | None = None) -> None:
+        if self.accumulate > 1:
+            group = range(step // self.accumulate * self.accumulate, min(len(self.loader), (step // self.accumulate + 1) * self.accumulate))
+            self.loss.share = self.loader.batch_length(step) / sum(map(self.loader.batch_length, group))
+
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        logs["loss"] = [logs["loss"][0] / self.loss.share]  # as the callbacks behind this one show it too
+        if self.not_a_number and not math.isfinite(logs["loss"][0]):
+            self.not_a_number(self.epoch + 1, step + 1, self.model._optimizer.get_lr())
         self._take(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -56,7 +77,7 @@ class EpochRecorder(paddle.callbacks.Callback):
     def on_eval_end(self, logs: dict | None = None) -> None:
         self.loss.train()
         seconds = time.perf_counter() - self.started
-        self.after_epoch(Row(self.epoch + 1, self.lr, *self.train, *self._means(logs), seconds))
+        self.model.stop_training = not self.after_epoch(Row(self.epoch + 1, self.lr, *self.train, *self._means(logs), seconds))
 
     def _begin(self) -> None:
         self.images, self.loss_sum = 0, 0.0

@@ -71,6 +71,8 @@ def _decisive(config: Config) -> dict[str, object]:
         "train.output",
         "train.resume",
         "train.ops",
+        "train.patience",
+        "train.stop_on_nan",
         "data.root",
         "data.workers",
         "data.cache",

@@ -43,6 +43,8 @@ def fit(config: Config, console: Console | None = None) -> list[Row]:
 def _fit(config: Config, console: Console) -> list[Row]:
     train, seed = config.train, config.train.seed
     device = set_device(train.device)
+    if train.amp and not device.startswith("gpu"):
+        raise UserError(f"train.amp is '{train.amp}', but this run is on the {device}, where Paddle has no mixed precision: expected null, or a GPU")
     random.seed(seed), np.random.seed(seed), paddle.seed(seed)
     train_loader, eval_loader = make_loader(config, "train"), make_loader(config, "eval")
     classes = train_loader.dataset.classes
@@ -71,8 +73,8 @@ def _fit(config: Config, console: Console) -> list[Row]:
         console.print(f"going on after epoch {rows[-1].epoch} of {folder}")
     elif (folder / STATE).exists():
         console.print(f"the earlier run in {folder} was moved to {_move_aside(folder)}")
-    if len(rows) >= train.epochs:
-        console.print(f"nothing to do: train.epochs is {train.epochs}")
+    if len(rows) >= train.epochs or not is_patient(rows, train.patience):
+        console.print(f"nothing to do: train.epochs is {train.epochs}, train.patience {train.patience}")
         return rows
     write_text(folder / "config.yaml", dump_config(config))
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
@@ -81,7 +83,7 @@ def _fit(config: Config, console: Console) -> list[Row]:
     history.add_settings(_settings(config))
     history.add_samples(_samples(train_loader.dataset, make_preprocess(config)))
 
-    def after_epoch(row: Row) -> None:
+    def after_epoch(row: Row) -> bool:
         history.add(row)
         best = save_epoch(folder, net, optimizer, history.rows, config)
         console.print(
@@ -89,24 +91,40 @@ def _fit(config: Config, console: Console) -> list[Row]:
             f"eval loss {row.eval_loss:.4f} top1 {100 * row.eval_top1:5.2f} %  {row.seconds:.1f} s{'  best' if best else ''}",
             soft_wrap=True,
         )
+        if not (patient := is_patient(history.rows, train.patience)):
+            console.print(f"eval top-1 has not risen for {train.patience} epochs (train.patience): stopped")
+        return patient
+
+    def not_a_number(epoch: int, step: int, lr: float) -> None:
+        last = f"the last good checkpoint is {folder / STATE}, of epoch {history.rows[-1].epoch}" if history.rows else "there is no checkpoint yet"
+        raise UserError(
+            f"the loss is no finite number at step {step} of epoch {epoch}, learning rate {lr:.3g}: {last}; try a smaller optim.lr or optim.clip_norm"
+        )
 
     loss = ClassificationLoss(config.optim.label_smoothing)
     per_epoch = config.optim.schedule_unit == "epoch"
     callbacks = [
-        EpochRecorder(train_loader, loss, seed, len(rows), after_epoch),
+        EpochRecorder(train_loader, loss, seed, len(rows), after_epoch, config.optim.accumulate, not_a_number if train.stop_on_nan else None),
         ProgressBar(console, train.epochs, len(rows)),
         paddle.callbacks.LRScheduler(by_step=not per_epoch, by_epoch=per_epoch),
     ]
     model = paddle.Model(net)
-    model.prepare(optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)))
+    model.prepare(optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)), amp_configs=train.amp)
+    epochs, accumulate = train.epochs - len(rows), config.optim.accumulate
     try:
-        model.fit(train_loader, eval_loader, epochs=train.epochs - len(rows), verbose=0, callbacks=callbacks)
+        model.fit(train_loader, eval_loader, epochs=epochs, verbose=0, callbacks=callbacks, accumulate_grad_batches=accumulate)
     finally:
         callbacks[1].progress.stop()
         history.close()
     best = max(history.rows, key=lambda row: row.eval_top1)
     console.print(f"best eval top-1 {100 * best.eval_top1:.2f} % at epoch {best.epoch}: {folder / 'best.pdparams'}", soft_wrap=True)
     return history.rows
+
+
+def is_patient(rows: list[Row], patience: int | None) -> bool:
+    """Whether the best eval top-1 was reached within the last `patience` epochs; always without one."""
+    best = max(rows, key=lambda row: row.eval_top1, default=None)  # the first of equals
+    return patience is None or best is None or rows[-1].epoch - best.epoch < patience
 
 
 def _move_aside(folder: Path) -> Path:

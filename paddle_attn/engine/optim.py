@@ -45,7 +45,8 @@ def rate_factor(schedule: str, total: int, warmup: int = 0, drops: Sequence[int]
 
 def make_optimizer(optim: OptimConfig, rate: LRScheduler | float, parameters: list[Tensor]) -> Optimizer:
     """The optimiser of a config over these parameters."""
-    common = {"learning_rate": rate, "parameters": parameters, "weight_decay": optim.weight_decay}
+    clip = paddle.nn.ClipGradByGlobalNorm(optim.clip_norm) if optim.clip_norm else None
+    common = {"learning_rate": rate, "parameters": parameters, "weight_decay": optim.weight_decay, "grad_clip": clip}
     if optim.name == "momentum":
         return paddle.optimizer.Momentum(momentum=optim.momentum, **common)
     if optim.name == "sgd":
@@ -58,11 +59,21 @@ def make_optimizer(optim: OptimConfig, rate: LRScheduler | float, parameters: li
 
 
 class ClassificationLoss(nn.Layer):
-    """Mean cross entropy of logits `[N, C]` and labels `[N]`; smoothed in training mode alone, so that eval losses compare."""
+    """Mean cross entropy of logits `[N, C]` and labels `[N]`; smoothed in training mode alone, so that eval losses compare.
+
+    `share` multiplies the training loss: of the batches whose gradients are added up before an update, this one's part of the images.
+    A batch that was mixed comes with the labels of the other images, and the part of each first label, `[N]` both.
+    """
 
     def __init__(self, label_smoothing: float = 0.0):
         super().__init__()
         self.label_smoothing = label_smoothing
+        self.share = 1.0
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing if self.training else 0.0)
+    def forward(self, logits: Tensor, labels: Tensor, others: Tensor | None = None, part: Tensor | None = None) -> Tensor:
+        if not self.training:
+            return F.cross_entropy(logits, labels)
+        if others is None:
+            return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing) * self.share
+        first, second = (F.cross_entropy(logits, each, reduction="none", label_smoothing=self.label_smoothing).flatten() for each in (labels, others))
+        return (first * part + second * (1 - part)).mean() * self.share

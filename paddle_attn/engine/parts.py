@@ -11,7 +11,7 @@ from paddle import nn
 from ..config import Config, load_config
 from ..data.cifar import CifarImages
 from ..data.dataset import ImageFolder, Loader
-from ..data.transforms import Augment, Preprocess
+from ..data.transforms import Augment, Mix, Preprocess
 from ..errors import UserError
 from ..models import create_model, model_spec
 from ..weights import load_weights
@@ -45,11 +45,14 @@ def make_preprocess(config: Config) -> Preprocess:
 def make_loader(config: Config, part: str) -> Loader:
     """The batches of 'train' (shuffled and augmented) or 'eval' (as they are)."""
     train, data = part == "train", config.data
-    augment = Augment(**dataclasses.asdict(data.augment)) if train else None
+    changes = dataclasses.asdict(data.augment)
+    mixup, cutmix = changes.pop("mixup"), changes.pop("cutmix")
+    augment = Augment(**changes) if train else None
+    mix = Mix(mixup, cutmix) if train and (mixup or cutmix) else None
     cache = 0 if data.workers else data.cache // 2  # half for each part; the memory of a worker goes with it
     through = (make_preprocess(config), augment, config.train.seed, cache)
     images = ImageFolder(folder_of(config, part), *through) if data.dataset == "folder" else CifarImages(data.dataset, data.root, part, *through)
-    return Loader(images, config.train.batch_size, train, config.train.seed, data.workers)
+    return Loader(images, config.train.batch_size, train, config.train.seed, data.workers, mix)
 
 
 def folder_of(config: Config, part: str) -> Path:
