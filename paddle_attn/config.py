@@ -111,6 +111,7 @@ class OptimConfig:
     warmup_epochs: int = 0  # the rate climbs in a straight line over this many epochs
     clip_norm: float | None = None  # scale the gradients down when their common norm exceeds this; null: never
     accumulate: int = 1  # average the gradients of so many batches before each update
+    ema_decay: float | None = None  # evaluate and keep the moving average of the weights, with this decay, such as 0.999; null: the weights
     label_smoothing: float = 0.0  # of the training loss; the eval loss is never smoothed
 
     def __post_init__(self):
@@ -128,6 +129,8 @@ class OptimConfig:
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise UserError(f"optim.clip_norm must be positive, or null for none, found {self.clip_norm:g}")
         _in_range("optim.accumulate", self.accumulate, 1)
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise UserError(f"optim.ema_decay must lie between 0 and 1, or be null for none, found {self.ema_decay:g}")
         _in_range("optim.label_smoothing", self.label_smoothing, 0, 1)
 
 

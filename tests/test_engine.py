@@ -22,6 +22,7 @@ from test_data import write_cifar
 from paddle_attn import create_attention, create_model, save_weights
 from paddle_attn.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig, load_config
 from paddle_attn.engine import evaluate, evaluate_config, fit, load_trained, make_loader, set_device
+from paddle_attn.engine.average import WeightAverage
 from paddle_attn.engine.history import Row
 from paddle_attn.engine.optim import ClassificationLoss, make_optimizer, make_schedule, rate_factor
 from paddle_attn.errors import UserError
@@ -178,6 +179,40 @@ def test_accumulated_gradients_are_the_average_over_all_images_of_the_group(spli
     ):
         for one, other in zip(small.values(), large.values(), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_follows_its_formula_and_two_swaps_change_nothing():
+    net = paddle.nn.Linear(1, 1, bias_attr=False)
+    average, expected = WeightAverage(net, 0.5), float(net.weight)
+    for update, value in enumerate([3.0, -1.0, 4.0, 1.0]):
+        net.weight.set_value(np.float32([[value]]))
+        average.update()
+        decay = min(0.5, (1 + update) / (10 + update))
+        expected = decay * expected + (1 - decay) * value
+    average.swap()
+    assert float(net.weight) == pytest.approx(expected, rel=1e-6)
+    average.swap()
+    assert float(net.weight) == 1.0
+
+
+def test_a_run_with_an_average_evaluates_and_keeps_it_and_resumes_bitwise(split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def averaged(name: str, **train) -> Config:
+        config = config_for(split_data, tmp_path / name, **train)
+        return dataclasses.replace(config, optim=dataclasses.replace(config.optim, ema_decay=0.9))
+
+    whole = fit(averaged("whole"), QUIET)
+    plain = fit(config_for(split_data, tmp_path / "plain"), QUIET)
+    assert [row.train_loss for row in whole] == [row.train_loss for row in plain]  # the average takes no part in training
+    assert whole[-1].eval_loss != plain[-1].eval_loss
+    evaluation = evaluate(
+        load_trained(averaged("whole"), tmp_path / "whole" / "last.pdparams")[0], make_loader(averaged("whole"), "eval"), ["a", "b", "c"]
+    )
+    assert evaluation.loss == pytest.approx(whole[-1].eval_loss, rel=1e-5)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        interrupted_after(1, patch)
+        fit(averaged("broken"), QUIET)
+    fit(averaged("broken", resume=True), QUIET)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
 
 
 @pytest.mark.parametrize("name", ["momentum", "sgd", "adam", "adamw"])

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..data.dataset import Loader
+from .average import WeightAverage
 from .history import Row
 from .optim import ClassificationLoss
 
@@ -28,6 +29,7 @@ class EpochRecorder(paddle.callbacks.Callback):
         first_epoch: 0, or the number of epochs that were trained before.
         after_epoch: called with the row when an epoch was trained and evaluated; what it returns says whether training goes on.
         accumulate: the batches whose gradients make one update; each counts by its images, so that they are averaged.
+        average: of the weights, which stand in the network while it is evaluated and saved.
         not_a_number: called with epoch, step and learning rate when the loss is none, if it is given; expected to raise.
     """
 
@@ -39,11 +41,12 @@ class EpochRecorder(paddle.callbacks.Callback):
         first_epoch: int,
         after_epoch: Callable[[Row], bool],
         accumulate: int = 1,
+        average: WeightAverage | None = None,
         not_a_number: Callable[[int, int, float], None] | None = None,
     ):
         super().__init__()
         self.loader, self.loss, self.seed, self.first_epoch, self.after_epoch = loader, loss, seed, first_epoch, after_epoch
-        self.accumulate, self.not_a_number = accumulate, not_a_number
+        self.accumulate, self.average, self.not_a_number = accumulate, average, not_a_number
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch = self.first_epoch + epoch
@@ -62,6 +65,8 @@ class EpochRecorder(paddle.callbacks.Callback):
         logs["loss"] = [logs["loss"][0] / self.loss.share]  # as the callbacks behind this one show it too
         if self.not_a_number and not math.isfinite(logs["loss"][0]):
             self.not_a_number(self.epoch + 1, step + 1, self.model._optimizer.get_lr())
+        if self.average and ((step + 1) % self.accumulate == 0 or step + 1 == len(self.loader)):
+            self.average.update()
         self._take(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -69,6 +74,8 @@ class EpochRecorder(paddle.callbacks.Callback):
 
     def on_eval_begin(self, logs: dict | None = None) -> None:
         self.loss.eval()
+        if self.average:
+            self.average.swap()
         self._begin()
 
     def on_eval_batch_end(self, step: int, logs: dict | None = None) -> None:
@@ -78,6 +85,8 @@ class EpochRecorder(paddle.callbacks.Callback):
         self.loss.train()
         seconds = time.perf_counter() - self.started
         self.model.stop_training = not self.after_epoch(Row(self.epoch + 1, self.lr, *self.train, *self._means(logs), seconds))
+        if self.average:
+            self.average.swap()
 
     def _begin(self) -> None:
         self.images, self.loss_sum = 0, 0.0

@@ -14,13 +14,16 @@ from .. import safe_pickle
 from ..config import Config
 from ..errors import UserError
 from ..weights import read_checkpoint, save_checkpoint, save_weights
+from .average import WeightAverage
 from .history import Row
 
 STATE = "last.pdstate"
 
 
-def save_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer, rows: list[Row], config: Config) -> bool:
+def save_epoch(folder: Path, net: nn.Layer, average: WeightAverage | None, optimizer: Optimizer, rows: list[Row], config: Config) -> bool:
     """Write `last.pdparams` and, when this epoch's eval top-1 beats all before, `best.pdparams`. Returns whether it did.
+
+    With an average the network holds it at this moment (`WeightAverage.swap`), and it is what both files get.
 
     `last.pdstate` holds network, optimiser and history in one file, so that no moment leaves two that do not belong together.
     """
@@ -28,13 +31,16 @@ def save_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer, rows: list[Row
     if is_best:
         save_weights(net, folder / "best.pdparams")
     save_weights(net, folder / "last.pdparams")
-    state = {"network": net.state_dict(), "optimizer": optimizer.state_dict(), "rows": [asdict(row) for row in rows], "config": _decisive(config)}
+    trained = average.values if average else net.state_dict()
+    state = {"network": trained, "optimizer": optimizer.state_dict(), "rows": [asdict(row) for row in rows], "config": _decisive(config)}
+    if average:
+        state |= {"average": net.state_dict(), "updates": average.updates}
     save_checkpoint(state, folder / STATE)
     return is_best
 
 
-def load_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer, config: Config) -> list[Row]:
-    """Put network and optimiser back to the last whole epoch of a run; returns its history.
+def load_epoch(folder: Path, net: nn.Layer, average: WeightAverage | None, optimizer: Optimizer, config: Config) -> list[Row]:
+    """Put network, its average and optimiser back to the last whole epoch of a run; returns its history.
 
     Raises: UserError when the checkpoint is damaged, or the run had another config: only the number of epochs and what does not
     change the result may differ.
@@ -55,6 +61,8 @@ def load_epoch(folder: Path, net: nn.Layer, optimizer: Optimizer, config: Config
         raise UserError(f"{path} belongs to another network: expected the model of this config; choose another train.output")
     for key, value in own.items():
         value.set_value(network[key])
+    if average:
+        average.load(state["average"], state["updates"])
     optimizer.set_state_dict({key: paddle.to_tensor(value) if isinstance(value, np.ndarray) else value for key, value in optimizer_state.items()})
     schedule = optimizer._learning_rate
     schedule.last_lr = schedule.get_lr()  # of the number of epochs that is asked for now, not of the one before

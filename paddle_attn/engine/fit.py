@@ -17,6 +17,7 @@ from ..data.transforms import Preprocess
 from ..errors import UserError
 from ..files import write_text
 from ..weights import load_weights
+from .average import WeightAverage
 from .callbacks import EpochRecorder, ProgressBar
 from .checkpoints import STATE, load_epoch, save_epoch
 from .history import History, Row
@@ -68,7 +69,8 @@ def _fit(config: Config, console: Console) -> list[Row]:
         console.print(f"started from {start.model.weights}: {len(report.loaded)} tensors{anew}", soft_wrap=True)
     console.print(f"{len(train_loader.dataset)} images to learn from, {len(eval_loader.dataset)} to test with")
 
-    rows = load_epoch(folder, net, optimizer, config) if resuming else []
+    average = WeightAverage(net, config.optim.ema_decay) if config.optim.ema_decay else None  # starts as the weights that were loaded
+    rows = load_epoch(folder, net, average, optimizer, config) if resuming else []
     if rows:
         console.print(f"going on after epoch {rows[-1].epoch} of {folder}")
     elif (folder / STATE).exists():
@@ -85,7 +87,7 @@ def _fit(config: Config, console: Console) -> list[Row]:
 
     def after_epoch(row: Row) -> bool:
         history.add(row)
-        best = save_epoch(folder, net, optimizer, history.rows, config)
+        best = save_epoch(folder, net, average, optimizer, history.rows, config)
         console.print(
             f"epoch {row.epoch:3d}/{train.epochs}  lr {row.lr:<7.3g}  train loss {row.train_loss:.4f} top1 {100 * row.train_top1:5.2f} %  "
             f"eval loss {row.eval_loss:.4f} top1 {100 * row.eval_top1:5.2f} %  {row.seconds:.1f} s{'  best' if best else ''}",
@@ -104,7 +106,9 @@ def _fit(config: Config, console: Console) -> list[Row]:
     loss = ClassificationLoss(config.optim.label_smoothing)
     per_epoch = config.optim.schedule_unit == "epoch"
     callbacks = [
-        EpochRecorder(train_loader, loss, seed, len(rows), after_epoch, config.optim.accumulate, not_a_number if train.stop_on_nan else None),
+        EpochRecorder(
+            train_loader, loss, seed, len(rows), after_epoch, config.optim.accumulate, average, not_a_number if train.stop_on_nan else None
+        ),
         ProgressBar(console, train.epochs, len(rows)),
         paddle.callbacks.LRScheduler(by_step=not per_epoch, by_epoch=per_epoch),
     ]
