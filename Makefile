@@ -10,7 +10,7 @@ RUN = output/demo
 .DELETE_ON_ERROR:
 
 demo: $(STAMP) $(DEMO)/split.json
-	$(PY) tools/train.py -c configs/demo.yaml -o train.resume=true
+	$(PY) tools/train.py -c configs/demo.yaml --resume
 	$(PY) tools/eval.py -c configs/demo.yaml --weights $(RUN)/best.pdparams
 	$(PY) tools/export.py -c configs/demo.yaml --weights $(RUN)/best.pdparams --out inference/demo
 	$(PY) tools/predict.py --model inference/demo --topk 3 $(foreach c,arrow heart ring star,$(DEMO)/eval/$(c)/drawn_0001.png) --csv $(RUN)/predictions.csv

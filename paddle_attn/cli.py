@@ -10,7 +10,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from .errors import UserError, missing_package
+from .errors import Stopped, UserError, missing_package
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
@@ -35,6 +35,9 @@ def one_sentence_errors() -> Iterator[None]:
         _stop(str(told), 2)
     except OSError as error:  # a full disk, a directory that cannot be written
         _stop(f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
+    except Stopped as stopped:
+        print(f"stopped: {' '.join(str(stopped).split())}", file=sys.stderr)
+        sys.exit(stopped.exit_code)
     except KeyboardInterrupt:
         _stop("interrupted; what was finished before is kept", 130)
 

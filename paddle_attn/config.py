@@ -145,12 +145,17 @@ class TrainConfig:
     amp: str | None = None  # mixed precision on a GPU: 'O1' (most operators), 'O2' (the weights too); null: none
     ops: str | None = None  # compiled CPU operators: 'auto', 'on' (or say why not), 'off'; null: what PADDLE_ATTN_OPS says, else 'auto'
     output: str | None = None  # the run's folder; null: output/<config name>
-    resume: bool = False  # go on after the last epoch that train.output holds
+    resume: bool | str = False  # true or 'auto': go on with the run in train.output, if there is one; false: move it aside
+    checkpoint_steps: int | None = None  # write a checkpoint every so many steps too, not after each epoch alone
 
     def __post_init__(self):
         _in_range("train.epochs", self.epochs, 1)
         _in_range("train.batch_size", self.batch_size, 1)
         _in_range("train.seed", self.seed, 0, 2**32 - 1)
+        if isinstance(self.resume, str):
+            _one_of("train.resume", self.resume, ("auto", "true", "false"))
+        if self.checkpoint_steps is not None:
+            _in_range("train.checkpoint_steps", self.checkpoint_steps, 1)
         if self.patience is not None:
             _in_range("train.patience", self.patience, 1)
         if self.amp is not None:
@@ -260,7 +265,8 @@ def _coerce(hint: Any, value: Any, key: str) -> Any:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         if value is None:
             return None
-        (hint,) = (option for option in typing.get_args(hint) if option is not types.NoneType)
+        hint, *others = (option for option in typing.get_args(hint) if option is not types.NoneType)
+        hint = next((option for option in others if type(value) is option), hint)
     if typing.get_origin(hint) is tuple:
         members = typing.get_args(hint)
         if members[-1] is Ellipsis and isinstance(value, (list, tuple)):

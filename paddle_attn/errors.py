@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this", and how unknown names are reported."""
+"""The exception that means "the user can mend this", the one that means "stopped, and saved", and how unknown names are reported."""
 
 from __future__ import annotations
 
@@ -8,6 +8,14 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """A mistake that the user can mend: one sentence, no traceback, exit code 2 in the tools."""
+
+
+class Stopped(Exception):
+    """A signal ended the work early, and all is saved: one sentence that says how to go on, and the exit code that shells expect."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
 
 
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UserError:

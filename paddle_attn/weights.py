@@ -6,6 +6,8 @@ containers, and refuses every other name by name.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import pickle
 from collections.abc import Callable
@@ -150,8 +152,8 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 def read_checkpoint(path: str | os.PathLike) -> Any:
-    """What `save_checkpoint` wrote: numbers, texts, containers and arrays. Raises UserError; runs nothing."""
-    return _read(Path(path), _read_pickle)
+    """What `save_checkpoint` wrote: numbers, texts, containers and arrays. Raises UserError when its checksum is wrong; runs nothing."""
+    return _read(Path(path), _read_checked)
 
 
 def save_weights(net: nn.Layer, path: str | os.PathLike) -> None:
@@ -170,7 +172,23 @@ def save_weights(net: nn.Layer, path: str | os.PathLike) -> None:
 def save_checkpoint(state: Any, path: str | os.PathLike) -> None:
     """Write a tree of tensors, numbers and texts; an older file is replaced only by a whole new one."""
     arrays = paddle.utils.map_structure(lambda leaf: leaf.numpy() if isinstance(leaf, paddle.Tensor) else leaf, state)
-    write_whole(Path(path), lambda aside: aside.write_bytes(pickle.dumps(arrays, protocol=4)))
+    content = pickle.dumps(arrays, protocol=4)
+    header = CHECKED + hashlib.sha256(content).hexdigest().encode() + b"\n"
+    write_whole(Path(path), lambda aside: aside.write_bytes(header + content))
+
+
+CHECKED = b"paddle_attn checkpoint, SHA-256 "  # begins a checkpoint's first line; those of version 0.1.0 had none
+
+
+def _read_checked(path: Path) -> Any:
+    with open(path, "rb") as file:
+        header = file.readline(len(CHECKED) + 66)
+        if not header.startswith(CHECKED):
+            return _read_pickle(path)
+        content = file.read()
+    if hashlib.sha256(content).hexdigest().encode() != header[len(CHECKED) :].strip():
+        raise ValueError("its checksum is wrong")
+    return safe_pickle.plain(safe_pickle.load(io.BytesIO(content)))
 
 
 def _read_pickle(path: Path) -> Any:

@@ -8,6 +8,10 @@ import importlib
 import io
 import json
 import math
+import os
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +29,8 @@ from paddle_attn.engine import evaluate, evaluate_config, fit, load_trained, mak
 from paddle_attn.engine.average import WeightAverage
 from paddle_attn.engine.history import Row
 from paddle_attn.engine.optim import ClassificationLoss, make_optimizer, make_schedule, rate_factor
-from paddle_attn.errors import UserError
+from paddle_attn.engine.signals import StopRequest
+from paddle_attn.errors import Stopped, UserError
 from paddle_attn.weights import read_weights
 
 QUIET = Console(quiet=True)
@@ -281,7 +286,17 @@ def test_a_run_leaves_all_that_it_promises(run: tuple[Config, list[Row]]):
     config, rows = run
     folder = Path(config.train.output)
     names = {path.name for path in folder.iterdir()}
-    assert names == {"best.pdparams", "last.pdparams", "last.pdstate", "config.yaml", "classes.txt", "history.csv", "curves.png", "vdl"}
+    assert names == {
+        "best.pdparams",
+        "last.pdparams",
+        "last.pdstate",
+        "before.pdstate",
+        "config.yaml",
+        "classes.txt",
+        "history.csv",
+        "curves.png",
+        "vdl",
+    }
     assert (folder / "classes.txt").read_text().split() == ["blue", "green", "red"]
     with open(folder / "history.csv", newline="") as file:
         table = list(csv.DictReader(file))
@@ -520,3 +535,86 @@ def test_a_checkpoint_of_another_network_is_refused(split_data: Path, tmp_path: 
     state.write_bytes(state.read_bytes()[:-1000])
     with pytest.raises(UserError, match=r"last\.pdstate is damaged"):
         fit(other, QUIET)
+
+
+# ---- nothing is lost
+
+
+def stopping_at(step: int, monkeypatch: pytest.MonkeyPatch, how: Callable[[], None]) -> None:
+    """Do something when this step of the whole run ends, counted from 1."""
+    from paddle_attn.engine.callbacks import EpochRecorder
+
+    end, seen = EpochRecorder.on_train_batch_end, []
+
+    def watched(self, *args):
+        seen.append(1)
+        if len(seen) == step:
+            how()
+        end(self, *args)
+
+    monkeypatch.setattr(EpochRecorder, "on_train_batch_end", watched)
+
+
+def demanding(split_data: Path, output: Path, **train) -> Config:
+    """Everything that a checkpoint must hold: dropout, an average, a rate that moves with each step, groups of batches, mixed images."""
+    config = config_for(split_data, output, **{"batch_size": 4, "epochs": 2} | train)
+    optim = OptimConfig(name="adam", lr=1e-3, schedule_unit="step", warmup_epochs=1, ema_decay=0.9, accumulate=2)
+    data = dataclasses.replace(config.data, size=32, augment=AugmentConfig(rotation=5, mixup=0.3))
+    return dataclasses.replace(config, model=ModelConfig("mobilenet_v2", "se"), optim=optim, data=data)
+
+
+@pytest.mark.parametrize("step", [2, 3, 8, 10])
+def test_a_signal_ends_the_step_saves_and_the_run_ends_bitwise_as_if_undisturbed(split_data: Path, tmp_path: Path, monkeypatch, step: int):
+    whole = fit(demanding(split_data, tmp_path / "whole"), QUIET)
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match=r"^SIGTERM after .* all is saved; go on with: .*--resume$") as stopped:
+        stopping_at(step, patch, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        fit(demanding(split_data, tmp_path / "broken"), QUIET)
+    assert stopped.value.exit_code == 143
+    rows = fit(demanding(split_data, tmp_path / "broken", resume="auto"), QUIET)
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+    assert [dataclasses.replace(row, seconds=0) for row in rows] == [dataclasses.replace(row, seconds=0) for row in whole]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_checkpoints_between_epochs_survive_a_death_without_warning(split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Death(BaseException):
+        pass
+
+    def die() -> None:
+        raise Death
+
+    fit(demanding(split_data, tmp_path / "whole"), QUIET)
+    with monkeypatch.context() as patch, pytest.raises(Death):
+        stopping_at(11, patch, die)
+        fit(demanding(split_data, tmp_path / "broken", checkpoint_steps=2), QUIET)
+    said = io.StringIO()
+    fit(demanding(split_data, tmp_path / "broken", resume=True), Console(file=said, width=200))
+    assert "going on after step 4 of epoch 2" in said.getvalue()
+    assert_same_run(tmp_path / "whole", tmp_path / "broken")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(split_data: Path, tmp_path: Path, damage: str):
+    config = config_for(split_data, tmp_path / "run", epochs=2)
+    whole = fit(config, QUIET)
+    weights = weights_of(tmp_path / "run")
+    last = tmp_path / "run" / "last.pdstate"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    if damage == "gone":
+        last.unlink()
+    said = io.StringIO()
+    rows = fit(dataclasses.replace(config, train=dataclasses.replace(config.train, resume=True)), Console(file=said, width=200))
+    assert "going on with" in said.getvalue() and "going on after epoch 1" in said.getvalue()
+    assert [row.eval_loss for row in rows] == [row.eval_loss for row in whole]
+    for key, value in weights_of(tmp_path / "run").items():
+        assert np.array_equal(value, weights[key])
+
+
+def test_a_second_signal_acts_at_once():
+    with pytest.raises(KeyboardInterrupt), StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.signal == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)

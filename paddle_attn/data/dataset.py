@@ -125,15 +125,16 @@ class EpochSampler(Sampler):
     def __init__(self, dataset: SeededImages, shuffle: bool, seed: int):
         super().__init__(dataset)
         self.shuffle, self.seed = shuffle, seed
+        self.first = 0  # what comes before it was done before a resume
 
     def __iter__(self) -> Iterator[int]:
         count = len(self.data_source)
         if not self.shuffle:
-            return iter(range(count))
-        return iter(np.random.default_rng([self.seed, self.data_source.epoch]).permutation(count).tolist())
+            return iter(range(self.first, count))
+        return iter(np.random.default_rng([self.seed, self.data_source.epoch]).permutation(count).tolist()[self.first :])
 
     def __len__(self) -> int:
-        return len(self.data_source)
+        return len(self.data_source) - self.first
 
 
 class Loader:
@@ -151,14 +152,18 @@ class Loader:
 
     def __init__(self, dataset: SeededImages, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0, mix: Mix | None = None):
         self.dataset, self.batch_size, self.seed, self.mix = dataset, batch_size, seed, mix
-        sampler = BatchSampler(sampler=EpochSampler(dataset, shuffle, seed), batch_size=batch_size)
-        self._batches = DataLoader(dataset, batch_sampler=sampler, num_workers=workers)
+        self._sampler = EpochSampler(dataset, shuffle, seed)
+        self._batches = DataLoader(dataset, batch_sampler=BatchSampler(sampler=self._sampler, batch_size=batch_size), num_workers=workers)
+        self.first_step = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next: the order and the augmentation depend on it."""
+    def set_epoch(self, epoch: int, first_step: int = 0) -> None:
+        """Say which epoch comes next: the order and the augmentation depend on it. Its steps before `first_step` are left out."""
         self.dataset.epoch = epoch
+        self.first_step = first_step
+        self._sampler.first = first_step * self.batch_size
 
     def __len__(self) -> int:
+        """The batches of an epoch, less those that are left out."""
         return len(self._batches)
 
     def batch_length(self, step: int) -> int:
@@ -166,7 +171,7 @@ class Loader:
         return min(self.batch_size, len(self.dataset) - step * self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[paddle.Tensor, ...]]:
-        for step, (images, labels) in enumerate(self._batches):
+        for step, (images, labels) in enumerate(self._batches, self.first_step):
             lowest = int(labels.min())
             if lowest < 0:
                 self._raise_for(-1 - lowest)

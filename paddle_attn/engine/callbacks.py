@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import zlib
 from collections.abc import Callable
 
 import paddle
@@ -12,12 +13,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..data.dataset import Loader
 from .average import WeightAverage
+from .checkpoints import Within
 from .history import Row
 from .optim import ClassificationLoss
 
 
 class EpochRecorder(paddle.callbacks.Callback):
-    """Starts each epoch from its own seed and gathers its figures into a Row.
+    """Starts each epoch and step from its own seed and gathers an epoch's figures into a Row.
 
     Paddle logs the last batch's loss; this takes the mean over the images. It counts from `first_epoch`, because `fit` always
     counts from 0.
@@ -25,9 +27,11 @@ class EpochRecorder(paddle.callbacks.Callback):
     Args:
         loader: of the training part; told which epoch comes.
         loss: set to eval mode while the network is evaluated.
-        seed: with the epoch it decides all that is random, so a resumed run continues as it would have.
+        seed: with the epoch and the step it decides all that is random, so a resumed run continues as it would have.
         first_epoch: 0, or the number of epochs that were trained before.
         after_epoch: called with the row when an epoch was trained and evaluated; what it returns says whether training goes on.
+        after_step: called after each update, with epoch and step, both from 1, and how far the epoch is; not after an epoch's last.
+        within: where to begin inside the first epoch, after a resume.
         accumulate: the batches whose gradients make one update; each counts by its images, so that they are averaged.
         average: of the weights, which stand in the network while it is evaluated and saved.
         not_a_number: called with epoch, step and learning rate when the loss is none, if it is given; expected to raise.
@@ -40,34 +44,53 @@ class EpochRecorder(paddle.callbacks.Callback):
         seed: int,
         first_epoch: int,
         after_epoch: Callable[[Row], bool],
+        after_step: Callable[[int, int, Within], None] = lambda epoch, step, within: None,
+        within: Within | None = None,
         accumulate: int = 1,
         average: WeightAverage | None = None,
         not_a_number: Callable[[int, int, float], None] | None = None,
     ):
         super().__init__()
-        self.loader, self.loss, self.seed, self.first_epoch, self.after_epoch = loader, loss, seed, first_epoch, after_epoch
-        self.accumulate, self.average, self.not_a_number = accumulate, average, not_a_number
+        self.loader, self.loss, self.seed, self.first_epoch = loader, loss, seed, first_epoch
+        self.after_epoch, self.after_step, self.within, self.not_a_number = after_epoch, after_step, within, not_a_number
+        self.accumulate, self.average = accumulate, average
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self.epoch = self.first_epoch + epoch
-        self.started = time.perf_counter()
-        self.lr = self.model._optimizer.get_lr()
-        self.loader.set_epoch(self.epoch)
-        paddle.seed((self.seed * 1_000_003 + self.epoch) % 2**32)  # of dropout
-        self._begin()
+        within, self.within = self.within, None
+        self.lr = within.lr if within else self.model._optimizer.get_lr()
+        self.first_step = within.step if within else 0
+        self.loader.set_epoch(self.epoch, self.first_step)
+        self.steps = self.first_step + len(self.loader)
+        self.started = time.perf_counter() - (within.seconds if within else 0.0)
+        self.images, self.loss_sum = (within.images, within.loss_sum) if within else (0, 0.0)
+        if within:
+            (accuracy,) = self.model._metrics
+            accuracy.total, accuracy.count = (list(sums) for sums in within.accuracy)
 
     def on_train_batch_begin(self, step: int, logs: dict | None = None) -> None:
+        step += self.first_step
+        paddle.seed(zlib.crc32(f"{self.seed} {self.epoch} {step}".encode()))  # of dropout
         if self.accumulate > 1:
-            group = range(step // self.accumulate * self.accumulate, min(len(self.loader), (step // self.accumulate + 1) * self.accumulate))
+            first = step // self.accumulate * self.accumulate
+            group = range(first, min(self.steps, first + self.accumulate))
             self.loss.share = self.loader.batch_length(step) / sum(map(self.loader.batch_length, group))
 
     def on_train_batch_end(self, step: int, logs: dict | None = None) -> None:
+        done = self.first_step + step + 1
         logs["loss"] = [logs["loss"][0] / self.loss.share]  # as the callbacks behind this one show it too
         if self.not_a_number and not math.isfinite(logs["loss"][0]):
-            self.not_a_number(self.epoch + 1, step + 1, self.model._optimizer.get_lr())
-        if self.average and ((step + 1) % self.accumulate == 0 or step + 1 == len(self.loader)):
-            self.average.update()
+            self.not_a_number(self.epoch + 1, done, self.model._optimizer.get_lr())
         self._take(logs)
+        if done % self.accumulate and done < self.steps:
+            return
+        if self.average:
+            self.average.update()
+        if done < self.steps:
+            (accuracy,) = self.model._metrics
+            sums = [list(map(float, accuracy.total)), list(map(float, accuracy.count))]
+            seconds = time.perf_counter() - self.started
+            self.after_step(self.epoch + 1, done, Within(done, self.images, self.loss_sum, sums, seconds, self.lr))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self.train = self._means(logs)
@@ -76,7 +99,7 @@ class EpochRecorder(paddle.callbacks.Callback):
         self.loss.eval()
         if self.average:
             self.average.swap()
-        self._begin()
+        self.images, self.loss_sum = 0, 0.0
 
     def on_eval_batch_end(self, step: int, logs: dict | None = None) -> None:
         self._take(logs)
@@ -87,9 +110,6 @@ class EpochRecorder(paddle.callbacks.Callback):
         self.model.stop_training = not self.after_epoch(Row(self.epoch + 1, self.lr, *self.train, *self._means(logs), seconds))
         if self.average:
             self.average.swap()
-
-    def _begin(self) -> None:
-        self.images, self.loss_sum = 0, 0.0
 
     def _take(self, logs: dict) -> None:
         self.images += logs["batch_size"]

@@ -14,34 +14,34 @@ from .. import ops
 from ..complexity import profile
 from ..config import Config, dump_config
 from ..data.transforms import Preprocess
-from ..errors import UserError
+from ..errors import Stopped, UserError
 from ..files import write_text
 from ..weights import load_weights
 from .average import WeightAverage
 from .callbacks import EpochRecorder, ProgressBar
-from .checkpoints import STATE, load_epoch, save_epoch
+from .checkpoints import STATE, Parts, Within, has_checkpoint, load_run, save_epoch, save_step
 from .history import History, Row
 from .optim import ClassificationLoss, make_optimizer, make_schedule
 from .parts import make_loader, make_network, make_preprocess, set_device
+from .signals import StopRequest
 
 
 def fit(config: Config, console: Console | None = None) -> list[Row]:
     """Train the config's network on its data; everything is written to `train.output`.
 
-    With `train.resume` the run goes on after its last whole epoch; without, an earlier run in the same folder is moved aside.
+    With `train.resume` the run goes on from its newest whole checkpoint; without, an earlier run in the same folder is moved aside.
 
     Returns: the history, a row an epoch.
 
-    Raises: UserError for what the user can mend, before anything is written where that is possible.
+    Raises: UserError for what the user can mend, before anything is written where that is possible; Stopped after Ctrl-C or SIGTERM,
+    when the step is done and saved.
     """
-    with (
-        ops.using(config.train.ops),
-        paddle.utils.unique_name.guard(),
-    ):  # the optimiser's state is kept by names, which must be those of a new process
-        return _fit(config, console or Console(markup=False, emoji=False, highlight=False))
+    # the optimiser's state is kept by names, which must be those of a new process
+    with StopRequest() as request, ops.using(config.train.ops), paddle.utils.unique_name.guard():
+        return _fit(config, console or Console(markup=False, emoji=False, highlight=False), request)
 
 
-def _fit(config: Config, console: Console) -> list[Row]:
+def _fit(config: Config, console: Console, request: StopRequest) -> list[Row]:
     train, seed = config.train, config.train.seed
     device = set_device(train.device)
     if train.amp and not device.startswith("gpu"):
@@ -54,7 +54,7 @@ def _fit(config: Config, console: Console) -> list[Row]:
         raise UserError(f"{config.data.root}: train/ and eval/ must have the same class folders, found {differ[0]} in only one of them")
 
     folder = Path(train.output)
-    resuming = train.resume and (folder / STATE).exists()
+    resuming = train.resume not in (False, "false") and has_checkpoint(folder)
     # a checkpoint has all weights: none to start from are needed
     start = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False, weights=None)) if resuming else config
     net = make_network(start, len(classes))
@@ -70,10 +70,13 @@ def _fit(config: Config, console: Console) -> list[Row]:
     console.print(f"{len(train_loader.dataset)} images to learn from, {len(eval_loader.dataset)} to test with")
 
     average = WeightAverage(net, config.optim.ema_decay) if config.optim.ema_decay else None  # starts as the weights that were loaded
-    rows = load_epoch(folder, net, average, optimizer, config) if resuming else []
-    if rows:
-        console.print(f"going on after epoch {rows[-1].epoch} of {folder}")
-    elif (folder / STATE).exists():
+    parts = Parts(net, optimizer, average)
+    rows, within, damaged = load_run(folder, parts, config) if resuming else ([], None, "")
+    if damaged:
+        console.print(damaged, soft_wrap=True)
+    if resuming:
+        console.print(f"going on after {f'step {within.step} of epoch {len(rows) + 1}' if within else f'epoch {len(rows)}'} of {folder}")
+    elif has_checkpoint(folder):
         console.print(f"the earlier run in {folder} was moved to {_move_aside(folder)}")
     if len(rows) >= train.epochs or not is_patient(rows, train.patience):
         console.print(f"nothing to do: train.epochs is {train.epochs}, train.patience {train.patience}")
@@ -87,7 +90,7 @@ def _fit(config: Config, console: Console) -> list[Row]:
 
     def after_epoch(row: Row) -> bool:
         history.add(row)
-        best = save_epoch(folder, net, average, optimizer, history.rows, config)
+        best = save_epoch(folder, parts, history.rows, config)
         console.print(
             f"epoch {row.epoch:3d}/{train.epochs}  lr {row.lr:<7.3g}  train loss {row.train_loss:.4f} top1 {100 * row.train_top1:5.2f} %  "
             f"eval loss {row.eval_loss:.4f} top1 {100 * row.eval_top1:5.2f} %  {row.seconds:.1f} s{'  best' if best else ''}",
@@ -95,7 +98,19 @@ def _fit(config: Config, console: Console) -> list[Row]:
         )
         if not (patient := is_patient(history.rows, train.patience)):
             console.print(f"eval top-1 has not risen for {train.patience} epochs (train.patience): stopped")
+        if request.signal and patient and row.epoch < train.epochs:
+            raise stopped(f"after epoch {row.epoch}")
         return patient
+
+    def after_step(epoch: int, step: int, within: Within) -> None:
+        if request.signal or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
+            save_step(folder, parts, history.rows, config, within)
+        if request.signal:
+            raise stopped(f"after step {step} of epoch {epoch}")
+
+    def stopped(where: str) -> Stopped:
+        go_on = f"python tools/train.py -c {folder / 'config.yaml'} --resume"
+        return Stopped(f"{request.signal.name} {where}, all is saved; go on with: {go_on}", request.signal)
 
     def not_a_number(epoch: int, step: int, lr: float) -> None:
         last = f"the last good checkpoint is {folder / STATE}, of epoch {history.rows[-1].epoch}" if history.rows else "there is no checkpoint yet"
@@ -103,14 +118,14 @@ def _fit(config: Config, console: Console) -> list[Row]:
             f"the loss is no finite number at step {step} of epoch {epoch}, learning rate {lr:.3g}: {last}; try a smaller optim.lr or optim.clip_norm"
         )
 
+    guard = not_a_number if train.stop_on_nan else None
     loss = ClassificationLoss(config.optim.label_smoothing)
     per_epoch = config.optim.schedule_unit == "epoch"
+    bar = ProgressBar(console, train.epochs, len(rows))
     callbacks = [
-        EpochRecorder(
-            train_loader, loss, seed, len(rows), after_epoch, config.optim.accumulate, average, not_a_number if train.stop_on_nan else None
-        ),
-        ProgressBar(console, train.epochs, len(rows)),
-        paddle.callbacks.LRScheduler(by_step=not per_epoch, by_epoch=per_epoch),
+        paddle.callbacks.LRScheduler(by_step=not per_epoch, by_epoch=per_epoch),  # first: the rate has moved when a step is saved
+        EpochRecorder(train_loader, loss, seed, len(rows), after_epoch, after_step, within, config.optim.accumulate, average, guard),
+        bar,
     ]
     model = paddle.Model(net)
     model.prepare(optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)), amp_configs=train.amp)
@@ -118,7 +133,7 @@ def _fit(config: Config, console: Console) -> list[Row]:
     try:
         model.fit(train_loader, eval_loader, epochs=epochs, verbose=0, callbacks=callbacks, accumulate_grad_batches=accumulate)
     finally:
-        callbacks[1].progress.stop()
+        bar.progress.stop()
         history.close()
     best = max(history.rows, key=lambda row: row.eval_top1)
     console.print(f"best eval top-1 {100 * best.eval_top1:.2f} % at epoch {best.epoch}: {folder / 'best.pdparams'}", soft_wrap=True)
