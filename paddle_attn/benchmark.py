@@ -291,7 +291,7 @@ def write(results: Sequence[Result], out: Path) -> None:
     from .plots import plot_ratios  # matplotlib waits until there is something to draw
 
     write_whole(
-        out / "images" / "performance.png", lambda aside: plot_ratios([(f"{r.what} : {r.baseline}", r.ratio, r.at_least) for r in results], aside)
+        out / "images" / "performance.png", lambda aside: plot_ratios([(f"{r.what}: {r.baseline}", r.ratio, r.at_least) for r in results], aside)
     )
 
 
