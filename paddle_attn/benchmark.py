@@ -230,12 +230,15 @@ def measure(line: Line, rounds: int, root: Path) -> Result:
     return Result(line.section, line.what, milliseconds[0], line.named, milliseconds[1], ratio, line.at_least)
 
 
-def run(sections: Sequence[str], rounds: int, data: Path, scratch: Path, root: Path, out: Path, say: Callable[[str], None]) -> list[Result]:
+def run(
+    sections: Sequence[str], rounds: int, data: Path, scratch: Path, root: Path, out: Path, say: Callable[[str], None], going_on: bool = False
+) -> list[Result]:
     """Measure sections, and write `out/performance.csv`, its page and its chart after each line, so that nothing is lost.
 
     Lines whose baseline is not installed are left out, and said. Other sections' lines are kept as they are.
 
-    With no rounds nothing is measured, and the page is written anew from what is there.
+    `going_on` keeps the lines that are there and measures the others. With no rounds nothing is measured, and the page is written
+    anew from what is there.
 
     Raises: UserError for an unknown section.
     """
@@ -244,9 +247,14 @@ def run(sections: Sequence[str], rounds: int, data: Path, scratch: Path, root: P
     if not rounds:
         write(results := read(out / "performance.csv"), out)
         return results
-    results = [result for result in read(out / "performance.csv") if result.section not in sections]
+    results = read(out / "performance.csv")
+    if not going_on:
+        results = [result for result in results if result.section not in sections]
+    there = {(result.section, result.what, result.baseline) for result in results}
     for section in sections:
         for line in lines(section, data, scratch):
+            if (line.section, line.what, line.named) in there:
+                continue
             package = PACKAGES.get(line.baseline["side"])
             if package and importlib.util.find_spec(package) is None:
                 say(f"{line.what}: left out, {package} is not installed: pip install -e .[bench]")
@@ -255,7 +263,7 @@ def run(sections: Sequence[str], rounds: int, data: Path, scratch: Path, root: P
             results.append(result)
             say(str_of(result))
             write(results, out)
-        if section == "infer":
+        if section == "infer" and (scratch / "mobilenet_v2").exists():
             write_text(out / "performance_ops.csv", _by_op(scratch / "mobilenet_v2", NETWORKS["mobilenet_v2"], root))
             write(results, out)
     return results

@@ -26,6 +26,9 @@ def test_the_notebooks_towernet_has_its_parameters_and_the_stock_networks_have_s
     for model, places in (("towernet", 4), ("vgg19", 5), ("resnet50", 16), ("mobilenet_v2", 17)):
         net = stock_side.network(model)
         assert sum(isinstance(layer, stock_side.SimAM) for layer in net.sublayers()) == places
+        size = 256 if model == "towernet" else 64
+        net.eval()
+        assert net(paddle.zeros([1, 3, size, size])).shape == [1, 16]
 
 
 def test_the_formula_as_written_is_our_simam():

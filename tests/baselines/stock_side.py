@@ -58,8 +58,9 @@ def network(model: str) -> nn.Layer:
         net.features = nn.Sequential(*(nn.Sequential(SimAM(), layer) if isinstance(layer, nn.MaxPool2D) else layer for layer in net.features))
     elif model == "mobilenet_v2":
         for block in net.features[1:-1]:
-            convolution, bn, relu = block.conv[-3]
-            block.conv[-3] = nn.Sequential(convolution, SimAM(), bn, relu)
+            depthwise = len(block.conv) - 3  # an assignment to [-3] would add a layer
+            convolution, bn, relu = block.conv[depthwise]
+            block.conv[depthwise] = nn.Sequential(convolution, SimAM(), bn, relu)
     else:
         for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
             for block in stage:
