@@ -333,7 +333,7 @@ def page(results: Sequence[Result], by_op: str) -> str:
         for row in rows:
             missed = "" if row.ratio >= row.at_least else " (missed)"
             found.append(
-                f"| {row.what} | {row.ours_ms:.3g} | {row.baseline} | {row.baseline_ms:.3g} | {row.ratio:.2f}× | {row.at_least:.2f}×{missed} |"
+                f"| {row.what} | {_milliseconds(row.ours_ms)} | {row.baseline} | {_milliseconds(row.baseline_ms)} | {row.ratio:.2f}× | {row.at_least:.2f}×{missed} |"
             )
         found.append("")
         if section == "infer" and by_op:
@@ -361,6 +361,10 @@ NOTES = """\
 - Results stay: the networks' logits with and without the compiled operators differ by less than 1e-5 of the largest (`tests/test_ops.py`).
 - Nothing here was run on a GPU.
 """
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _by_op(folder: Path, size: int, root: Path, runs: int = 50) -> str:

@@ -88,5 +88,5 @@ def plot_ratios(bars: Sequence[tuple[str, float, float]], path: Path) -> None:
     axes.set_yticks(range(len(bars)), [label for label, _, _ in bars], fontsize=8)
     axes.set_ylim(len(bars) - 0.4, -0.6)
     axes.axvline(1, color="#999999", linewidth=0.8, linestyle=":")
-    axes.set_xlabel("how many times faster than what stands behind the colon; the black mark is the aim, a red bar is below it")
+    axes.set_xlabel("times faster than what stands behind the colon;\nthe black mark is the aim, a red bar is below it")
     figure.savefig(path, dpi=110)
