@@ -332,9 +332,8 @@ def page(results: Sequence[Result], by_op: str) -> str:
         found += [f"## {title}", "", "| what | ours, ms | baseline | baseline, ms | ratio | aim |", "|---|---|---|---|---|---|"]
         for row in rows:
             missed = "" if row.ratio >= row.at_least else " (missed)"
-            found.append(
-                f"| {row.what} | {_milliseconds(row.ours_ms)} | {row.baseline} | {_milliseconds(row.baseline_ms)} | {row.ratio:.2f}× | {row.at_least:.2f}×{missed} |"
-            )
+            mine, theirs = _milliseconds(row.ours_ms), _milliseconds(row.baseline_ms)
+            found.append(f"| {row.what} | {mine} | {row.baseline} | {theirs} | {row.ratio:.2f}× | {row.at_least:.2f}×{missed} |")
         found.append("")
         if section == "infer" and by_op:
             found += ["MobileNetV2-SimAM, batch 1, by operator of Paddle's engine (its own profiler, which slows it down):", ""]
