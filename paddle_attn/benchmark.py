@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import io
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -369,7 +370,8 @@ def _milliseconds(value: float) -> str:
 def _by_op(folder: Path, size: int, root: Path, runs: int = 50) -> str:
     """CSV: operator, calls, milliseconds, of the ten that take most."""
     command = [sys.executable, "-m", "tests.baselines.by_op", str(folder), str(size), str(runs)]
-    said = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    # in the export's own folder: the profiler leaves a file where it runs
+    said = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(root)}, capture_output=True, text=True)
     rows = []
     for match in re.finditer(r"^thread\d+::(\S+)\s+(\d+)\s+([\d.]+) ", said.stdout + said.stderr, re.MULTILINE):
         calls = int(match[2]) / runs

@@ -145,7 +145,7 @@ def test_the_portable_form_can_be_asked_for():
 
 def test_towernet_trains_as_the_notebooks_does():
     """No bias in front of a batch norm, and ReLU behind the pools: the same loss and the same gradients."""
-    paddle.seed(0)
+    paddle.seed(0)  # with others a ReLU on its edge may fall either way, and 1e-6 becomes 1e-3
     ours, notebook = create_model("towernet", "simam", num_classes=16), stock_side.notebook_towernet()
     theirs = [parameter for parameter in notebook.parameters() if parameter.trainable]
     stem = [4 * block + 1 for block in range(4)]  # the void biases, behind their weights
@@ -155,9 +155,11 @@ def test_towernet_trains_as_the_notebooks_does():
         other.set_value(parameter)
     images = paddle.to_tensor(np.random.default_rng(0).standard_normal([2, 3, 256, 256]).astype("float32"))
     for net in (ours, notebook):
-        paddle.nn.functional.cross_entropy(net(images), paddle.to_tensor([3, 7])).backward()
+        with ops.using("off"):  # the arrangement is compared here; the operators have tests of their own
+            logits = net(images)
+        paddle.nn.functional.cross_entropy(logits, paddle.to_tensor([3, 7])).backward()
     scale = max(float(parameter.grad.abs().max()) for parameter in mine)
     for parameter, other in zip(mine, kept, strict=True):
         difference = float((parameter.grad - other.grad).norm())
-        assert difference <= 2e-2 * float(other.grad.norm()), other.name
+        assert difference <= 1e-4 * float(other.grad.norm()), other.name
     assert max(float(theirs[index].grad.abs().max()) for index in stem) < 1e-5 * scale
