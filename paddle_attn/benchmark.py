@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from . import runtime
+from .data.images import images_below
 from .errors import UserError
 from .files import write_text, write_whole
 
@@ -66,6 +67,9 @@ def lines(section: str, data: Path, scratch: Path) -> list[Line]:
 
 
 SECTIONS = ("modules", "train", "infer", "data")
+SEEDS = (0, 1, 2)
+# of the study over seeds: a run that learns within minutes
+STUDY = ("data.size=128", "optim.name=adam", "optim.lr=2e-3", "optim.weight_decay=0.0", "optim.schedule_unit=step", "optim.warmup_epochs=1")
 
 
 def _line(
@@ -270,6 +274,32 @@ def run(
     return results
 
 
+def run_seeds(data: Path, epochs: int, scratch: Path, root: Path, out: Path, say: Callable[[str], None]) -> None:
+    """Train TowerNet-SimAM with each seed, with the compiled operators and without; writes `performance_seeds.csv` and the page.
+
+    Args:
+        data: a folder with train/ and eval/.
+        epochs: of each run.
+    """
+    text = "seed,epochs,images,with_operators,without\n"
+    for seed in SEEDS:
+        top1, losses = [], []
+        for form in ("on", "off"):
+            output = scratch / f"seed-{seed}-{form}"
+            settings = [f"data.root={data.resolve()}", f"train.epochs={epochs}", f"train.seed={seed}", f"train.ops={form}", f"train.output={output}"]
+            command = [sys.executable, "tools/train.py", "-c", "configs/towernet_simam.yaml", "-o", *STUDY, *settings, "train.device=cpu"]
+            subprocess.run(command, cwd=root, stdout=subprocess.DEVNULL, check=True)
+            with open(output / "history.csv", encoding="utf-8", newline="") as file:
+                last = list(csv.DictReader(file))[-1]
+            top1.append(float(last["eval_top1"]))
+            losses.append(float(last["eval_loss"]))
+        images = len(images_below(data / "eval"))
+        text += f"{seed},{epochs},{images},{top1[0]:.4f},{top1[1]:.4f}\n"
+        say(f"seed {seed}: top-1 {100 * top1[0]:.2f} % with the operators, {100 * top1[1]:.2f} % without; loss {losses[0]:.4f} and {losses[1]:.4f}")
+        write_text(out / "performance_seeds.csv", text)
+    write(read(out / "performance.csv"), out)
+
+
 def str_of(result: Result) -> str:
     """A line for the terminal."""
     return (
@@ -296,7 +326,11 @@ def write(results: Sequence[Result], out: Path) -> None:
     writer.writerows({key: f"{value:.4g}" if isinstance(value, float) else value for key, value in asdict(result).items()} for result in results)
     write_text(out / "performance.csv", text.getvalue())
     ops = out / "performance_ops.csv"
-    write_text(out / "performance.md", page(results, ops.read_text(encoding="utf-8") if ops.exists() else ""))
+    seeds = out / "performance_seeds.csv"
+    by_op, by_seed = (path.read_text(encoding="utf-8") if path.exists() else "" for path in (ops, seeds))
+    write_text(out / "performance.md", page(results, by_op, by_seed))
+    if not results:
+        return
     from .plots import plot_ratios  # matplotlib waits until there is something to draw
 
     write_whole(
@@ -312,8 +346,8 @@ TITLES = {
 }
 
 
-def page(results: Sequence[Result], by_op: str) -> str:
-    """docs/performance.md."""
+def page(results: Sequence[Result], by_op: str, by_seed: str) -> str:
+    """docs/performance.md, from the results and the two smaller tables as CSV, each empty where it was not measured."""
     cpu, cores = _machine()
     versions = ", ".join(f"{name} {_version(name)}" for name in ("paddlepaddle", "torch", "onnxruntime", "numpy") if _version(name))
     found = [
@@ -341,7 +375,21 @@ def page(results: Sequence[Result], by_op: str) -> str:
             found += ["| operator | calls an image | ms an image |", "|---|---|---|"]
             found += ["| `{}` | {} | {} |".format(*row) for row in csv.reader(io.StringIO(by_op))]
             found.append("")
+    if by_seed:
+        found += _about_seeds(list(csv.DictReader(io.StringIO(by_seed))))
     return "\n".join([*found, NOTES])
+
+
+def _about_seeds(rows: list[dict[str, str]]) -> list[str]:
+    found = ["## Accuracy with and without the compiled operators", ""]
+    found.append(
+        f"TowerNet-SimAM at 128 px, eval top-1 on {rows[0]['images']} images after {rows[0]['epochs']} epochs, by `python tools/benchmark.py seeds`:"
+    )
+    found += ["", "| seed | with the operators | without |", "|---|---|---|"]
+    columns = [[100 * float(row[name]) for row in rows] for name in ("with_operators", "without")]
+    found += [f"| {row['seed']} | {one:.2f} % | {two:.2f} % |" for row, one, two in zip(rows, *columns, strict=True)]
+    means = " | ".join(f"{statistics.mean(column):.2f} ± {statistics.stdev(column) if len(column) > 1 else 0:.2f} %" for column in columns)
+    return [*found, f"| mean ± deviation | {means} |", ""]
 
 
 NOTES = """\

@@ -108,6 +108,7 @@ class OptimConfig:
     step_epochs: int = 30  # 'step': multiply by step_gamma after this many epochs, and again
     milestones: tuple[int, ...] = ()  # 'multistep': multiply by step_gamma when each of these epochs begins, counted from 0
     step_gamma: float = 0.1  # the factor of 'step' and 'multistep'
+    scale_lr: bool = False  # multiply the rate by the number of processes, as the images of a step are
     warmup_epochs: int = 0  # the rate climbs in a straight line over this many epochs
     clip_norm: float | None = None  # scale the gradients down when their common norm exceeds this; null: never
     accumulate: int = 1  # average the gradients of so many batches before each update
@@ -137,9 +138,10 @@ class OptimConfig:
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = 100  # passes over the training images
-    batch_size: int = 32  # images a step
+    batch_size: int = 32  # images a step, in each process
     seed: int = 0  # of weights, order and augmentation: the same seed gives the same run on the same machine
     device: str = "auto"  # 'auto' (a GPU where Paddle has one), 'cpu', 'gpu', 'gpu:1'
+    sync_bn: bool = False  # batch norms take the statistics of all processes' images; on GPUs alone
     patience: int | None = None  # stop when eval top-1 has not risen for so many epochs; null: never
     stop_on_nan: bool = False  # stop when the loss is no number any more, and name the step and the last good checkpoint
     amp: str | None = None  # mixed precision on a GPU: 'O1' (most operators), 'O2' (the weights too); null: none
@@ -198,7 +200,7 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
 
 def dump_config(config: Config) -> str:
     """The config as YAML that `load_config` reads back."""
-    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+    return yaml.dump(_plain(dataclasses.asdict(config)), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def parse_mapping(text: str, where: str) -> dict[str, Any]:
@@ -210,7 +212,12 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats (PyYAML alone takes 1e-4 for a string), and no key twice."""
+    """YAML 1.2's floats and booleans (PyYAML alone takes 1e-4 for a text, and on and off for true and false), and no key twice."""
+
+    yaml_implicit_resolvers: typing.ClassVar = {  # without PyYAML's booleans
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
@@ -220,7 +227,15 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts in quotation marks whatever one of the two versions would not take for a text."""
+
+
+for _side in (_Loader, _Dumper):
+    _side.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
 
 
 def _parse(text: str, where: str) -> Any:

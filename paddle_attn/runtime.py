@@ -87,8 +87,11 @@ def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
     if environ.get("PADDLE_ATTN_TUNE") == "0" or machine.gpu:
         return []
     steps = []
-    if "OMP_NUM_THREADS" not in environ and machine.cores > 1:
-        steps.append(Step("env", "OMP_NUM_THREADS", machine.cores, "Paddle starts with one thread"))
+    beside = environ.get("PADDLE_LOCAL_SIZE", "1")  # processes of the job on this machine; Paddle's launcher gives each one thread
+    threads = machine.cores // int(beside) if beside.isdigit() and int(beside) else machine.cores
+    said = environ.get("OMP_NUM_THREADS")
+    if threads > 1 and (said is None or (said == "1" and beside != "1")):
+        steps.append(Step("env", "OMP_NUM_THREADS", threads, "Paddle starts with one thread"))
     if machine.vendor == "AuthenticAMD" and "MKL_DEBUG_CPU_TYPE" not in environ:
         if "avx512f" in machine.flags:
             steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 7, "MKL does not use AVX-512 on AMD unless told"))

@@ -107,6 +107,21 @@ def test_a_line_is_measured_in_two_processes():
         benchmark.measure(Line("modules", "", {"side": "ours", **told, "name": "no-such-module"}, {"side": "itself"}, "", 1.0), 1, ROOT)
 
 
+def test_an_epoch_by_model_fit_and_one_by_a_bare_loop_take_the_same_batches(split_data: Path):
+    from tests.baselines.ours_side import epoch_step
+
+    for how in ("fit", "fixed", "loaded"):
+        assert epoch_step(str(split_data / "eval"), 128, 4, how)() >= 0
+
+
+@pytest.mark.slow
+def test_the_study_over_seeds_trains_both_forms(split_data: Path, tmp_path: Path):
+    said: list[str] = []
+    benchmark.run_seeds(split_data, 1, tmp_path / "runs", ROOT, tmp_path, said.append)
+    assert len(said) == 3 and (tmp_path / "performance_seeds.csv").read_text().startswith("seed,epochs,images,with_operators,without\n0,1,6,")
+    assert "| mean ± deviation |" in (tmp_path / "performance.md").read_text()
+
+
 def test_waiting_is_counted_as_the_loop_sees_it(split_data: Path):
     told = {"step": "epoch", "root": str(split_data / "train"), "size": 128, "batch": 8, "how": "loaded"}
     result = benchmark.measure(Line("data", "tiny", {"side": "ours", **told}, {"side": "itself"}, "less its waiting", 0.98), 1, ROOT)
@@ -128,7 +143,8 @@ def test_the_committed_page_is_made_from_the_committed_figures():
     results = benchmark.read(ROOT / "docs" / "performance.csv")
     text = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert {result.section for result in results} == set(SECTIONS)
-    for line in benchmark.page(results, (ROOT / "docs" / "performance_ops.csv").read_text(encoding="utf-8")).splitlines():
+    smaller = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("performance_ops.csv", "performance_seeds.csv")]
+    for line in benchmark.page(results, *smaller).splitlines():
         assert line in text or line.startswith("Made by"), line  # which names the machine
 
 

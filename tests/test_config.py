@@ -56,6 +56,10 @@ def test_overrides_go_through_the_same_check(tmp_path: Path):
     config = load_config(path, ["optim.lr=2e-2", "model.attn_kwargs.e_lambda=1e-4", "model.attn=null", "data.mean=[0.1, 0.2, 0.3]", "optim.lr=3"])
     assert config.optim.lr == 3.0 and config.model.attn is None and config.data.mean == (0.1, 0.2, 0.3)
     assert config.model.attn_kwargs == {"e_lambda": 1e-4}  # a number: PyYAML alone would take it for a text
+    assert load_config(path, ["train.ops=on"]).train.ops == "on"  # a text: PyYAML alone would take it for true
+    assert load_config(write(tmp_path, "train: {ops: off, resume: True}")).train == dataclasses.replace(
+        Config().train, ops="off", resume=True, output=str(Path("output") / "some")
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,6 +73,7 @@ def test_overrides_go_through_the_same_check(tmp_path: Path):
         ("optim: {lr: fast}", [], "optim.lr must be a number, found 'fast'"),
         ("train: {epochs: 1.5}", [], "train.epochs must be a whole number, found 1.5"),
         ("train: {epochs: true}", [], "train.epochs must be a whole number, found True"),
+        ("model: {pretrained: yes}", [], "model.pretrained must be true or false, found 'yes'"),
         ("train: {epochs: 0}", [], "train.epochs must be at least 1, found 0"),
         ("optim: {schedule: multistep}", [], "optim.milestones must be epochs in rising order, found []"),
         ("optim: {schedule: multistep, milestones: [5, 3]}", [], "in rising order, found [5, 3]"),
@@ -115,6 +120,12 @@ def test_what_is_dumped_is_read_back(tmp_path_factory: pytest.TempPathFactory, l
     )
     path = write(tmp_path_factory.mktemp("dump"), dump_config(config))
     assert load_config(path) == config
+
+
+@pytest.mark.parametrize("text", ["1e-4", "yes", "off", "null", "~", "1_0", "0x1", "2026-11-20", "- a", "{a: b}", "a: b", "#", " a "])
+def test_a_text_stays_a_text(tmp_path: Path, text: str):
+    config = dataclasses.replace(Config(), train=dataclasses.replace(Config().train, output=text))
+    assert load_config(write(tmp_path, dump_config(config))) == config
 
 
 @given(st.text())

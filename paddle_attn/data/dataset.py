@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle.io import BatchSampler, DataLoader, Sampler
+from paddle.io import BatchSampler, DataLoader
 from paddle.vision import DatasetFolder
 from PIL import Image
 
@@ -119,22 +119,44 @@ class ImageFolder(SeededImages, DatasetFolder):
         return self.samples[index][0]
 
 
-class EpochSampler(Sampler):
-    """The order of an epoch: a permutation drawn from seed and epoch, or the plain order."""
+NO_LABEL = -100  # of an image that fills up a share; Paddle's losses pass over it
 
-    def __init__(self, dataset: SeededImages, shuffle: bool, seed: int):
-        super().__init__(dataset)
-        self.shuffle, self.seed = shuffle, seed
-        self.first = 0  # what comes before it was done before a resume
 
-    def __iter__(self) -> Iterator[int]:
-        count = len(self.data_source)
-        if not self.shuffle:
-            return iter(range(self.first, count))
-        return iter(np.random.default_rng([self.seed, self.data_source.epoch]).permutation(count).tolist()[self.first :])
+class EpochBatches(BatchSampler):
+    """The batches of an epoch as lists of indices; of several processes, this one's share of each.
+
+    The order is a permutation drawn from seed and epoch, or the plain one. Every process takes the same number of steps. In a shuffled
+    epoch the shares of a step do not overlap, and a rest of fewer images than processes is left out. In a plain one every image comes, and
+    the shares of a step are filled up to the same length.
+    """
+
+    def __init__(self, dataset: SeededImages, batch_size: int, shuffle: bool, seed: int, rank: int, ranks: int):
+        super().__init__(dataset=dataset, batch_size=batch_size)
+        self.dataset, self.shuffle, self.seed, self.rank, self.ranks = dataset, shuffle, seed, rank, ranks
+        self.first_step = 0  # those before it were done before a resume
+        whole, rest = divmod(len(dataset), batch_size * ranks)
+        self.steps = whole + (rest >= ranks if shuffle else rest > 0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        count = len(self.dataset)
+        order = np.random.default_rng([self.seed, self.dataset.epoch]).permutation(count) if self.shuffle else np.arange(count)
+        for step in range(self.first_step, self.steps):
+            start, length = step * self.batch_size * self.ranks, self.length(step)
+            share = order[start : start + length][self.rank :: self.ranks].tolist()
+            fill = 0 if self.shuffle else -(-length // self.ranks) - len(share)
+            yield share + fill * [int(order[start])]
 
     def __len__(self) -> int:
-        return len(self.data_source) - self.first
+        return self.steps - self.first_step
+
+    def length(self, step: int) -> int:
+        """The images of a step, of all processes."""
+        size = self.batch_size * self.ranks
+        return min(size, len(self.dataset) - step * size)
+
+    def own_length(self, step: int) -> int:
+        """The images of a step in this process, without those that fill it up."""
+        return len(range(self.rank, self.length(step), self.ranks))
 
 
 class Loader:
@@ -142,49 +164,62 @@ class Loader:
 
     Args:
         dataset: an ImageFolder or CifarImages.
-        batch_size: the last batch of an epoch may be smaller.
+        batch_size: of each process; the last batch of an epoch may be smaller.
         shuffle: a new order every epoch, from `seed` and the epoch.
         workers: processes; 0 is a thread.
         mix: blends the images of a batch; then batches are `(images, labels, labels of the others, part of the first)`.
+        rank, ranks: which process this is, of how many; it gets its share of each step (see `EpochBatches`).
+        agree_on: told each step what went wrong here, or '', it answers what went wrong in any process.
 
-    Raises: UserError, while it is iterated, that names the first file that could not be decoded.
+    Raises: UserError when there are fewer images than processes; and, while it is iterated, that names the first file that could
+    not be decoded.
     """
 
-    def __init__(self, dataset: SeededImages, batch_size: int, shuffle: bool = False, seed: int = 0, workers: int = 0, mix: Mix | None = None):
-        self.dataset, self.batch_size, self.seed, self.mix = dataset, batch_size, seed, mix
-        self._sampler = EpochSampler(dataset, shuffle, seed)
-        self._batches = DataLoader(dataset, batch_sampler=BatchSampler(sampler=self._sampler, batch_size=batch_size), num_workers=workers)
-        self.first_step = 0
+    def __init__(
+        self,
+        dataset: SeededImages,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        workers: int = 0,
+        mix: Mix | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+        agree_on: Callable[[str], str] = str,
+    ):
+        if len(dataset) < ranks:
+            raise UserError(f"{len(dataset)} images cannot be shared by {ranks} processes: expected at least one for each")
+        self.dataset, self.seed, self.mix, self.agree_on = dataset, seed, mix, agree_on
+        self._batches = EpochBatches(dataset, batch_size, shuffle, seed, rank, ranks)
+        self._loader = DataLoader(dataset, batch_sampler=self._batches, num_workers=workers)
+        self.length, self.own_length = self._batches.length, self._batches.own_length
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Say which epoch comes next: the order and the augmentation depend on it. Its steps before `first_step` are left out."""
         self.dataset.epoch = epoch
-        self.first_step = first_step
-        self._sampler.first = first_step * self.batch_size
+        self._batches.first_step = first_step
 
     def __len__(self) -> int:
         """The batches of an epoch, less those that are left out."""
         return len(self._batches)
 
-    def batch_length(self, step: int) -> int:
-        """The images in batch `step`, counted from 0."""
-        return min(self.batch_size, len(self.dataset) - step * self.batch_size)
-
     def __iter__(self) -> Iterator[tuple[paddle.Tensor, ...]]:
-        for step, (images, labels) in enumerate(self._batches, self.first_step):
+        for step, (images, labels) in enumerate(self._loader, self._batches.first_step):
             lowest = int(labels.min())
-            if lowest < 0:
-                self._raise_for(-1 - lowest)
-            rng = np.random.default_rng([self.seed, self.dataset.epoch, step])
+            if error := self.agree_on(self._error_of(-1 - lowest) if lowest < 0 else ""):
+                raise UserError(error)
+            if (own := self.own_length(step)) < len(labels):
+                labels[own:] = NO_LABEL
+            rng = np.random.default_rng([self.seed, self.dataset.epoch, step, self._batches.rank])
             yield self.mix(images, labels, rng) if self.mix else (images, labels)
 
-    def _raise_for(self, index: int) -> None:
+    def _error_of(self, index: int) -> str:
         """Meet a sample's failure again, here where it can be caught."""
         path = self.dataset.name(index)
         try:
             self.dataset.load(index)
-        except UserError:
-            raise
+        except UserError as error:
+            return str(error)
         except Exception as error:
-            raise UserError(f"the image {path} cannot be used: {str(error) or type(error).__name__}") from None
-        raise UserError(f"the image {path} could not be read for a moment; please start again")
+            return f"the image {path} cannot be used: {str(error) or type(error).__name__}"
+        return f"the image {path} could not be read for a moment; please start again"

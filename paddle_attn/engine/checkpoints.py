@@ -42,7 +42,7 @@ class Parts:
     average: WeightAverage | None
 
 
-def save_epoch(folder: Path, parts: Parts, rows: list[Row], config: Config) -> bool:
+def save_epoch(folder: Path, parts: Parts, rows: list[Row], config: Config, processes: int) -> bool:
     """Write `last.pdparams` and, when this epoch's eval top-1 beats all before, `best.pdparams`. Returns whether it did.
 
     With an average the network holds it at this moment (`WeightAverage.swap`), and it is what both files get. The checkpoint has all
@@ -53,17 +53,17 @@ def save_epoch(folder: Path, parts: Parts, rows: list[Row], config: Config) -> b
         save_weights(parts.net, folder / "best.pdparams")
     save_weights(parts.net, folder / "last.pdparams")
     average = parts.average
-    _save(folder, parts, average.values if average else parts.net.state_dict(), parts.net.state_dict(), rows, config, None)
+    _save(folder, parts, average.values if average else parts.net.state_dict(), parts.net.state_dict(), rows, _decisive(config, processes), None)
     return is_best
 
 
-def save_step(folder: Path, parts: Parts, rows: list[Row], config: Config, within: Within) -> None:
+def save_step(folder: Path, parts: Parts, rows: list[Row], config: Config, processes: int, within: Within) -> None:
     """Write the checkpoint alone, inside an epoch."""
-    _save(folder, parts, parts.net.state_dict(), parts.average.values if parts.average else {}, rows, config, within)
+    _save(folder, parts, parts.net.state_dict(), parts.average.values if parts.average else {}, rows, _decisive(config, processes), within)
 
 
-def _save(folder: Path, parts: Parts, trained: dict, averaged: dict, rows: list[Row], config: Config, within: Within | None) -> None:
-    state = {"network": trained, "optimizer": parts.optimizer.state_dict(), "rows": [asdict(row) for row in rows], "config": _decisive(config)}
+def _save(folder: Path, parts: Parts, trained: dict, averaged: dict, rows: list[Row], decisive: dict[str, object], within: Within | None) -> None:
+    state = {"network": trained, "optimizer": parts.optimizer.state_dict(), "rows": [asdict(row) for row in rows], "config": decisive}
     state["within"] = asdict(within) if within else None
     if parts.average:
         state |= {"average": averaged, "updates": parts.average.updates}
@@ -79,7 +79,7 @@ def has_checkpoint(folder: Path) -> bool:
     return (folder / STATE).exists() or (folder / BEFORE).exists()
 
 
-def load_run(folder: Path, parts: Parts, config: Config) -> tuple[list[Row], Within | None, str]:
+def load_run(folder: Path, parts: Parts, config: Config, processes: int) -> tuple[list[Row], Within | None, str]:
     """Put network, its average and optimiser back to the newest whole checkpoint of a run.
 
     Returns: its history, how far it is inside the next epoch, and, when the newest was damaged and the one before it was taken, a
@@ -88,29 +88,30 @@ def load_run(folder: Path, parts: Parts, config: Config) -> tuple[list[Row], Wit
     Raises: UserError when no checkpoint is whole, or the run had another config: only the number of epochs and what does not change
     the result may differ.
     """
+    decisive = _decisive(config, processes)
     try:
-        return *_load(folder / STATE, parts, config), ""
+        return *_load(folder / STATE, parts, decisive), ""
     except UserError as error:
         if not (folder / BEFORE).exists() or isinstance(error, OtherRun):
             raise
-        return *_load(folder / BEFORE, parts, config), f"{error}; going on with {folder / BEFORE}"
+        return *_load(folder / BEFORE, parts, decisive), f"{error}; going on with {folder / BEFORE}"
 
 
 class OtherRun(UserError):
     """The checkpoint is whole, and belongs to something else."""
 
 
-def _load(path: Path, parts: Parts, config: Config) -> tuple[list[Row], Within | None]:
+def _load(path: Path, parts: Parts, decisive: dict[str, object]) -> tuple[list[Row], Within | None]:
     state = read_checkpoint(path)
     try:
         network, optimizer_state, rows = state["network"], state["optimizer"], [Row(**row) for row in state["rows"]]
         within = Within(**state["within"]) if state.get("within") else None
         own = parts.net.state_dict()
         fits = {key: list(value.shape) for key, value in own.items()} == {key: list(value.shape) for key, value in network.items()}
-        before = _decisive(Config()) | dict(state["config"])  # what a run of an older version did not know had its default
+        before = _decisive(Config(), 1) | dict(state["config"])  # what a run of an older version did not know had its default
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{path} is no checkpoint of a run: expected one that tools/train.py wrote; remove it to start anew") from None
-    for key, value in _decisive(config).items():
+    for key, value in decisive.items():
         if before.get(key) != value:
             was = f"the run in {path.parent} had {key} {before.get(key)!r}"
             raise OtherRun(f"{was}, expected the same to go on, found {value!r}; or set train.output")
@@ -127,7 +128,7 @@ def _load(path: Path, parts: Parts, config: Config) -> tuple[list[Row], Within |
     return rows, within
 
 
-def _decisive(config: Config) -> dict[str, object]:
+def _decisive(config: Config, processes: int) -> dict[str, object]:
     """What of a config decides a run's result, flat: all but the number of epochs, the places and the pace."""
     aside = {
         "model.weights",
@@ -145,4 +146,5 @@ def _decisive(config: Config) -> dict[str, object]:
         "data.cache",
     }
     flat = {f"{section}.{key}": value for section, values in asdict(config).items() for key, value in values.items()}
+    flat["processes"] = processes  # how many: a step has that many batches
     return safe_pickle.plain({key: value for key, value in flat.items() if key not in aside})  # tuples are lists in the file

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import paddle
+from paddle import nn
 from rich.console import Console
 
 from .. import ops
 from ..complexity import profile
 from ..config import Config, dump_config
+from ..data.dataset import Loader
 from ..data.transforms import Preprocess
 from ..errors import Stopped, UserError
 from ..files import write_text
@@ -21,15 +26,32 @@ from .average import WeightAverage
 from .callbacks import EpochRecorder, ProgressBar
 from .checkpoints import STATE, Parts, Within, has_checkpoint, load_run, save_epoch, save_step
 from .history import History, Row
-from .optim import ClassificationLoss, make_optimizer, make_schedule
+from .optim import Accuracy, ClassificationLoss, make_optimizer, make_schedule
 from .parts import make_loader, make_network, make_preprocess, set_device
+from .processes import Processes, check_device, without_flags
 from .signals import StopRequest
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that training works with."""
+
+    config: Config
+    folder: Path
+    processes: Processes
+    console: Console  # silent in all processes but the first
+    loader: Loader
+    eval_loader: Loader
+    parts: Parts
+    rows: list[Row]  # of the epochs that are done; grows
+    within: Within | None  # where to begin inside the next epoch, after a resume
 
 
 def fit(config: Config, console: Console | None = None) -> list[Row]:
     """Train the config's network on its data; everything is written to `train.output`.
 
     With `train.resume` the run goes on from its newest whole checkpoint; without, an earlier run in the same folder is moved aside.
+    Under `paddle.distributed.launch` each process takes its share of every step, and the first one writes.
 
     Returns: the history, a row an epoch.
 
@@ -37,18 +59,31 @@ def fit(config: Config, console: Console | None = None) -> list[Row]:
     when the step is done and saved.
     """
     # the optimiser's state is kept by names, which must be those of a new process
-    with StopRequest() as request, ops.using(config.train.ops), paddle.utils.unique_name.guard():
-        return _fit(config, console or Console(markup=False, emoji=False, highlight=False), request)
+    in_job = paddle.distributed.ParallelEnv().nranks > 1
+    with StopRequest(in_job) as request, ops.using(config.train.ops), paddle.utils.unique_name.guard():
+        run = _prepare(config, console or Console(markup=False, emoji=False, highlight=False))
+        train = config.train
+        if len(run.rows) >= train.epochs or not is_patient(run.rows, train.patience):
+            run.console.print(f"nothing to do: train.epochs is {train.epochs}, train.patience {train.patience}")
+        else:
+            _train(run, request)
+        return run.rows
 
 
-def _fit(config: Config, console: Console, request: StopRequest) -> list[Row]:
+def _prepare(config: Config, console: Console) -> Run:
+    """Data, network and optimiser, as they start or as the run's checkpoint has them."""
     train, seed = config.train, config.train.seed
+    check_device(train.device)
     device = set_device(train.device)
-    if train.amp and not device.startswith("gpu"):
-        raise UserError(f"train.amp is '{train.amp}', but this run is on the {device}, where Paddle has no mixed precision: expected null, or a GPU")
+    for key, value, wish in (("amp", train.amp, "mixed precision"), ("sync_bn", train.sync_bn, "batch norm over processes")):
+        if value and not device.startswith("gpu"):
+            raise UserError(f"train.{key} is {value!r}, but this run is on the {device}, where Paddle has no {wish}: expected null, or a GPU")
+    processes = Processes(device)
+    if not processes.is_first:
+        console = Console(quiet=True)
     random.seed(seed), np.random.seed(seed), paddle.seed(seed)
-    train_loader, eval_loader = make_loader(config, "train"), make_loader(config, "eval")
-    classes = train_loader.dataset.classes
+    loader, eval_loader = (make_loader(config, part, processes) for part in ("train", "eval"))
+    classes = loader.dataset.classes
     if eval_loader.dataset.classes != classes:
         differ = sorted(set(classes) ^ set(eval_loader.dataset.classes))
         raise UserError(f"{config.data.root}: train/ and eval/ must have the same class folders, found {differ[0]} in only one of them")
@@ -58,86 +93,112 @@ def _fit(config: Config, console: Console, request: StopRequest) -> list[Row]:
     # a checkpoint has all weights: none to start from are needed
     start = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False, weights=None)) if resuming else config
     net = make_network(start, len(classes))
-    schedule = make_schedule(config.optim, train.epochs, len(train_loader))
+    if train.sync_bn:
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    schedule = make_schedule(config.optim, train.epochs, len(loader), processes.count)
     optimizer = make_optimizer(config.optim, schedule, net.parameters())
     size = make_preprocess(config).size
-    console.print(f"{config.model.name}, attention {config.model.attn or 'none'}, {size} px, {len(classes)} classes, on {device}")
+    console.print(f"{config.model.name}, attention {config.model.attn or 'none'}, {size} px, {len(classes)} classes, on {device}", end="")
+    console.print(f" in {processes.count} processes" if processes.count > 1 else "")
     console.print(str(profile(net, size)), soft_wrap=True)
     if start.model.weights:
         report = load_weights(net, start.model.weights, new_classifier=True)
         anew = f"; the classifier starts anew ({'; '.join(report.mismatched)})" if report.mismatched else ""
         console.print(f"started from {start.model.weights}: {len(report.loaded)} tensors{anew}", soft_wrap=True)
-    console.print(f"{len(train_loader.dataset)} images to learn from, {len(eval_loader.dataset)} to test with")
+    console.print(f"{len(loader.dataset)} images to learn from, {len(eval_loader.dataset)} to test with")
 
     average = WeightAverage(net, config.optim.ema_decay) if config.optim.ema_decay else None  # starts as the weights that were loaded
     parts = Parts(net, optimizer, average)
-    rows, within, damaged = load_run(folder, parts, config) if resuming else ([], None, "")
+    rows, within, damaged = load_run(folder, parts, config, processes.count) if resuming else ([], None, "")
     if damaged:
         console.print(damaged, soft_wrap=True)
     if resuming:
         console.print(f"going on after {f'step {within.step} of epoch {len(rows) + 1}' if within else f'epoch {len(rows)}'} of {folder}")
-    elif has_checkpoint(folder):
+    processes.wait()  # all have looked at the folder
+    if not resuming and processes.is_first and has_checkpoint(folder):
         console.print(f"the earlier run in {folder} was moved to {_move_aside(folder)}")
-    if len(rows) >= train.epochs or not is_patient(rows, train.patience):
-        console.print(f"nothing to do: train.epochs is {train.epochs}, train.patience {train.patience}")
-        return rows
-    write_text(folder / "config.yaml", dump_config(config))
-    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in classes))
+    return Run(config, folder, processes, console, loader, eval_loader, parts, rows, within)
 
-    history = History(folder, rows)
-    history.add_settings(_settings(config))
-    history.add_samples(_samples(train_loader.dataset, make_preprocess(config)))
+
+def _train(run: Run, request: StopRequest) -> None:
+    """Train to the end of the run; its rows grow, its folder is written by the first process."""
+    config, train, folder, processes, console, rows = run.config, run.config.train, run.folder, run.processes, run.console, run.rows
+    if processes.is_first:
+        write_text(folder / "config.yaml", dump_config(config))
+        write_text(folder / "classes.txt", "".join(f"{name}\n" for name in run.loader.dataset.classes))
+    history = History(folder, rows) if processes.is_first else None
+    if history:
+        history.add_settings(_settings(config))
+        history.add_samples(_samples(run.loader.dataset, make_preprocess(config)))
 
     def after_epoch(row: Row) -> bool:
-        history.add(row)
-        best = save_epoch(folder, parts, history.rows, config)
-        console.print(
-            f"epoch {row.epoch:3d}/{train.epochs}  lr {row.lr:<7.3g}  train loss {row.train_loss:.4f} top1 {100 * row.train_top1:5.2f} %  "
-            f"eval loss {row.eval_loss:.4f} top1 {100 * row.eval_top1:5.2f} %  {row.seconds:.1f} s{'  best' if best else ''}",
-            soft_wrap=True,
-        )
-        if not (patient := is_patient(history.rows, train.patience)):
+        rows.append(row)
+        if history:
+            history.add(row)
+            best = save_epoch(folder, run.parts, rows, config, processes.count)
+            console.print(
+                f"epoch {row.epoch:3d}/{train.epochs}  lr {row.lr:<7.3g}  train loss {row.train_loss:.4f} top1 {100 * row.train_top1:5.2f} %  "
+                f"eval loss {row.eval_loss:.4f} top1 {100 * row.eval_top1:5.2f} %  {row.seconds:.1f} s{'  best' if best else ''}",
+                soft_wrap=True,
+            )
+        if not (patient := is_patient(rows, train.patience)):
             console.print(f"eval top-1 has not risen for {train.patience} epochs (train.patience): stopped")
-        if request.signal and patient and row.epoch < train.epochs:
-            raise stopped(f"after epoch {row.epoch}")
+        number = processes.largest(request.signal or 0)
+        if number and patient and row.epoch < train.epochs:
+            raise stopped(number, f"after epoch {row.epoch}")
         return patient
 
-    def after_step(epoch: int, step: int, within: Within) -> None:
-        if request.signal or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
-            save_step(folder, parts, history.rows, config, within)
-        if request.signal:
-            raise stopped(f"after step {step} of epoch {epoch}")
+    def after_step(epoch: int, step: int, within: Callable[[], Within]) -> None:
+        number = processes.largest(request.signal or 0)  # all stop after the same step
+        if number or (train.checkpoint_steps and step % train.checkpoint_steps == 0):
+            reached = within()
+            if processes.is_first:
+                save_step(folder, run.parts, rows, config, processes.count, reached)
+        if number:
+            raise stopped(number, f"after step {step} of epoch {epoch}")
 
-    def stopped(where: str) -> Stopped:
-        go_on = f"python tools/train.py -c {folder / 'config.yaml'} --resume"
-        return Stopped(f"{request.signal.name} {where}, all is saved; go on with: {go_on}", request.signal)
+    def stopped(number: int, where: str) -> Stopped:
+        go_on = f"tools/train.py -c {folder / 'config.yaml'} --resume"
+        command = f"python {go_on}" if processes.count == 1 else f"python -m paddle.distributed.launch --nproc_per_node {processes.count} {go_on}"
+        return Stopped(f"{signal.Signals(number).name} {where}, all is saved; go on with: {command}", number)
 
     def not_a_number(epoch: int, step: int, lr: float) -> None:
-        last = f"the last good checkpoint is {folder / STATE}, of epoch {history.rows[-1].epoch}" if history.rows else "there is no checkpoint yet"
+        last = f"the last good checkpoint is {folder / STATE}, of epoch {rows[-1].epoch}" if rows else "there is no checkpoint yet"
         raise UserError(
             f"the loss is no finite number at step {step} of epoch {epoch}, learning rate {lr:.3g}: {last}; try a smaller optim.lr or optim.clip_norm"
         )
 
-    guard = not_a_number if train.stop_on_nan else None
     loss = ClassificationLoss(config.optim.label_smoothing)
-    per_epoch = config.optim.schedule_unit == "epoch"
-    bar = ProgressBar(console, train.epochs, len(rows))
-    callbacks = [
-        paddle.callbacks.LRScheduler(by_step=not per_epoch, by_epoch=per_epoch),  # first: the rate has moved when a step is saved
-        EpochRecorder(train_loader, loss, seed, len(rows), after_epoch, after_step, within, config.optim.accumulate, average, guard),
-        bar,
-    ]
-    model = paddle.Model(net)
-    model.prepare(optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)), amp_configs=train.amp)
-    epochs, accumulate = train.epochs - len(rows), config.optim.accumulate
+    per_epoch, first_epoch, accumulate = config.optim.schedule_unit == "epoch", len(rows), config.optim.accumulate
+    recorder = EpochRecorder(
+        run.loader,
+        run.eval_loader,
+        loss,
+        train.seed,
+        first_epoch,
+        after_epoch,
+        after_step,
+        within=run.within,
+        accumulate=accumulate,
+        average=run.parts.average,
+        processes=processes,
+        not_a_number=not_a_number if train.stop_on_nan else None,
+    )
+    bar = ProgressBar(console, train.epochs, first_epoch)
+    # the schedule is first: the rate has moved when a step is saved
+    callbacks = [paddle.callbacks.LRScheduler(by_step=not per_epoch, by_epoch=per_epoch), recorder, bar]
+    with without_flags():
+        model = paddle.Model(run.parts.net)
+    model.prepare(run.parts.optimizer, loss, Accuracy(), amp_configs=train.amp)
+    epochs = train.epochs - first_epoch
     try:
-        model.fit(train_loader, eval_loader, epochs=epochs, verbose=0, callbacks=callbacks, accumulate_grad_batches=accumulate)
+        model.fit(run.loader, run.eval_loader, epochs=epochs, verbose=0, callbacks=callbacks, accumulate_grad_batches=accumulate)
     finally:
         bar.progress.stop()
-        history.close()
-    best = max(history.rows, key=lambda row: row.eval_top1)
+        if history:
+            history.close()
+    best = max(rows, key=lambda row: row.eval_top1)
     console.print(f"best eval top-1 {100 * best.eval_top1:.2f} % at epoch {best.epoch}: {folder / 'best.pdparams'}", soft_wrap=True)
-    return history.rows
 
 
 def is_patient(rows: list[Row], patience: int | None) -> bool:

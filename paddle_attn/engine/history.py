@@ -40,7 +40,7 @@ class History:
 
     def __init__(self, folder: Path, rows: list[Row]):
         self.folder = folder
-        self.rows: list[Row] = []
+        self._rows: list[Row] = []
         shutil.rmtree(folder / "vdl", ignore_errors=True)
         self._writers = {part: LogWriter(str(folder / "vdl" / part), display_name=f"{folder.name}/{part}") for part in ("train", "eval")}
         for row in rows:
@@ -52,9 +52,9 @@ class History:
         text = io.StringIO()
         writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in self.rows)
+        writer.writerows(asdict(row) for row in self._rows)
         write_text(self.folder / "history.csv", text.getvalue())
-        write_whole(self.folder / "curves.png", lambda aside: plot_curves([asdict(row) for row in self.rows], aside))
+        write_whole(self.folder / "curves.png", lambda aside: plot_curves([asdict(row) for row in self._rows], aside))
 
     def add_samples(self, images: np.ndarray) -> None:
         """Show a grid of images, uint8 `[N, H, W, 3]`, as training sees them."""
@@ -73,7 +73,7 @@ class History:
             writer.close()
 
     def _add(self, row: Row) -> None:
-        self.rows.append(row)
+        self._rows.append(row)
         for part, writer in self._writers.items():
             for figure in ("loss", "top1", "top5"):
                 writer.add_scalar(figure, getattr(row, f"{part}_{figure}"), row.epoch)

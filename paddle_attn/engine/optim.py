@@ -14,15 +14,15 @@ from paddle.optimizer.lr import LambdaDecay, LRScheduler
 from ..config import OptimConfig
 
 
-def make_schedule(optim: OptimConfig, epochs: int, steps_per_epoch: int) -> LRScheduler:
-    """The learning rate over the run, in the unit that `optim.schedule_unit` says."""
+def make_schedule(optim: OptimConfig, epochs: int, steps_per_epoch: int, processes: int = 1) -> LRScheduler:
+    """The learning rate over the run, in the unit that `optim.schedule_unit` says; times `processes` where `optim.scale_lr` asks for it."""
     per_epoch = 1 if optim.schedule_unit == "epoch" else steps_per_epoch
     total, warmup = epochs * per_epoch, optim.warmup_epochs * per_epoch
     if optim.schedule == "multistep":
         drops = [epoch * per_epoch for epoch in optim.milestones]
     else:
         drops = [epoch * per_epoch for epoch in range(optim.step_epochs, epochs, optim.step_epochs)]
-    return LambdaDecay(optim.lr, rate_factor(optim.schedule, total, warmup, drops, optim.step_gamma))
+    return LambdaDecay(optim.lr * processes if optim.scale_lr else optim.lr, rate_factor(optim.schedule, total, warmup, drops, optim.step_gamma))
 
 
 def rate_factor(schedule: str, total: int, warmup: int = 0, drops: Sequence[int] = (), gamma: float = 0.1) -> Callable[[int], float]:
@@ -58,6 +58,22 @@ def make_optimizer(optim: OptimConfig, rate: LRScheduler | float, parameters: li
     return paddle.optimizer.AdamW(apply_decay_param_fun=lambda name: name not in exempt, **common)
 
 
+class Accuracy(paddle.metric.Accuracy):
+    """Paddle's top-1 and top-5, without the images that have no label (`data.dataset.NO_LABEL`)."""
+
+    def __init__(self):
+        super().__init__(topk=(1, 5))
+
+    def compute(self, logits: Tensor, labels: Tensor, *mixed: Tensor) -> Tensor:
+        return super().compute(*labelled(logits, labels))
+
+
+def labelled(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the images that only fill up a process's share."""
+    kept = (labels >= 0).nonzero().flatten()
+    return (logits, labels) if len(kept) == len(labels) else (logits.index_select(kept), labels.index_select(kept))
+
+
 class ClassificationLoss(nn.Layer):
     """Mean cross entropy of logits `[N, C]` and labels `[N]`; smoothed in training mode alone, so that eval losses compare.
 
@@ -72,7 +88,8 @@ class ClassificationLoss(nn.Layer):
 
     def forward(self, logits: Tensor, labels: Tensor, others: Tensor | None = None, part: Tensor | None = None) -> Tensor:
         if not self.training:
-            return F.cross_entropy(logits, labels)
+            logits, labels = labelled(logits, labels)
+            return F.cross_entropy(logits, labels, reduction="sum") / max(len(labels), 1)
         if others is None:
             return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing) * self.share
         first, second = (F.cross_entropy(logits, each, reduction="none", label_smoothing=self.label_smoothing).flatten() for each in (labels, others))

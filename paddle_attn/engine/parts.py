@@ -15,6 +15,7 @@ from ..data.transforms import Augment, Mix, Preprocess
 from ..errors import UserError
 from ..models import create_model, model_spec
 from ..weights import load_weights
+from .processes import Processes
 
 PREPROCESSING = ("size", "resize", "mean", "std")
 
@@ -42,8 +43,8 @@ def make_preprocess(config: Config) -> Preprocess:
     return Preprocess(size, data.resize, data.mean or spec.mean, data.std or spec.std)
 
 
-def make_loader(config: Config, part: str) -> Loader:
-    """The batches of 'train' (shuffled and augmented) or 'eval' (as they are)."""
+def make_loader(config: Config, part: str, processes: Processes | None = None) -> Loader:
+    """The batches of 'train' (shuffled and augmented) or 'eval' (as they are), or this process's share in them."""
     train, data = part == "train", config.data
     changes = dataclasses.asdict(data.augment)
     mixup, cutmix = changes.pop("mixup"), changes.pop("cutmix")
@@ -52,7 +53,8 @@ def make_loader(config: Config, part: str) -> Loader:
     cache = 0 if data.workers else data.cache // 2  # half for each part; the memory of a worker goes with it
     through = (make_preprocess(config), augment, config.train.seed, cache)
     images = ImageFolder(folder_of(config, part), *through) if data.dataset == "folder" else CifarImages(data.dataset, data.root, part, *through)
-    return Loader(images, config.train.batch_size, train, config.train.seed, data.workers, mix)
+    share = (processes.rank, processes.count, processes.agree_on) if processes else ()
+    return Loader(images, config.train.batch_size, train, config.train.seed, data.workers, mix, *share)
 
 
 def folder_of(config: Config, part: str) -> Path:

@@ -10,9 +10,14 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Within it the first Ctrl-C or SIGTERM is only noted, in `.signal`; a second one acts as it always does."""
+    """Within it the first Ctrl-C or SIGTERM is only noted, in `.signal`; a second one acts as it always does.
 
-    def __init__(self):
+    Args:
+        in_job: a launcher stands behind this process; it repeats its SIGTERM, so that none acts, and has SIGKILL if it must.
+    """
+
+    def __init__(self, in_job: bool = False):
+        self._in_job = in_job
         self.signal: signal.Signals | None = None
         self._before: dict[signal.Signals, object] = {}
 
@@ -26,7 +31,8 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
-        self._restore()
+        if not self._in_job:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

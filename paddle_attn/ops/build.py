@@ -14,7 +14,6 @@ import paddle
 from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
 
 from .. import runtime
-from ..files import write_whole
 
 SOURCES = Path(__file__).parent
 # no -ffast-math: it would change how the whole process rounds; these two only let loops over nearbyint and sqrt be vectorised
@@ -93,7 +92,7 @@ def _compile(compiler: str, library: Path) -> None:
             done = _run(command)
             if done.returncode:
                 raise BuildError(f"{compiler} failed: {_last_line(done.stderr)}")
-        write_whole(library, lambda aside: shutil.copyfile(built, aside))
+        os.replace(built, library)
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess:

@@ -114,7 +114,7 @@ def epoch_step(root: str, size: int, batch: int, how: str) -> Step:
     model.prepare(training.optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)))
 
     def step() -> float:
-        callbacks = [EpochRecorder(fixed, loss, 0, 0, lambda row: True), ProgressBar(Console(), 1, 0), paddle.callbacks.LRScheduler()]
+        callbacks = [EpochRecorder(fixed, None, loss, 0, 0, lambda row: True), ProgressBar(Console(), 1, 0), paddle.callbacks.LRScheduler()]
         model.fit(fixed, epochs=1, verbose=0, callbacks=callbacks)
         return 0.0
 
@@ -134,5 +134,8 @@ def trained(training: Training, batches: Iterable[tuple[paddle.Tensor, paddle.Te
 class FixedBatches(list):
     """Batches that are there already, as a loader."""
 
-    def set_epoch(self, epoch: int) -> None:
+    def own_length(self, step: int) -> int:
+        return len(self[step][1])
+
+    def set_epoch(self, epoch: int, first_step: int) -> None:
         pass
