@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
+import warnings
 from collections.abc import Iterator
 
 from .errors import Stopped, UserError, missing_package
@@ -24,6 +25,7 @@ def config_parser(description: str) -> argparse.ArgumentParser:
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
     """Turn what the user can mend into one sentence on stderr and exit code 2; let defects of our own show their traceback."""
+    warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")  # Pillow's; such an image is left out or an error here
     try:
         yield
     except UserError as error:
@@ -51,7 +53,6 @@ def prepare_paddle() -> None:
     """Tune the runtime, then import Paddle without the remarks that no user can act on."""
     import io
     import os
-    import warnings
 
     from . import runtime
 

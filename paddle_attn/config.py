@@ -7,8 +7,10 @@ through the same checks: an unknown key, a wrong type or a value out of range is
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Sequence
@@ -20,6 +22,9 @@ import yaml
 
 from .errors import UserError, unknown_name
 
+_REPR = reprlib.Repr()  # short, whatever stands in a file
+_REPR.maxstring = 80
+
 
 def _one_of(key: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
@@ -28,7 +33,7 @@ def _one_of(key: str, value: object, choices: Sequence[str]) -> None:
 
 def _in_range(key: str, value: float, low: float, high: float = float("inf")) -> None:
     if not low <= value <= high:
-        upper = "" if high == float("inf") else f" and at most {high:g}"
+        upper = "" if high == float("inf") else f" and at most {high:,}"
         raise UserError(f"{key} must be at least {low:g}{upper}, found {value:g}")
 
 
@@ -44,7 +49,7 @@ class ModelConfig:
 
     def __post_init__(self):
         if self.num_classes is not None:
-            _in_range("model.num_classes", self.num_classes, 1)
+            _in_range("model.num_classes", self.num_classes, 1, 10**6)
         if self.pretrained and self.weights:
             raise UserError("model.pretrained and model.weights are both set, expected one of them")
 
@@ -65,7 +70,7 @@ class AugmentConfig:
         _in_range("data.augment.hflip", self.hflip, 0, 1)
         _in_range("data.augment.vflip", self.vflip, 0, 1)
         _in_range("data.augment.color_jitter", self.color_jitter, 0, 1)
-        _in_range("data.augment.pad_crop", self.pad_crop, 0)
+        _in_range("data.augment.pad_crop", self.pad_crop, 0, 8192)
         _in_range("data.augment.mixup", self.mixup, 0)
         _in_range("data.augment.cutmix", self.cutmix, 0)
         if self.crop_scale is not None:
@@ -88,10 +93,10 @@ class DataConfig:
 
     def __post_init__(self):
         if self.size is not None:
-            _in_range("data.size", self.size, 1)
+            _in_range("data.size", self.size, 1, 8192)
         _one_of("data.dataset", self.dataset, ("folder", "cifar10", "cifar100"))
         _one_of("data.resize", self.resize, ("stretch", "crop"))
-        _in_range("data.workers", self.workers, 0)
+        _in_range("data.workers", self.workers, 0, 256)
         _in_range("data.cache", self.cache, 0)
         if self.std is not None and min(self.std) <= 0:
             raise UserError(f"data.std must be three positive numbers, found {list(self.std)}")
@@ -151,8 +156,8 @@ class TrainConfig:
     checkpoint_steps: int | None = None  # write a checkpoint every so many steps too, not after each epoch alone
 
     def __post_init__(self):
-        _in_range("train.epochs", self.epochs, 1)
-        _in_range("train.batch_size", self.batch_size, 1)
+        _in_range("train.epochs", self.epochs, 1, 10**6)
+        _in_range("train.batch_size", self.batch_size, 1, 10**6)
         _in_range("train.seed", self.seed, 0, 2**32 - 1)
         if isinstance(self.resume, str):
             _one_of("train.resume", self.resume, ("auto", "true", "false"))
@@ -212,18 +217,24 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats and booleans (PyYAML alone takes 1e-4 for a text, and on and off for true and false), and no key twice."""
+    """YAML 1.2's floats and booleans (PyYAML alone takes 1e-4 for a text, and on and off for true and false), no key twice, no aliases."""
 
     yaml_implicit_resolvers: typing.ClassVar = {  # without PyYAML's booleans
         first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):  # a few lines of them can stand for billions of values
+            raise yaml.composer.ComposerError(None, None, "an alias (*name), which no config needs", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
     def construct_mapping(self, node, deep=False):
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands twice", node.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice", node.start_mark)
+            seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
@@ -264,7 +275,7 @@ def _apply(tree: dict, override: str) -> None:
 def _build(cls: type, tree: Any, prefix: str) -> Any:
     """A dataclass from a mapping; every key must be a field and every value of its field's type."""
     if not isinstance(tree, dict):
-        raise UserError(f"{prefix.rstrip('.')} must be a section of keys, found {tree!r}")
+        raise UserError(f"{prefix.rstrip('.')} must be a section of keys, found {_REPR.repr(tree)}")
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in tree.items():
@@ -287,19 +298,19 @@ def _coerce(hint: Any, value: Any, key: str) -> Any:
         if members[-1] is Ellipsis and isinstance(value, (list, tuple)):
             members = members[:1] * len(value)
         if not isinstance(value, (list, tuple)) or len(value) != len(members):
-            raise UserError(f"{key} must be a list of {len(members)} numbers, found {value!r}")
+            raise UserError(f"{key} must be a list of {len(members)} numbers, found {_REPR.repr(value)}")
         return tuple(_coerce(member, item, key) for member, item in zip(members, value, strict=True))
     if typing.get_origin(hint) is dict:
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-            raise UserError(f"{key} must be a mapping of names to values, found {value!r}")
+            raise UserError(f"{key} must be a mapping of names to values, found {_REPR.repr(value)}")
         return dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-        raise UserError(f"{key} must be {words[hint]}, found {value!r}")
-    if hint is float and value != value:
-        raise UserError(f"{key} must be a number, found nan")
+        raise UserError(f"{key} must be {words[hint]}, found {_REPR.repr(value)}")
+    if hint is float and not math.isfinite(value):
+        raise UserError(f"{key} must be a finite number, found {value}")
     return value
 
 

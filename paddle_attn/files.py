@@ -58,6 +58,11 @@ def _put_back(old: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def shown(path: str | os.PathLike) -> str:
+    """A path as text that every file and terminal takes; what is no UTF-8 in it is written as \\xNN."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def checksum(path: Path, algorithm: str = "sha256") -> str:
     """The hexadecimal digest of a file."""
     digest = hashlib.new(algorithm)

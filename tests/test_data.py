@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from paddle_attn.data import dataset as dataset_room
 from paddle_attn.data.dataset import ImageFolder, Loader
 from paddle_attn.data.drawn import CLASSES, write_drawn
 from paddle_attn.data.images import is_image_name, load_image
@@ -77,6 +79,21 @@ def test_what_does_not_decode_is_named(tmp_path: Path, damage: str):
     with pytest.raises(UserError, match=r"cannot decode the image .*x\.jpg: ") as error:
         load_image(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("width", [9500, 15_000])  # Pillow itself refuses the second
+def test_an_image_that_would_take_too_much_memory_is_refused_unread(tmp_path: Path, width: int):
+    Image.new("1", (width, 9500)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match=r"cannot decode the image .*x\.png: .*pixels"):
+        load_image(tmp_path / "x.png")
+
+
+def test_what_is_no_plain_file_is_named_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    for name, reason in (("pipe.jpg", "it is no plain file"), ("gone.jpg", "No such file")):
+        with pytest.raises(UserError, match=f"cannot decode the image .*{name}: {reason}"):
+            load_image(tmp_path / name)
 
 
 def test_hidden_files_and_other_kinds_are_no_images():
@@ -153,10 +170,31 @@ def test_folder_skips_what_is_hidden_and_sorts(tmp_path: Path):
     assert [path for path, _ in folder.samples] == sorted(path for path, _ in folder.samples)
 
 
+def test_links_to_folders_lead_round_in_no_circle(tmp_path: Path):
+    make_images(tmp_path, per_class=2)
+    for name in ("one", "two"):
+        (tmp_path / "red" / name).symlink_to(tmp_path, target_is_directory=True)
+    assert len(ImageFolder(tmp_path, PLAIN)) == 6
+    (tmp_path / "class by link").symlink_to(tmp_path / "blue", target_is_directory=True)  # a class folder may be one
+    assert ImageFolder(tmp_path, PLAIN).classes == ["blue", "class by link", "green", "red"]
+
+
+def test_a_class_that_cannot_stand_in_a_list_is_refused(tmp_path: Path):
+    make_images(tmp_path, per_class=1)
+    for name in (b"two\nlines", b"latin \xe9"):
+        folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        (tmp_path / "red").rename(folder)
+        with pytest.raises(UserError, match="has a line break or another character that is no text: rename it"):
+            ImageFolder(tmp_path, PLAIN)
+        folder.rename(tmp_path / "red")
+    (tmp_path / "red").rename(tmp_path / "گل‌ها 红色")  # with a joiner that is not printable, and is text
+    assert "گل‌ها 红色" in ImageFolder(tmp_path, PLAIN).classes
+
+
 def test_folder_errors_say_what_is_missing(tmp_path: Path):
     with pytest.raises(UserError, match=r"there is no data directory .*none: expected class folders .*tools/split\.py"):
         ImageFolder(tmp_path / "none", PLAIN)
-    with pytest.raises(UserError, match="has no images in class folders"):
+    with pytest.raises(UserError, match="has no class folders"):
         ImageFolder(tmp_path, PLAIN)
     make_images(tmp_path, per_class=1)
     (tmp_path / "empty").mkdir()
@@ -167,8 +205,7 @@ def test_folder_errors_say_what_is_missing(tmp_path: Path):
 def test_each_sample_is_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = ImageFolder(make_images(tmp_path, per_class=2), PLAIN, Augment(rotation=5), cache=1)
     loads = []
-    load = folder.loader
-    monkeypatch.setattr(folder, "loader", lambda path: loads.append(path) or load(path))
+    monkeypatch.setattr(dataset_room, "load_image", lambda path: loads.append(path) or load_image(path))
     for _ in range(3):
         for batch, _labels in Loader(folder, 4, shuffle=True):
             assert batch.shape[1:] == [3, 32, 32]
@@ -206,7 +243,7 @@ def test_any_other_failure_is_an_error_too(tmp_path: Path, monkeypatch: pytest.M
             raise MemoryError
         return picture((0, 0, 0))
 
-    monkeypatch.setattr(folder, "loader", out_of_memory)
+    monkeypatch.setattr(dataset_room, "load_image", out_of_memory)
     monkeypatch.setattr(folder, "samples", folder.samples[:1])
     with pytest.raises(UserError, match=r"image_00\.jpg cannot be used: MemoryError"):
         list(Loader(folder, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 import threading
@@ -18,8 +19,10 @@ import pytest
 from conftest import COLOURS, assert_one_sentence, make_images, picture, tool
 
 from paddle_attn.data import sources
+from paddle_attn.data.dataset import ImageFolder
 from paddle_attn.data.sources import CALTECH_16, download
 from paddle_attn.data.split import make_split
+from paddle_attn.data.transforms import Preprocess
 from paddle_attn.errors import UserError
 
 
@@ -96,6 +99,48 @@ def test_spaces_become_underscores_and_names_that_meet_are_kept_apart(tmp_path: 
     assert "dark_red" in split.classes
     names = {Path(name).name for name in tree(tmp_path / "split") if "dark_red" in name}
     assert {"a_b.jpg", "a_b-2.jpg", "deeper_c.jpg"} <= names and sum(split.counts["dark_red"].values()) == 8
+
+
+def test_odd_names_are_used_or_left_out_by_name(tmp_path: Path):
+    images = make_images(tmp_path / "images", per_class=2)
+    red = images / "red"
+    for name in ("   .jpg", "图片 ☺.jpg", "-rf.jpg", "a\nb.jpg", "IMAGE_00.jpg", "x" * 240 + ".jpg"):
+        picture((1, 2, 3)).save(red / name)
+    picture((1, 2, 3)).save(os.fsdecode(os.fsencode(red) + b"/latin \xe9.jpg"))
+    Path(os.fsdecode(os.fsencode(red) + b"/broken \xe9.jpg")).write_bytes(b"x")
+    deep = red / ("d" * 150) / ("e" * 150)
+    deep.mkdir(parents=True)
+    picture((1, 2, 3)).save(deep / "f.jpg")
+    (red / "gone.jpg").symlink_to("nowhere")
+    (red / "round").symlink_to(images)
+    os.mkfifo(red / "pipe.jpg")
+    split = make_split(str(images), tmp_path / "split")
+    reasons = {
+        "red/gone.jpg": "No such file or directory",
+        "red/pipe.jpg": "it is no plain file",
+        "red/round": "a link to a folder, which is not followed",
+    }
+    assert split.left_out == {**reasons, "red/broken \\xe9.jpg": "it is no image"}
+    assert sum(split.counts["red"].values()) == 2 + 8
+    assert sum(len(ImageFolder(tmp_path / "split" / part, Preprocess(8, "stretch", (0,) * 3, (1,) * 3))) for part in ("train", "eval")) == 14
+    assert json.loads((tmp_path / "split" / "split.json").read_text(encoding="utf-8"))["left_out"] == split.left_out
+
+
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])
+def test_bombs_are_refused_and_leave_nothing(tmp_path: Path, name: str):
+    images = make_images(tmp_path / "images")
+    (images / "red" / "big.txt").write_bytes(bytes(100 << 20))
+    archive = pack(images, tmp_path / name)
+    with pytest.raises(UserError, match=r"is refused: it would unpack to more than 50 times its \d+ bytes"):
+        make_split(str(archive), tmp_path / "split")
+    (images / "red" / "big.txt").unlink()
+    for index in range(2000 if name == "x.zip" else 20_000):
+        (images / "red" / f"{index}.txt").touch()
+    archive = pack(images, tmp_path / name)
+    if name == "x.tar.gz":  # in a zip each file takes more room than that
+        with pytest.raises(UserError, match="is refused: it has more than a file for each 50 of its bytes"):
+            make_split(str(archive), tmp_path / "split")
+    assert nothing_is_left_beside(tmp_path / "split", "images", name)
 
 
 def test_two_folders_that_would_become_one_class_are_an_error(tmp_path: Path):

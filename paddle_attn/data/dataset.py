@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import paddle
-from paddle.io import BatchSampler, DataLoader
-from paddle.vision import DatasetFolder
+from paddle.io import BatchSampler, DataLoader, Dataset
 from PIL import Image
 
 from ..errors import UserError
-from .images import EXTENSIONS, is_clutter, load_image
+from .images import check_class_name, images_below, is_clutter, load_image
 from .transforms import Augment, Mix, Preprocess
 
 
-class SeededImages:
+class SeededImages(Dataset):
     """What every data set here does with an image: cache, augment, normalise; a sample is `(float32 [3, size, size], class index)`.
 
     A data set says how many it has (`__len__`), and `image(index)`, `label(index)` and `name(index)` of each. Augmentation depends
@@ -75,8 +74,8 @@ class SeededImages:
         return pixels
 
 
-class ImageFolder(SeededImages, DatasetFolder):
-    """`root/<class>/*`, each file decoded once for a sample.
+class ImageFolder(SeededImages):
+    """`root/<class>/**`, each file decoded once for a sample. (Paddle's DatasetFolder follows links round in circles.)
 
     Args:
         root: the directory of class folders; hidden ones are skipped, an empty one is an error.
@@ -92,25 +91,23 @@ class ImageFolder(SeededImages, DatasetFolder):
         root = Path(root)
         if not root.is_dir():
             raise UserError(f"there is no data directory {root}: expected class folders of images there, as `python tools/split.py` makes them")
-        try:
-            super().__init__(str(root), loader=load_image, extensions=EXTENSIONS)
-        except RuntimeError:  # Paddle's own word for no image at all
-            raise UserError(f"{root} has no images in class folders: expected <class>/<image> there") from None
-        # Paddle descends into hidden folders and takes dotfiles for images
-        self.samples = [(path, label) for path, label in self.samples if not any(map(is_clutter, Path(path).relative_to(root).parts))]
-        self.targets = [label for _, label in self.samples]
-        counts = np.bincount(self.targets, minlength=len(self.classes))
-        empty = [name for name, count in zip(self.classes, counts, strict=True) if not count]
-        if empty:
-            raise UserError(f"the class folder {root / empty[0]} has no images: expected at least one, or no such folder")
+        self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_clutter(entry.name))
+        if not self.classes:
+            raise UserError(f"{root} has no class folders: expected <class>/<image> there")
+        self.samples: list[tuple[str, int]] = []
+        for label, name in enumerate(self.classes):
+            check_class_name(name, root)
+            files = images_below(root / name)
+            if not files:
+                raise UserError(f"the class folder {root / name} has no images: expected at least one, or no such folder")
+            self.samples += [(str(file), label) for file in files]
         self.prepare(preprocess, augment, seed, cache)
 
-    def _find_classes(self, dir: str) -> tuple[list[str], dict[str, int]]:
-        classes = sorted(entry.name for entry in Path(dir).iterdir() if entry.is_dir() and not entry.name.startswith("."))
-        return classes, {name: index for index, name in enumerate(classes)}
+    def __len__(self) -> int:
+        return len(self.samples)
 
     def image(self, index: int) -> Image.Image:
-        return self.loader(self.samples[index][0])
+        return load_image(self.samples[index][0])
 
     def label(self, index: int) -> int:
         return self.samples[index][1]

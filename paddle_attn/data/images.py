@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image, ImageOps
 
 from ..errors import UserError
 
+MOST_PIXELS = 89_478_485  # of an image; Pillow warns of more. Decoding takes at most 1 GB of memory then
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -20,9 +23,28 @@ def is_image_name(path: str | os.PathLike) -> bool:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """The images in a folder and below, sorted; what is hidden is skipped."""
-    below = (path for path in folder.rglob("*") if not any(is_clutter(part) for part in path.relative_to(folder).parts))
-    return sorted(path for path in below if is_image_name(path) and path.is_file())
+    """What has an image's name in a folder and below, sorted; what is hidden is skipped, and links to folders are not followed."""
+    return _below(folder)[0]
+
+
+def folder_links_below(folder: Path) -> list[Path]:
+    """The links to folders in a folder and below, which are not followed: they may lead round in a circle."""
+    return _below(folder)[1]
+
+
+def _below(folder: Path) -> tuple[list[Path], list[Path]]:
+    images, links = [], []
+    for at, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_clutter(name)]
+        images += [os.path.join(at, name) for name in files if is_image_name(name)]
+        links += [path for name in folders if os.path.islink(path := os.path.join(at, name))]
+    return sorted(map(Path, images)), sorted(map(Path, links))
+
+
+def check_class_name(name: str, folder: Path) -> None:
+    """Raises UserError when a class folder's name cannot stand in a list of names, one in a line."""
+    if {unicodedata.category(character) for character in name} & {"Cc", "Zl", "Zp", "Cs"}:  # control, breaks, what is no UTF-8
+        raise UserError(f"the class folder {name!r} in {folder} has a line break or another character that is no text: rename it")
 
 
 def is_clutter(name: str) -> bool:
@@ -35,12 +57,20 @@ def load_image(path: str | os.PathLike) -> Image.Image:
 
     Grayscale, palette, RGBA and CMYK become RGB; 16-bit grayscale is scaled to 8; of an animation the first frame is taken.
 
-    Raises: UserError that names the file when it cannot be decoded.
+    Raises: UserError that names the file when it cannot be decoded, or would take too much memory (`MOST_PIXELS`).
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+            raise UserError(f"cannot decode the image {path}: it is no plain file")
         with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise UserError(
+                    f"cannot decode the image {path}: {image.width}x{image.height} pixels, expected at most {MOST_PIXELS / 1e6:.0f} million"
+                )
             image.load()
             image = ImageOps.exif_transpose(image)
+    except UserError:
+        raise
     except OSError as error:  # Pillow's UnidentifiedImageError is one too
         reason = error.strerror or ("it is no image" if "cannot identify" in str(error) else str(error))
         raise UserError(f"cannot decode the image {path}: {reason}") from None

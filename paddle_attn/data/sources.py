@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import http.client
 import shutil
 import stat
@@ -47,6 +49,8 @@ CALTECH_16 = [
     "trilobite",
     "watch",
 ]
+MOST_RATIO, LEAST_ROOM = 50, 64 << 20  # an archive may unpack to so many times its size, or to 64 MB
+LEAST_MEMBER = 50  # bytes of an archive for each file in it, on average
 ATTEMPTS = 5  # connections that bring nothing, before the download gives up
 
 
@@ -123,12 +127,17 @@ def class_root(folder: Path, named: Path) -> Path:
 def unpack(archive: Path, target: Path) -> None:
     """Unpack a .zip or .tar(.gz), files alone; Caltech's archive in the archive is unpacked too.
 
-    Raises: UserError for another kind of file, a damaged one, a member that is a link or would land outside `target`.
+    Raises: UserError for another kind of file, a damaged one, a member that is a link or would land outside `target`, and for a bomb:
+    far more bytes or files than photographs of that size would have.
     """
     if not archive.name.lower().endswith(ARCHIVES):
         raise UserError(f"cannot unpack {archive}: expected a folder or a file that ends in {', '.join(ARCHIVES)}")
+    room, files = _room(archive), archive.stat().st_size // LEAST_MEMBER
     try:
         for member, file in _members(archive):
+            files -= 1
+            if files < 0:
+                raise UserError(f"{archive} is refused: it has more than a file for each {LEAST_MEMBER} of its bytes")
             path = PurePosixPath(member.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
                 raise UserError(f"{archive} is refused: its member '{member}' would leave the folder it is unpacked to")
@@ -136,8 +145,12 @@ def unpack(archive: Path, target: Path) -> None:
                 continue
             to = target / path
             to.parent.mkdir(parents=True, exist_ok=True)
-            with open(to, "wb") as out:
-                shutil.copyfileobj(file, out, 1 << 20)
+            with open(to, "xb") as out:  # a second file of that name is damage
+                while block := file.read(1 << 20):
+                    room -= len(block)
+                    if room < 0:
+                        raise _too_much(archive)
+                    out.write(block)
             if path.name == CALTECH_INNER:
                 inner = to.replace(target.with_name("inner.tar.gz"))
                 shutil.rmtree(target)  # annotations and the like
@@ -145,10 +158,12 @@ def unpack(archive: Path, target: Path) -> None:
                 inner.unlink()
                 return
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{archive} is damaged: expected a whole archive, found: {str(error) or type(error).__name__}") from None
+        raise UserError(f"{archive} is damaged: expected a whole archive, found: {str(error)[:200] or type(error).__name__}") from None
     except OSError as error:
         if isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError) or error.errno is None:  # gzip's BadGzipFile has none
             raise UserError(f"{archive} is damaged: expected a whole archive, found: {error}") from None
+        if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
+            raise UserError(f"{archive} has a name in it that this file system does not take: {Path(str(error.filename)).name[:80]}") from None
         raise
     if not target.is_dir():
         raise UserError(f"{archive} holds no files: expected <class>/<image> in it")
@@ -165,15 +180,44 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 if not info.is_dir():
                     with opened.open(info) as file:
                         yield info.filename, file
-    else:
-        with tarfile.open(archive) as opened:
-            for info in opened:
-                if not (info.isfile() or info.isdir()):
-                    raise UserError(f"{archive} is refused: its member '{info.name}' is a link or device, expected plain files")
-                if info.isfile():
-                    yield info.name, opened.extractfile(info)
-            while opened.fileobj.read(1 << 20):  # to the end, where gzip's checksum is
-                pass
+        return
+    with open(archive, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(archive) if packed else open(archive, "rb") as file, tarfile.open(fileobj=_Bounded(file, archive), mode="r:") as opened:
+        for info in opened:
+            if not (info.isfile() or info.isdir()):
+                raise UserError(f"{archive} is refused: its member '{info.name}' is a link or device, expected plain files")
+            if info.isfile():
+                yield info.name, opened.extractfile(info)
+        while opened.fileobj.read(1 << 20):  # to the end, where gzip's checksum is
+            pass
+
+
+def _room(archive: Path) -> int:
+    """The bytes that an archive may unpack to."""
+    return max(LEAST_ROOM, MOST_RATIO * archive.stat().st_size)
+
+
+def _too_much(archive: Path) -> UserError:
+    return UserError(f"{archive} is refused: it would unpack to more than {MOST_RATIO} times its {archive.stat().st_size} bytes")
+
+
+class _Bounded:
+    """A file of which tarfile gets no more than an archive may unpack to, and little at once: it takes a header's word for its size."""
+
+    def __init__(self, file: IO[bytes], archive: Path):
+        self._file, self._archive, self._room = file, archive, 2 * _room(archive)  # headers and padding come on top
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > 1 << 24 or self._file.tell() > self._room:
+            raise _too_much(self._archive)
+        return self._file.read(size)
+
+    def seek(self, to: int) -> None:
+        if to > self._room:
+            raise _too_much(self._archive)
+        self._file.seek(to)
 
 
 def download(url: str, target: Path, sha1: str) -> None:

@@ -13,11 +13,13 @@ import numpy as np
 from rich.progress import track
 
 from ..errors import UserError, unknown_name
-from ..files import build_aside
-from .images import images_below, is_clutter, load_image
+from ..files import build_aside, shown
+from .images import check_class_name, folder_links_below, images_below, is_clutter, load_image
 from .sources import CALTECH_SHA1, CALTECH_URL, find_source
 
 EVERY = 5  # one file in five goes to eval
+LEVELS = np.arange(256) / 255
+LONGEST_NAME = 200  # bytes of a file's name, where file systems take 255
 ALREADY_SPLIT = {"train", "eval", "val", "test", "valid"}
 
 
@@ -81,6 +83,7 @@ def _class_folders(root: Path, wanted: list[str] | None) -> dict[str, Path]:
     folders: dict[str, Path] = {}
     for entry in sorted(root.iterdir()):
         if entry.is_dir() and not is_clutter(entry.name):
+            check_class_name(entry.name, root)
             other = folders.setdefault(_name(entry.name), entry)
             if other != entry:
                 raise UserError(f"the folders '{other.name}' and '{entry.name}' would both become the class '{_name(entry.name)}': rename one")
@@ -102,14 +105,15 @@ def _distribute(folders: dict[str, Path], target: Path, source: str, rule: str, 
     sums, squares = np.zeros(3), np.zeros(3)
     for name, folder in track(folders.items(), description="checking images", total=len(folders), transient=True):
         usable = []
+        left_out |= {shown(link.relative_to(folder.parent)): "a link to a folder, which is not followed" for link in folder_links_below(folder)}
         for file in images_below(folder):
             try:
-                pixels = np.asarray(load_image(file))
+                histogram = np.reshape(load_image(file).histogram(), [3, 256])
             except UserError as error:
-                left_out[str(file.relative_to(folder.parent))] = str(error).partition(f"{file}: ")[2]
+                left_out[shown(file.relative_to(folder.parent))] = str(error).partition(f"{file}: ")[2]
                 continue
-            flat = pixels.reshape(-1, 3).astype("float32") / 255
-            usable.append((file, flat.mean(0, dtype="float64"), (flat * flat).mean(0, dtype="float64")))
+            shares = histogram / histogram[0].sum()
+            usable.append((file, shares @ LEVELS, shares @ LEVELS**2))
         if len(usable) < 2:
             raise UserError(f"the class '{name}' has {len(usable)} usable images, expected at least 2, one to learn from and one to test with")
         if seed is not None:
@@ -120,7 +124,7 @@ def _distribute(folders: dict[str, Path], target: Path, source: str, rule: str, 
         for index, (file, mean, square) in enumerate(usable):
             part = "eval" if index % EVERY == 0 else "train"
             counts[name][part] += 1
-            put(file, _free(target / part / name / _name("_".join(file.relative_to(folder).parts))))
+            put(file, _free(target / part / name / _file_name(file.relative_to(folder))))
             if part == "train":
                 sums, squares = sums + mean, squares + square
     images = sum(count["train"] for count in counts.values())
@@ -130,7 +134,15 @@ def _distribute(folders: dict[str, Path], target: Path, source: str, rule: str, 
 
 
 def _name(name: str) -> str:
-    return name.strip().replace(" ", "_")
+    """Without spaces, as UTF-8, and neither hidden nor empty."""
+    name = shown(name.strip().replace(" ", "_"))
+    return f"_{name}" if name.startswith(".") or not name else name
+
+
+def _file_name(relative: Path) -> str:
+    """One name for a file that may lie deeper in its class folder; of a very long one the end."""
+    name = _name("_".join(relative.parts))
+    return name if len(name.encode()) <= LONGEST_NAME else name.encode()[-LONGEST_NAME:].decode(errors="ignore")
 
 
 def _free(path: Path) -> Path:

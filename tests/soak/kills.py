@@ -2,7 +2,8 @@
 
     python tests/soak/kills.py --kills 20
 
-It draws its images, or takes a folder with train/ and eval/ by --data. The exit code is 0 when both runs ended the same.
+It draws its images, or takes a folder with train/ and eval/ by --data. The exit code is 0 when both runs ended the same. With --out docs the
+count goes into docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+sys.path[:0] = [str(ROOT), str(HERE)]
 
 from paddle_attn.cli import prepare_paddle  # noqa: E402
 
 prepare_paddle()
+
+from report import Row, write  # noqa: E402
 
 from paddle_attn.weights import read_weights  # noqa: E402
 
@@ -74,6 +78,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--data", type=Path, help="a folder with train/ and eval/ (default: drawn images)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--out", type=Path, help="a folder for reliability.csv and .md")
     parser.add_argument("-o", "--override", nargs="+", default=[], help="of configs/demo.yaml, such as train.epochs=2")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -90,6 +95,8 @@ def main() -> None:
         kills = killed_until_done(data, Path(scratch) / "killed", arguments.override, arguments.kills, max(8.0, 2.5 * seconds / arguments.kills), rng)
         found = differences(Path(scratch) / "whole", Path(scratch) / "killed")
         print(f"{kills} kills, {len(found)} differences{''.join(f'; {what}' for what in found[:5])}")
+        if arguments.out and not found:
+            write([Row("kills", "a training run, resumed after each", kills, kills, 0, 0.0, 0)], arguments.out)
         sys.exit(1 if found or not kills else 0)
 
 

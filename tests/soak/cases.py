@@ -1,0 +1,515 @@
+"""The cases of hostile.py: each function writes one after the other and yields what it is and where it lies; the random state decides all."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import pickle
+import random
+import struct
+import tarfile
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+Case = tuple[str, Path]
+ROOT = Path(__file__).resolve().parent.parent.parent
+EXECUTED = "executed"  # the file that a case makes if it gets anything executed
+
+# ---- damage that any file can take
+
+
+def truncated(content: bytes, rng: random.Random) -> bytes:
+    return content[: rng.randrange(len(content))]
+
+
+def flipped(content: bytes, rng: random.Random) -> bytes:
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 3, 30, 300))):
+        changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+    return bytes(changed)
+
+
+def head_flipped(content: bytes, rng: random.Random) -> bytes:
+    return flipped(content[:64], rng) + content[64:]
+
+
+def noise(content: bytes, rng: random.Random) -> bytes:
+    start = rng.randrange(len(content))
+    length = min(len(content) - start, rng.randrange(1, 2000))
+    return content[:start] + rng.randbytes(length) + content[start + length :]
+
+
+def zeros(content: bytes, rng: random.Random) -> bytes:
+    start = rng.randrange(len(content))
+    return content[:start] + bytes(len(content) - start)
+
+
+def empty(content: bytes, rng: random.Random) -> bytes:
+    return b""
+
+
+def a_text(content: bytes, rng: random.Random) -> bytes:
+    return rng.choice(
+        (b"<html><body>404 Not Found</body></html>", b"a,b\n1,2\n", "图片".encode() * 100, b"version https://git-lfs.github.com/spec/v1\n")
+    )
+
+
+def repeated(content: bytes, rng: random.Random) -> bytes:
+    start, end = sorted(rng.randrange(len(content)) for _ in range(2))
+    return content[:end] + content[start:]
+
+
+DAMAGE: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "truncated": truncated,
+    "bits flipped": flipped,
+    "bits of the head flipped": head_flipped,
+    "a stretch of noise": noise,
+    "zeros to the end": zeros,
+    "no byte": empty,
+    "a text by that name": a_text,
+    "a part twice": repeated,
+}
+
+
+# ---- images
+
+SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif", "GIF": ".gif", "PPM": ".ppm"}
+
+
+def picture(rng: random.Random, width: int = 0, height: int = 0, mode: str = "RGB") -> Image.Image:
+    width, height = width or rng.randrange(8, 96), height or rng.randrange(8, 96)
+    small = np.frombuffer(rng.randbytes(5 * 5 * 3), "uint8").reshape(5, 5, 3)
+    return Image.fromarray(small).resize((width, height)).convert(mode)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def damaged_image(damage: str) -> Callable[[Path, random.Random], Path]:
+    def make(stem: Path, rng: random.Random) -> Path:
+        kind = rng.choice(list(SUFFIX))
+        path = stem.with_suffix(SUFFIX[kind])
+        path.write_bytes(DAMAGE[damage](encoded(picture(rng), kind), rng))
+        return path
+
+    return make
+
+
+def saved(kind: str, image: Callable[[random.Random], Image.Image], **options: object) -> Callable[[Path, random.Random], Path]:
+    def make(stem: Path, rng: random.Random) -> Path:
+        path = stem.with_suffix(SUFFIX[kind])
+        path.write_bytes(encoded(image(rng), kind, **options))
+        return path
+
+    return make
+
+
+def another_name(stem: Path, rng: random.Random) -> Path:
+    path = stem.with_suffix(rng.choice([".jpg", ".JPEG", ".png", ".gif"]))
+    path.write_bytes(encoded(picture(rng), rng.choice(list(SUFFIX))))
+    return path
+
+
+def spliced_image(stem: Path, rng: random.Random) -> Path:
+    one, two = (encoded(picture(rng), rng.choice(list(SUFFIX))) for _ in range(2))
+    path = stem.with_suffix(".jpg")
+    path.write_bytes(one[: rng.randrange(len(one))] + two[rng.randrange(len(two)) :])
+    return path
+
+
+def bomb_image(stem: Path, rng: random.Random) -> Path:
+    """A few bytes that say they are a giant, or unpack to one."""
+    side = rng.choice((9500, 20_000, 60_000, 2**31 - 1))
+    if rng.random() < 0.3:
+        head = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 200, 0, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
+        path = stem.with_suffix(".bmp")
+        path.write_bytes(head + bytes(100))
+        return path
+    import zlib
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    path = stem.with_suffix(".png")
+    body = zlib.compress(bytes(1 << 22))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    text = chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(1 << 27))) if rng.random() < 0.3 else b""
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + head + text + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+    return path
+
+
+def large_image(stem: Path, rng: random.Random) -> Path:
+    path = stem.with_suffix(".png")
+    width, height, mode = rng.choice(((9400, 9400, "L"), (9400, 9400, "1"), (12_000, 7000, "RGB"), (9000, 9000, "P")))
+    Image.new(mode, (width, height), 1).save(path, compress_level=1)
+    return path
+
+
+def animated(stem: Path, rng: random.Random) -> Path:
+    kind = rng.choice(("GIF", "WEBP", "PNG", "TIFF"))
+    path = stem.with_suffix(SUFFIX[kind])
+    first, *rest = (picture(rng, 40, 30) for _ in range(4))
+    first.save(path, kind, save_all=True, append_images=rest)
+    return path
+
+
+def turned(stem: Path, rng: random.Random) -> Path:
+    exif = Image.Exif()
+    exif[0x0112] = rng.choice((*range(9), 77, 65_535))
+    content = exif.tobytes()
+    if rng.random() < 0.4:
+        content = content[:6] + flipped(content[6:], rng)
+    path = stem.with_suffix(".jpg")
+    path.write_bytes(encoded(picture(rng), "JPEG", exif=content))
+    return path
+
+
+def other_mode(stem: Path, rng: random.Random) -> Path:
+    kind, mode = rng.choice(
+        (("JPEG", "CMYK"), ("TIFF", "CMYK"), ("PNG", "P"), ("PNG", "LA"), ("PNG", "RGBA"), ("PNG", "1"), ("TIFF", "LAB"), ("JPEG", "L"))
+    )
+    path = stem.with_suffix(SUFFIX[kind])
+    path.write_bytes(
+        encoded(
+            picture(rng).convert("L").convert(mode)
+            if mode == "LA"
+            else picture(rng, mode="RGB").convert(mode)
+            if mode != "LAB"
+            else Image.new("LAB", (20, 20)),
+            kind,
+        )
+    )
+    return path
+
+
+def deep(stem: Path, rng: random.Random) -> Path:
+    kind, dtype = rng.choice((("PNG", "uint16"), ("TIFF", "uint16"), ("TIFF", "int32"), ("TIFF", "float32")))
+    path = stem.with_suffix(SUFFIX[kind])
+    values = np.frombuffer(rng.randbytes(20 * 30 * np.dtype(dtype).itemsize), dtype).reshape(20, 30)
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        Image.fromarray(values).save(path)
+    return path
+
+
+def special(stem: Path, rng: random.Random) -> Path:
+    """What is no plain file: a pipe, a folder, a link to nothing, to a device, to a file elsewhere."""
+    path = stem.with_suffix(".jpg")
+    kind = rng.choice(("pipe", "nothing", "device", "elsewhere", "itself"))
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        outside = stem.parent.parent.parent / "outside.png"
+        if not outside.exists():
+            picture(rng).save(outside)
+        path.symlink_to({"nothing": "gone.jpg", "device": "/dev/zero", "elsewhere": outside, "itself": path.name}[kind])
+    return path
+
+
+IMAGES: dict[str, tuple[float, Callable[[Path, random.Random], Path]]] = {  # how often, and how
+    **{name: (8, damaged_image(name)) for name in DAMAGE if name != "no byte"},
+    "no byte": (1, damaged_image("no byte")),
+    "two spliced": (6, spliced_image),
+    "another format's name": (4, another_name),
+    "a bomb": (3, bomb_image),
+    "as large as is taken": (0.3, large_image),
+    "1×1": (1, saved("PNG", lambda rng: picture(rng, 1, 1))),
+    "30,000×1": (1, saved("PNG", lambda rng: picture(rng, *rng.choice(((30_000, 1), (1, 30_000)))))),
+    "16 bits and more": (3, deep),
+    "CMYK, palettes, alpha, LAB": (4, other_mode),
+    "animated": (3, animated),
+    "turned by EXIF": (4, turned),
+    "pipes, links, devices": (2, special),
+}
+
+
+def images(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
+    names, weights = list(IMAGES), [often for often, _ in IMAGES.values()]
+    for index in range(count):
+        what = names[index] if index < len(names) else rng.choices(names, weights)[0]
+        classes = folder / "images" / f"class_{index % 7}"
+        classes.mkdir(parents=True, exist_ok=True)
+        name = rng.choice(("图片", "a b", "name", "ñ", "x" * 180, "UPPER", "upper", "%s{}", "-rf"))
+        yield what, IMAGES[what][1](classes / f"{name}_{index:04d}", rng)
+
+
+# ---- weights, checkpoints, exported models
+
+
+class Hostile:
+    """Unpickled by the ordinary unpickler, it makes a file."""
+
+    def __init__(self, function: Callable, *arguments: object):
+        self.call = function, arguments
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
+def hostile_pickle(content: bytes, rng: random.Random) -> bytes:
+    marker = EXECUTED
+    call = rng.choice(
+        (
+            Hostile(os.system, f"touch {marker}"),
+            Hostile(eval, f"open({marker!r}, 'w')"),
+            Hostile(exec, f"open({marker!r}, 'w')"),
+            Hostile(open, marker, "w"),
+            Hostile(os.mkdir, marker),
+            Hostile(getattr, Hostile(__import__, "os"), "system"),
+        )
+    )
+    tree = rng.choice((call, {"weight": call}, {"weight": np.zeros(3), "other": [{"deep": (call,)}]}, {call.call[0].__name__: [call] * 3}))
+    hostile = pickle.dumps(tree, protocol=rng.choice((0, 2, 4)))
+    return rng.choice((hostile, content[: rng.randrange(len(content))] + hostile, hostile + content))
+
+
+def a_giants_word(content: bytes, rng: random.Random) -> bytes:
+    """A length in the file says that it is far larger than it is."""
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2))):
+        start = rng.randrange(max(1, min(len(changed) - 8, 4096)))
+        changed[start : start + 8] = struct.pack("<Q", rng.choice((2**31 - 1, 2**32 - 1, 2**40, 2**63 - 1)))
+    return bytes(changed)
+
+
+def weights(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
+    import paddle
+    from paddle import nn
+
+    from paddle_attn import create_model
+    from paddle_attn.data.transforms import Preprocess
+    from paddle_attn.export import export_model
+    from paddle_attn.weights import save_checkpoint, save_weights
+
+    net = nn.Sequential(nn.Conv2D(3, 8, 3), nn.BatchNorm2D(8), nn.Linear(8, 4))
+    whole = {}
+    for suffix in (".pdparams", ".safetensors"):
+        save_weights(net, folder / f"whole{suffix}")
+        whole[suffix] = (folder / f"whole{suffix}").read_bytes()
+    save_checkpoint({"network": net.state_dict(), "rows": [{"epoch": 1}], "within": None}, folder / "whole.pdstate")
+    whole[".pdstate"] = (folder / "whole.pdstate").read_bytes()
+    whole[".pth"] = torch_file()
+    small = create_model("mobilenet_v2", "simam", num_classes=3)
+    samples = np.zeros([1, 3, 32, 32], "float32")
+    export_model(small, folder / "exported", Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3), ["a", "b", "c"], samples)
+    exported = {path.name: path.read_bytes() for path in (folder / "exported").iterdir()}
+    paddle.seed(0)
+    damage = {**DAMAGE, "a hostile pickle": hostile_pickle, "a giant's word": a_giants_word}
+    for index in range(count):
+        what, make = list(damage.items())[index % len(damage)] if index < len(damage) else rng.choice(list(damage.items()))
+        kind = rng.choice((*whole, *whole, "exported"))
+        if kind == "exported":
+            case = folder / f"case_{index}"
+            case.mkdir()
+            harmed = rng.choice(list(exported))
+            for name, content in exported.items():
+                (case / name).write_bytes(make(content, rng) if name == harmed else content)
+        else:
+            case = folder / f"case_{index}{kind}"
+            other = rng.random() < 0.1 and what == "a part twice"
+            case.write_bytes(whole[rng.choice(list(whole))] if other else make(whole[kind], rng))
+        yield what, case
+        if case.is_dir():
+            for name in exported:
+                (case / name).unlink()
+            case.rmdir()
+        else:
+            case.unlink()
+
+
+def torch_file() -> bytes:
+    """What torch.save writes for {'weight': a tensor}, made by hand."""
+
+    def text(value: str) -> bytes:
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+    storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x0ctQ"
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x03K\x04\x86K\x04K\x01\x86\x89ccollections\nOrderedDict\n)RtR"
+    tree = b"\x80\x02}" + text("weight") + tensor + b"s."
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x/data.pkl", tree)
+        archive.writestr("x/byteorder", "little")
+        archive.writestr("x/data/0", np.arange(12, dtype="<f4").tobytes())
+    return buffer.getvalue()
+
+
+# ---- archives
+
+ARCHIVES = (".zip", ".tar.gz", ".tar", ".tgz")
+
+
+def packed(members: list[tuple[str, bytes]], suffix: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    if suffix == ".zip":
+        with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", options.get("compression", zipfile.ZIP_DEFLATED)) as archive:
+            warnings.simplefilter("ignore")  # a name twice
+            for name, content in members:
+                archive.writestr(name, content)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w:gz" if suffix != ".tar" else "w") as archive:
+            for name, content in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def linked(members: list[tuple[str, bytes]], suffix: str, rng: random.Random) -> bytes:
+    target = rng.choice(("/etc/passwd", "../../../outside.png", "..", "nowhere"))
+    buffer = io.BytesIO()
+    if suffix == ".zip":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, content in members:
+                archive.writestr(name, content)
+            info = zipfile.ZipInfo("a/link.png")
+            info.external_attr = 0o120777 << 16
+            archive.writestr(info, target)
+    else:
+        with tarfile.open(fileobj=buffer, mode="w:gz" if suffix != ".tar" else "w") as archive:
+            info = tarfile.TarInfo("a/link.png")
+            info.type = rng.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.BLKTYPE))
+            info.linkname = target
+            archive.addfile(info)
+            for name, content in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def long_name(suffix: str) -> bytes:
+    """A tar whose header asks for a name of hundreds of megabytes."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 300 << 20
+    content = info.tobuf(tarfile.GNU_FORMAT) + bytes(300 << 20)
+    return content if suffix == ".tar" else gzip.compress(content, 1)
+
+
+ODD = ("a", "é", " ", ".hidden", "con", "x" * 300, "new\nline", "a\u202e", "A", "-rf", "%s", "train", "__MACOSX")
+
+
+def archives(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
+    from paddle_attn.data.split import make_split
+
+    members = [(f"photos/{name}/{index}.png", encoded(picture(rng, 40, 40), "PNG")) for name in ("a", "b c", "猫") for index in range(4)]
+    first = folder / "first.zip"
+    first.write_bytes(packed(members, ".zip"))
+    make_split(str(first), folder / "split")
+    first.unlink()
+    climbing = (
+        "../outside.png",
+        "../../outside.png",
+        "/tmp/paddle_attn_outside.png",
+        "a/../../outside.png",
+        "..\\outside.png",
+        "C:\\outside.png",
+        "a/./../../x.png",
+    )
+    sorts: dict[str, Callable[[str], bytes]] = {
+        **{name: lambda suffix, make=make: make(packed(members, suffix), rng) for name, make in DAMAGE.items()},
+        "whole": lambda suffix: packed(members, suffix),
+        "a member that climbs out": lambda suffix: packed([(rng.choice(climbing), members[0][1]), *members], suffix),
+        "a link or a device": lambda suffix: linked(members, suffix, rng),
+        "a bomb": lambda suffix: packed(
+            [*members, (f"photos/a/{rng.choice(('big.png', '__MACOSX/big', 'big.txt'))}", bytes(200 << 20))], suffix if suffix != ".tar" else ".tgz"
+        ),
+        "a name of 300 MB": lambda suffix: long_name(".tgz"),
+        "a million files": lambda suffix: packed([(f"photos/a/{index}.png", b"") for index in range(20_000)], ".tgz"),
+        "a name twice": lambda suffix: packed([*members, members[0]], suffix),
+        "odd names": lambda suffix: packed([(f"photos/{rng.choice(ODD)}/{index}.png", members[0][1]) for index in range(9)] + members, suffix),
+        "nested deeply": lambda suffix: packed([("d/" * rng.choice((3, 50, 400)) + name, content) for name, content in members], suffix),
+        "another ending": lambda suffix: packed(members, rng.choice(ARCHIVES)),
+        "files and no classes": lambda suffix: packed([(name.rpartition("/")[2], content) for name, content in members], suffix),
+        "one class, one image": lambda suffix: packed(members[: rng.choice((1, 2, 4))], suffix),
+        "a folder and a file of one name": lambda suffix: packed([*members, ("photos/a", b"x"), ("photos/a/0.png/x.png", b"y")], suffix),
+    }
+    heavy = {"a bomb", "a name of 300 MB", "a million files"}
+    names = list(sorts)
+    for index in range(count):
+        what = names[index] if index < len(names) else rng.choices(names, [0.2 if name in heavy else 1 for name in names])[0]
+        suffix = ".tgz" if what in ("a name of 300 MB", "a million files") or what == "a bomb" else rng.choice(ARCHIVES)
+        path = folder / f"case_{index}{suffix}"
+        path.write_bytes(sorts[what](suffix))
+        yield what, path
+        path.unlink()
+
+
+# ---- configs
+
+PLAIN_NASTY = """
+[] | {} | null | ~ | true | no | -1 | 0 | 1e99 | -.inf | .nan | 1e-400 | '' | '../../x' | [[[[]]]] | {a: {b: c}} | 1_000 | 12:30:45 | "\\ud800"
+!!python/object/apply:os.system ['touch executed'] | !!python/name:os.system | !!binary aGk= | !!set {a, b} | 2026-11-20 | *unknown | @ | ` | ? a
+0x7fffffffffffffff | simam | resnet50 | towernet | [0.1, 0.2, 0.3]
+"""
+NASTY = [*PLAIN_NASTY.strip().replace("\n", " | ").split(" | "), "1" * 5000, "'" + "x" * 100_000 + "'", "[" * 3000, "\t"]
+
+
+def nasty_value(text: str, rng: random.Random) -> str:
+    lines = text.splitlines()
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        index = rng.randrange(len(lines))
+        key, colon, _ = lines[index].partition(": ")
+        lines[index] = f"{key}: {rng.choice(NASTY)}" if colon else f"{lines[index]}\n  {rng.choice(NASTY)}"
+    return "\n".join(lines)
+
+
+def another_key(text: str, rng: random.Random) -> str:
+    lines = text.splitlines()
+    index = rng.randrange(len(lines))
+    return "\n".join([*lines[:index], lines[index].replace("e", rng.choice("axE ")).replace("a", "b"), *lines[index + 1 :]])
+
+
+def nasty_option(text: str, rng: random.Random) -> str:
+    """An option that there is, of any section, with a value that is nasty for most."""
+    from dataclasses import asdict
+
+    from paddle_attn.config import Config
+
+    section, options = rng.choice(list(asdict(Config()).items()))
+    return f"{section}:\n  {rng.choice(list(options))}: {rng.choice(NASTY)}\n"
+
+
+def laughs(text: str, rng: random.Random) -> str:
+    """A few lines that are billions of values, were they written out."""
+    lines = ["a: &a [lol, lol]"] + [
+        f"{chr(98 + level)}: &{chr(98 + level)} [*{chr(97 + level)}, *{chr(97 + level)}, *{chr(97 + level)}]" for level in range(24)
+    ]
+    return rng.choice(("\n".join(lines), "model:\n  attn_kwargs:\n" + "\n".join(f"    {line}" for line in lines), "\n".join([*lines, "model: *y"])))
+
+
+def any_bytes(make: Callable[[bytes, random.Random], bytes]) -> Callable[[str, random.Random], bytes]:
+    return lambda text, rng: make(text.encode(), rng)
+
+
+CONFIGS: dict[str, Callable[[str, random.Random], str | bytes]] = {
+    **{name: any_bytes(make) for name, make in DAMAGE.items()},
+    "a nasty value": nasty_value,
+    "an option with a nasty value": nasty_option,
+    "another key": another_key,
+    "aliases of aliases": laughs,
+    "many keys": lambda text, rng: "".join(f"key{index}: {index}\n" for index in range(20_000)) + text,
+    "noise alone": lambda text, rng: rng.randbytes(rng.randrange(1, 3000)),
+}
+
+
+def configs(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
+    from paddle_attn.config import dump_config, load_config
+
+    files = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.stem.startswith(("towernet", "mobilenet", "demo"))]
+    texts = [text for path in files for text in (path.read_text(encoding="utf-8"), dump_config(load_config(path)))]
+    for index in range(count):
+        what, make = list(CONFIGS.items())[index] if index < len(CONFIGS) else rng.choice(list(CONFIGS.items()))
+        changed = make(rng.choice(texts), rng)
+        path = folder / "case.yaml"
+        path.write_bytes(changed if isinstance(changed, bytes) else changed.encode("utf-8", "surrogatepass"))
+        yield what, path
