@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -38,9 +39,12 @@ def uneven_data(split_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+LAUNCHER = re.search(r"^python (-m paddle\.distributed\.launch --nproc_per_node 2) tools/train\.py -c ", (ROOT / "README.md").read_text(), re.M)[1]
+
+
 def launch(script: Path, log: Path, *arguments: object) -> subprocess.Popen:
     """README's command for two processes on one machine."""
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", "2", "--log_dir", log, script, *arguments]
+    command = [sys.executable, *LAUNCHER.split(), "--log_dir", log, script, *arguments]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     return subprocess.Popen(list(map(str, command)), cwd=log.parent, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

@@ -47,7 +47,10 @@ def test_what_is_named_exists(name: str):
         assert f"\n{target}:" in makefile
 
 
-@pytest.mark.parametrize("command", [line for block in blocks(READMES["README.md"], "bash") for line in block.splitlines() if " -c " in line])
+PAGES = [READMES["README.md"], (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("command", [line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines() if " -c " in line])
 def test_each_config_and_override_is_valid(command: str):
     words = command.split()
     overrides = words[words.index("-o") + 1 :] if "-o" in words else []
