@@ -27,7 +27,8 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._restore()
+        if not self._in_job:  # there SIGTERM may still come while Python ends, and would change the exit code
+            self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)

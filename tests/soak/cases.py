@@ -395,7 +395,7 @@ def long_name(suffix: str) -> bytes:
     return content if suffix == ".tar" else gzip.compress(content, 1)
 
 
-ODD = ("a", "é", " ", ".hidden", "con", "x" * 300, "new\nline", "a\u202e", "A", "-rf", "%s", "train", "__MACOSX")
+ODD = ("Ä", "é", " ", ".hidden", "con", "x" * 300, "new\nline", "a\u202e", "A", "-rf", "%s", "train", "__MACOSX")
 
 
 def archives(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
@@ -426,7 +426,9 @@ def archives(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
         "a name of 300 MB": lambda suffix: long_name(".tgz"),
         "a million files": lambda suffix: packed([(f"photos/a/{index}.png", b"") for index in range(20_000)], ".tgz"),
         "a name twice": lambda suffix: packed([*members, members[0]], suffix),
-        "odd names": lambda suffix: packed([(f"photos/{rng.choice(ODD)}/{index}.png", members[0][1]) for index in range(9)] + members, suffix),
+        "odd names": lambda suffix: packed(
+            [(f"photos/{name}/{index}.png", members[index][1]) for name in rng.sample(ODD, 2) for index in range(3)] + members, suffix
+        ),
         "nested deeply": lambda suffix: packed([("d/" * rng.choice((3, 50, 400)) + name, content) for name, content in members], suffix),
         "another ending": lambda suffix: packed(members, rng.choice(ARCHIVES)),
         "files and no classes": lambda suffix: packed([(name.rpartition("/")[2], content) for name, content in members], suffix),

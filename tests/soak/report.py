@@ -83,9 +83,10 @@ def page(rows: list[Row]) -> str:
         if not mine:
             continue
         found += [f"## {title}", "", MEANING[kind], "", "| what | cases | taken | refused | slowest, s |", "|---|---|---|---|---|"]
-        found += [f"| {row.what} | {row.cases} | {row.taken} | {row.refused} | {row.slowest_s:.2f} |" for row in mine]
-        total = [sum(getattr(row, name) for row in mine) for name in ("cases", "taken", "refused")]
-        found.append(f"| all | {' | '.join(map(str, total))} | {max(row.slowest_s for row in mine):.2f} |")
+        found += [f"| {row.what} | {row.cases} | {row.taken} | {row.refused} | {f'{row.slowest_s:.2f}' if kind != 'kills' else ''} |" for row in mine]
+        if len(mine) > 1:
+            total = [sum(getattr(row, name) for row in mine) for name in ("cases", "taken", "refused")]
+            found.append(f"| all | {' | '.join(map(str, total))} | {max(row.slowest_s for row in mine):.2f} |")
         if memory := max(row.memory_mb for row in mine):
             found += ["", f"The reading process held at most {memory} MB more than at its start."]
         found.append("")
