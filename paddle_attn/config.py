@@ -229,6 +229,12 @@ class _Loader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, "an alias (*name), which no config needs", self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
+    def construct_yaml_int(self, node):
+        value = super().construct_yaml_int(node)
+        if abs(value) >= 2**63:
+            raise yaml.constructor.ConstructorError(None, None, "a whole number of more than 63 bits", node.start_mark)
+        return value
+
     def construct_mapping(self, node, deep=False):
         seen: set[str] = set()
         for key, _ in node.value:
@@ -238,6 +244,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 

@@ -1,8 +1,8 @@
 """What must be set before Paddle is imported, so that it runs on a CPU as fast as it can.
 
-Paddle starts with one thread, its MKL takes a slow path on AMD, and glibc maps and unmaps every large tensor. `tune()` mends
-the three. It never overrides what the user has set, and does nothing where it does not apply, such as beside a GPU. `PADDLE_ATTN_TUNE=0` switches it
-off, `PADDLE_ATTN_TUNE=verbose` prints what it did. This file does not import Paddle.
+Paddle starts with one thread, its MKL takes a slow path on AMD, and glibc maps and unmaps every large tensor. `tune()` mends the three. It
+never overrides what the user has set (under Paddle's launcher one thread is the launcher's word), and does nothing where it does not apply, such
+as beside a GPU. `PADDLE_ATTN_TUNE=0` switches it off, `PADDLE_ATTN_TUNE=verbose` prints what it did. This file does not import Paddle.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
     if environ.get("PADDLE_ATTN_TUNE") == "0" or machine.gpu:
         return []
     steps = []
-    beside = environ.get("PADDLE_LOCAL_SIZE", "1")  # processes of the job on this machine; Paddle's launcher gives each one thread
+    beside = environ.get("PADDLE_LOCAL_SIZE", "")  # processes of the job on this machine; Paddle's launcher gives each one thread
     threads = machine.cores // int(beside) if beside.isdigit() and int(beside) else machine.cores
     said = environ.get("OMP_NUM_THREADS")
-    if threads > 1 and (said is None or (said == "1" and beside != "1")):
+    if threads > 1 and (said is None or (said == "1" and beside)):
         steps.append(Step("env", "OMP_NUM_THREADS", threads, "Paddle starts with one thread"))
     if machine.vendor == "AuthenticAMD" and "MKL_DEBUG_CPU_TYPE" not in environ:
         if "avx512f" in machine.flags:

@@ -87,6 +87,8 @@ def test_overrides_go_through_the_same_check(tmp_path: Path):
         ("[1, 2]", [], "must hold sections"),
         ("model: {name: a, name: b}", [], "the key 'name' stands twice"),
         ("model: {name: ", [], "is not valid YAML"),
+        ("optim: {lr: -" + "1" * 400 + "}", [], "a whole number of more than 63 bits"),
+        ("train: {device: 0x" + "f" * 5000 + "}", [], "a whole number of more than 63 bits"),
         ("model: &a {name: towernet}\ndata: *a", [], "is not valid YAML at line 2: an alias (*name), which no config needs"),
         ("model: !!python/object/apply:os.system ['true']", [], "is not valid YAML"),
         ("model: {pretrained: true, weights: x.pdparams}", [], "both set"),

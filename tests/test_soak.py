@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -57,6 +59,18 @@ def test_a_place_that_cannot_be_written_is_one_sentence(split_data: Path, tmp_pa
     (tmp_path / "file").write_text("x")
     assert_one_sentence(train(split_data, tmp_path / "file" / "run", 1), str(tmp_path / "file"), "Not a directory")
     assert (tmp_path / "file").read_text() == "x"
+
+
+def test_a_signal_to_all_processes_leaves_the_loaders_at_work(split_data: Path, tmp_path: Path):
+    command = [sys.executable, ROOT / "tools" / "train.py", "-c", ROOT / "configs" / "towernet_simam.yaml", "-o", *TINY, "data.workers=1"]
+    settings = [f"data.root={split_data}", f"train.output={tmp_path / 'run'}", "train.epochs=1000", "optim.accumulate=3"]
+    with subprocess.Popen([*command, *settings], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        limit = time.monotonic() + 200
+        while not (tmp_path / "run" / "last.pdstate").exists() and time.monotonic() < limit:
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, said = process.communicate(timeout=200)
+    assert process.returncode == 143 and said.startswith("stopped: SIGTERM after ") and said.count("\n") == 1, said
 
 
 def test_data_that_vanish_are_one_sentence_and_the_run_goes_on_when_they_are_back(split_data: Path, tmp_path: Path):

@@ -111,6 +111,7 @@ def test_odd_names_are_used_or_left_out_by_name(tmp_path: Path):
     deep = red / ("d" * 150) / ("e" * 150)
     deep.mkdir(parents=True)
     picture((1, 2, 3)).save(deep / "f.jpg")
+    picture((1, 2, 3)).save(deep / ("z." + "g" * 195 + ".jpg"))  # its last 200 bytes begin with a dot
     (red / "gone.jpg").symlink_to("nowhere")
     (red / "round").symlink_to(images)
     os.mkfifo(red / "pipe.jpg")
@@ -121,8 +122,8 @@ def test_odd_names_are_used_or_left_out_by_name(tmp_path: Path):
         "red/round": "a link to a folder, which is not followed",
     }
     assert split.left_out == {**reasons, "red/broken \\xe9.jpg": "it is no image"}
-    assert sum(split.counts["red"].values()) == 2 + 8
-    assert sum(len(ImageFolder(tmp_path / "split" / part, Preprocess(8, "stretch", (0,) * 3, (1,) * 3))) for part in ("train", "eval")) == 14
+    assert sum(split.counts["red"].values()) == 2 + 9
+    assert sum(len(ImageFolder(tmp_path / "split" / part, Preprocess(8, "stretch", (0,) * 3, (1,) * 3))) for part in ("train", "eval")) == 15
     assert json.loads((tmp_path / "split" / "split.json").read_text(encoding="utf-8"))["left_out"] == split.left_out
 
 
@@ -253,6 +254,23 @@ def test_archives_whose_members_leave_the_target_are_refused(tmp_path: Path, mak
     with pytest.raises(UserError, match=r"is refused: its member .*(leave the folder|is a link)"):
         make_split(str(archive), tmp_path / "split")
     assert nothing_is_left_beside(tmp_path / "split", archive.name)
+
+
+def test_a_zip_that_unpacks_without_a_bound_is_refused(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_BZIP2) as packed:
+        packed.writestr("photos/a/0.png", bytes(1000))
+    with pytest.raises(UserError, match=r"is refused: 'photos/a/0\.png' is neither stored nor deflated"):
+        make_split(str(tmp_path / "x.zip"), tmp_path / "split")
+
+
+@pytest.mark.parametrize("headers", [{"path": "photos/a/x\0y.png"}, {"GNU.sparse.map": "x,y", "GNU.sparse.size": "1"}])
+def test_headers_that_make_no_sense_are_damage(tmp_path: Path, headers: dict[str, str]):
+    with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.PAX_FORMAT) as packed:
+        info = tarfile.TarInfo("photos/a/0.png")
+        info.size, info.pax_headers = 1, headers
+        packed.addfile(info, io.BytesIO(b"x"))
+    with pytest.raises(UserError, match="is damaged: expected a whole archive"):
+        make_split(str(tmp_path / "x.tar"), tmp_path / "split")
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.tar.gz"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,6 +157,12 @@ class EpochBatches(BatchSampler):
         return len(range(self.rank, self.length(step), self.ranks))
 
 
+def _leave_the_group(worker: int) -> None:
+    """Ctrl-C, and SIGTERM of a launcher, reach a group of processes; the one that trains still needs its loaders to end its step."""
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+
+
 class Loader:
     """Batches `(images [N, 3, size, size], labels [N])` of a data set, through Paddle's DataLoader.
 
@@ -188,7 +195,7 @@ class Loader:
             raise UserError(f"{len(dataset)} images cannot be shared by {ranks} processes: expected at least one for each")
         self.dataset, self.seed, self.mix, self.agree_on = dataset, seed, mix, agree_on
         self._batches = EpochBatches(dataset, batch_size, shuffle, seed, rank, ranks)
-        self._loader = DataLoader(dataset, batch_sampler=self._batches, num_workers=workers)
+        self._loader = DataLoader(dataset, batch_sampler=self._batches, num_workers=workers, worker_init_fn=_leave_the_group)
         self.length, self.own_length = self._batches.length, self._batches.own_length
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:

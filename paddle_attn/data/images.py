@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from ..errors import UserError
 
 MOST_PIXELS = 89_478_485  # of an image; Pillow warns of more. Decoding takes at most 1 GB of memory then
+KINDS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # Pillow has more, and one of them starts a program
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -62,7 +63,7 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
             raise UserError(f"cannot decode the image {path}: it is no plain file")
-        with Image.open(path) as image:
+        with Image.open(path, formats=KINDS) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise UserError(
                     f"cannot decode the image {path}: {image.width}x{image.height} pixels, expected at most {MOST_PIXELS / 1e6:.0f} million"

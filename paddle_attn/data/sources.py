@@ -21,7 +21,7 @@ from typing import IO
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from ..errors import UserError
-from ..files import checksum
+from ..files import checksum, shown
 from .drawn import write_drawn
 from .images import is_clutter, is_image_name
 
@@ -104,9 +104,9 @@ def find_source(
 
 def _open(path: Path, work: Path, classes: list[str] | None) -> Source:
     if path.is_dir():
-        return Source(class_root(path, path), str(path), classes, False)
+        return Source(class_root(path, path), shown(path), classes, False)
     unpack(path, work / "unpacked")
-    return Source(class_root(work / "unpacked", path), str(path), classes, True)
+    return Source(class_root(work / "unpacked", path), shown(path), classes, True)
 
 
 def class_root(folder: Path, named: Path) -> Path:
@@ -124,17 +124,21 @@ def class_root(folder: Path, named: Path) -> Path:
             raise UserError(f"{named} holds no class folders: expected <class>/<image> in it")
 
 
-def unpack(archive: Path, target: Path) -> None:
+def unpack(archive: Path, target: Path, room: int | None = None) -> None:
     """Unpack a .zip or .tar(.gz), files alone; Caltech's archive in the archive is unpacked too.
+
+    Args:
+        archive, target: the file, and the folder to make.
+        room: the bytes that it may unpack to; None goes by the archive's size.
 
     Raises: UserError for another kind of file, a damaged one, a member that is a link or would land outside `target`, and for a bomb:
     far more bytes or files than photographs of that size would have.
     """
     if not archive.name.lower().endswith(ARCHIVES):
         raise UserError(f"cannot unpack {archive}: expected a folder or a file that ends in {', '.join(ARCHIVES)}")
-    room, files = _room(archive), archive.stat().st_size // LEAST_MEMBER
+    room, files = room or max(LEAST_ROOM, MOST_RATIO * archive.stat().st_size), archive.stat().st_size // LEAST_MEMBER
     try:
-        for member, file in _members(archive):
+        for member, file in _members(archive, room):
             files -= 1
             if files < 0:
                 raise UserError(f"{archive} is refused: it has more than a file for each {LEAST_MEMBER} of its bytes")
@@ -154,10 +158,12 @@ def unpack(archive: Path, target: Path) -> None:
             if path.name == CALTECH_INNER:
                 inner = to.replace(target.with_name("inner.tar.gz"))
                 shutil.rmtree(target)  # annotations and the like
-                unpack(inner, target)
+                unpack(inner, target, room)
                 inner.unlink()
                 return
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except UserError:
+        raise
+    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, ValueError) as error:
         raise UserError(f"{archive} is damaged: expected a whole archive, found: {str(error)[:200] or type(error).__name__}") from None
     except OSError as error:
         if isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError) or error.errno is None:  # gzip's BadGzipFile has none
@@ -169,7 +175,7 @@ def unpack(archive: Path, target: Path) -> None:
         raise UserError(f"{archive} holds no files: expected <class>/<image> in it")
 
 
-def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+def _members(archive: Path, room: int) -> Iterator[tuple[str, IO[bytes]]]:
     """The regular files of an archive, name and content, in its order. Links and devices are refused."""
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as opened:
@@ -177,13 +183,15 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 kind = stat.S_IFMT(info.external_attr >> 16)
                 if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                     raise UserError(f"{archive} is refused: its member '{info.filename}' is a link, expected plain files")
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others unpack without a bound
+                    raise UserError(f"{archive} is refused: '{info.filename}' is neither stored nor deflated; pack it again as an ordinary zip")
                 if not info.is_dir():
                     with opened.open(info) as file:
                         yield info.filename, file
         return
     with open(archive, "rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
-    with gzip.open(archive) if packed else open(archive, "rb") as file, tarfile.open(fileobj=_Bounded(file, archive), mode="r:") as opened:
+    with gzip.open(archive) if packed else open(archive, "rb") as file, tarfile.open(fileobj=_Bounded(file, archive, room), mode="r:") as opened:
         for info in opened:
             if not (info.isfile() or info.isdir()):
                 raise UserError(f"{archive} is refused: its member '{info.name}' is a link or device, expected plain files")
@@ -193,11 +201,6 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
             pass
 
 
-def _room(archive: Path) -> int:
-    """The bytes that an archive may unpack to."""
-    return max(LEAST_ROOM, MOST_RATIO * archive.stat().st_size)
-
-
 def _too_much(archive: Path) -> UserError:
     return UserError(f"{archive} is refused: it would unpack to more than {MOST_RATIO} times its {archive.stat().st_size} bytes")
 
@@ -205,8 +208,8 @@ def _too_much(archive: Path) -> UserError:
 class _Bounded:
     """A file of which tarfile gets no more than an archive may unpack to, and little at once: it takes a header's word for its size."""
 
-    def __init__(self, file: IO[bytes], archive: Path):
-        self._file, self._archive, self._room = file, archive, 2 * _room(archive)  # headers and padding come on top
+    def __init__(self, file: IO[bytes], archive: Path, room: int):
+        self._file, self._archive, self._room = file, archive, 2 * room  # headers and padding come on top
         self.tell = file.tell
 
     def read(self, size: int) -> bytes:

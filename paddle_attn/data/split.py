@@ -142,7 +142,7 @@ def _name(name: str) -> str:
 def _file_name(relative: Path) -> str:
     """One name for a file that may lie deeper in its class folder; of a very long one the end."""
     name = _name("_".join(relative.parts))
-    return name if len(name.encode()) <= LONGEST_NAME else name.encode()[-LONGEST_NAME:].decode(errors="ignore")
+    return _name(name.encode()[-LONGEST_NAME:].decode(errors="ignore"))
 
 
 def _free(path: Path) -> Path:

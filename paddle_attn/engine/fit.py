@@ -82,7 +82,8 @@ def _prepare(config: Config, console: Console) -> Run:
     if not processes.is_first:
         console = Console(quiet=True)
     random.seed(seed), np.random.seed(seed), paddle.seed(seed)
-    loader, eval_loader = (make_loader(config, part, processes) for part in ("train", "eval"))
+    with processes.first_alone():
+        loader, eval_loader = (make_loader(config, part, processes) for part in ("train", "eval"))
     classes = loader.dataset.classes
     if eval_loader.dataset.classes != classes:
         differ = sorted(set(classes) ^ set(eval_loader.dataset.classes))
@@ -114,7 +115,8 @@ def _prepare(config: Config, console: Console) -> Run:
         console.print(damaged, soft_wrap=True)
     if resuming:
         console.print(f"going on after {f'step {within.step} of epoch {len(rows) + 1}' if within else f'epoch {len(rows)}'} of {folder}")
-    processes.wait()  # all have looked at the folder
+    if not processes.agrees(len(rows) * 10**9 + (within.step if within else 0)):  # and all have looked at the folder
+        raise UserError(f"the processes would go on from different checkpoints: expected {folder} to be the same folder for all of them")
     if not resuming and processes.is_first and has_checkpoint(folder):
         console.print(f"the earlier run in {folder} was moved to {_move_aside(folder)}")
     return Run(config, folder, processes, console, loader, eval_loader, parts, rows, within)
@@ -145,6 +147,7 @@ def _train(run: Run, request: StopRequest) -> None:
             console.print(f"eval top-1 has not risen for {train.patience} epochs (train.patience): stopped")
         number = processes.largest(request.signal or 0)
         if number and patient and row.epoch < train.epochs:
+            processes.wait()  # until the first has saved: the launcher kills the job when one of them has ended
             raise stopped(number, f"after epoch {row.epoch}")
         return patient
 
@@ -155,11 +158,12 @@ def _train(run: Run, request: StopRequest) -> None:
             if processes.is_first:
                 save_step(folder, run.parts, rows, config, processes.count, reached)
         if number:
+            processes.wait()
             raise stopped(number, f"after step {step} of epoch {epoch}")
 
     def stopped(number: int, where: str) -> Stopped:
         go_on = f"tools/train.py -c {folder / 'config.yaml'} --resume"
-        command = f"python {go_on}" if processes.count == 1 else f"python -m paddle.distributed.launch --nproc_per_node {processes.count} {go_on}"
+        command = f"python {go_on}" if processes.count == 1 else f"python -m paddle.distributed.launch … {go_on}"
         return Stopped(f"{signal.Signals(number).name} {where}, all is saved; go on with: {command}", number)
 
     def not_a_number(epoch: int, step: int, lr: float) -> None:

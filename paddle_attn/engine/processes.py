@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -17,17 +18,18 @@ class Processes:
     """This process among those of the job. Alone, every method answers at once; else each must be called in all of them.
 
     Args:
-        device: what `set_device` gave; each process needs its own GPU.
+        device: what `set_device` gave.
     """
 
     def __init__(self, device: str):
         environment = distributed.ParallelEnv()
         self.rank, self.count = environment.rank, environment.nranks
         if self.count > 1:
+            if device == "cpu":
+                os.environ["PADDLE_DISTRI_BACKEND"] = "gloo"  # beside GPUs Paddle would move the run to them
             with without_flags():
                 distributed.init_parallel_env()
         self.is_first = self.rank == 0
-        self._on_cpu = device == "cpu"
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Each value added up over the processes."""
@@ -42,14 +44,27 @@ class Processes:
         whose = self.largest(self.rank + 1 if error else 0) - 1
         if whose < 0 or self.count == 1:
             return error
-        said = np.frombuffer(error.encode(), "uint8").astype("int32") if whose == self.rank else np.zeros(0, "int32")
+        said = np.frombuffer(error.encode("utf-8", "backslashreplace"), "uint8").astype("int32") if whose == self.rank else np.zeros(0, "int32")
         text = paddle.to_tensor(np.resize(said, self.largest(len(said))))
         distributed.broadcast(text, src=whose)
         return text.numpy().astype("uint8").tobytes().decode()
 
+    def agrees(self, value: int) -> bool:
+        """Whether it is the same in all."""
+        return self.largest(value) == -self.largest(-value)
+
     def wait(self) -> None:
         """Until all are here."""
         self.sum([0.0])
+
+    @contextlib.contextmanager
+    def first_alone(self) -> Iterator[None]:
+        """The first process goes through the block before the others: what it fetches, they find."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
 
     def share_statistics(self, net: nn.Layer) -> None:
         """Give every process the first one's running statistics, which its own images made."""

@@ -13,7 +13,8 @@ class StopRequest:
     """Within it the first Ctrl-C or SIGTERM is only noted, in `.signal`; a second one acts as it always does.
 
     Args:
-        in_job: a launcher stands behind this process; it repeats its SIGTERM, so that none acts, and has SIGKILL if it must.
+        in_job: a launcher stands behind this process; it repeats its SIGTERM, so that none acts, also behind the block, where the process
+            is about to end. It has SIGKILL if it must.
     """
 
     def __init__(self, in_job: bool = False):

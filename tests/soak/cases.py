@@ -453,7 +453,15 @@ PLAIN_NASTY = """
 !!python/object/apply:os.system ['touch executed'] | !!python/name:os.system | !!binary aGk= | !!set {a, b} | 2026-11-20 | *unknown | @ | ` | ? a
 0x7fffffffffffffff | simam | resnet50 | towernet | [0.1, 0.2, 0.3]
 """
-NASTY = [*PLAIN_NASTY.strip().replace("\n", " | ").split(" | "), "1" * 5000, "'" + "x" * 100_000 + "'", "[" * 3000, "\t"]
+NASTY = [
+    *PLAIN_NASTY.strip().replace("\n", " | ").split(" | "),
+    "1" * 400,
+    "1" * 5000,
+    "0x" + "f" * 5000,
+    "'" + "x" * 100_000 + "'",
+    "[" * 3000,
+    "\t",
+]
 
 
 def nasty_value(text: str, rng: random.Random) -> str:

@@ -19,7 +19,8 @@ TITLES = {
 MEANING = {
     "images": "Each is decoded as the split decodes it and preprocessed. *Taken* ones are images after all; the others are left out by name.\n"
     "Then one split is made of all of them, and an epoch loaded from it.",
-    "weights": "Each is read as its kind is read. *Taken* are changed numbers in formats that carry no checksum; the others are refused.",
+    "weights": "Each is read as its kind is read. *Taken* are changed numbers in formats that carry no checksum,\n"
+    "and whole files with something before or behind that is not read; the others are refused.",
     "archives": "Each is split over an older split, with `--force`. *Taken* ones made a whole new one; after the others the older one is as it was.",
     "configs": "Each is read, dumped and read again, and its network is built. *Taken* ones are valid; the others are refused in one sentence.",
     "kills": "A training run of TowerNet-SimAM on drawn images, killed by SIGKILL and resumed again and again. *Taken*: killed and resumed;\n"
