@@ -1,4 +1,4 @@
-"""Speed, as ratios: this project and a named baseline in turn, each in a process of its own, medians of the pairs.
+"""Speed, as ratios: this project and a named baseline in turn, medians of the pairs; each in a process of its own, but for small differences.
 
 The other sides are in `tests/baselines`: the notebook's code and the formulas as written in stock Paddle, the same networks in PyTorch, ONNX
 Runtime on the exported model. The table is kept as CSV; the page and the chart are made from it. This file does not import Paddle.
@@ -12,7 +12,6 @@ import importlib.metadata
 import importlib.util
 import io
 import json
-import math
 import os
 import re
 import statistics
@@ -47,7 +46,7 @@ class Line:
     baseline: dict[str, Any]
     named: str
     at_least: float
-    starts: int = 1  # of both processes: for a difference of a few percent, as two starts of the same process differ by as much
+    together: bool = False  # both in one process, and more rounds: for a difference of a few percent, by which two processes differ anyway
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def _train() -> list[Line]:
         line("vgg19", 128, 8, "torch", 1),
         line("mobilenet_v2", 224, 8, "stock", 2.5),
         line("mobilenet_v2", 224, 8, "torch", 1),
-        replace(line("resnet50", 256, 8, "ours", 1 / 1.04, named="resnet50 without attention", theirs={"attn": None}), starts=5),
+        replace(line("resnet50", 256, 8, "ours", 1 / 1.04, named="resnet50 without attention", theirs={"attn": None}), together=True),
         line("towernet", 256, 8, "ours", 1, named="the portable forms", theirs={"form": "off"}),
     ]
 
@@ -175,28 +174,29 @@ def _data(data: Path) -> list[Line]:
         Line("data", what, {"side": "ours", "step": "epoch", "how": "loaded", **told}, {"side": "itself"}, "less its waiting for data", 0.98),
         replace(
             _line("data", f"{what}, by paddle.Model.fit", "epoch", "ours", 0.97, "a bare loop", ours={"how": "fit"}, theirs={"how": "fixed"}, **told),
-            starts=5,
+            together=True,
         ),
     ]
 
 
-class Side:
-    """A process that takes steps when it is told to."""
+class Worker:
+    """A process that takes steps when it is told to, of one side or of several."""
 
-    def __init__(self, order: dict[str, Any], root: Path):
-        command = [sys.executable, "-m", "tests.baselines.worker", json.dumps(order)]
+    def __init__(self, orders: Sequence[dict[str, Any]], root: Path):
+        command = [sys.executable, "-m", "tests.baselines.worker", json.dumps(orders)]
         self.process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if self._answer() != "ready":
-            raise RuntimeError(f"the benchmark's process did not start: {order}")
-        self.count, self.waited = 1, 0.0
-        self.count = max(1, round(TURN / max(self.turn(), 1e-6)))
+            raise RuntimeError(f"the benchmark's process did not start: {orders}")
+        self.counts = [1] * len(orders)
+        self.counts = [max(1, round(TURN / max(self.turn(which)[0], 1e-6))) for which in range(len(orders))]
 
-    def turn(self) -> float:
-        """Seconds a step, over one turn. `waited` is how many of them it waited for data."""
-        self.process.stdin.write(f"go {self.count}\n")
+    def turn(self, which: int = 0) -> tuple[float, float]:
+        """Seconds a step, over one turn of a side, and how many of them it waited for data."""
+        count = self.counts[which]
+        self.process.stdin.write(f"go {which} {count}\n")
         self.process.stdin.flush()
-        seconds, self.waited = (float(number) / self.count for number in self._answer().split())
-        return seconds
+        seconds, waited = (float(number) / count for number in self._answer().split())
+        return seconds, waited
 
     def _answer(self) -> str:
         line = self.process.stdout.readline()
@@ -204,7 +204,7 @@ class Side:
             raise RuntimeError(f"the benchmark's process ended: {self.process.communicate()[1].strip()[-2000:]}")
         return line.strip()
 
-    def __enter__(self) -> Side:
+    def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -213,17 +213,23 @@ class Side:
 
 
 def measure(line: Line, rounds: int, root: Path) -> Result:
-    """Both sides in turn, `rounds` times. `root` is the project's folder."""
+    """Both sides in turn, `rounds` times, or three times as often in one process. `root` is the project's folder."""
     pairs = []
-    for _ in range(line.starts):
-        with contextlib.ExitStack() as stack:
-            ours = stack.enter_context(Side(line.ours, root))
-            baseline = None if line.baseline["side"] == "itself" else stack.enter_context(Side(line.baseline, root))
-            for _ in range(math.ceil(rounds / line.starts)):
+    with contextlib.ExitStack() as stack:
+        if line.baseline["side"] == "itself":
+            turns = [stack.enter_context(Worker([line.ours], root)).turn]
+        elif line.together:
+            both = stack.enter_context(Worker([line.ours, line.baseline], root))
+            turns = [lambda: both.turn(0), lambda: both.turn(1)]
+        else:
+            turns = [stack.enter_context(Worker([order], root)).turn for order in (line.ours, line.baseline)]
+        for number in range(3 * rounds if line.together else rounds):
+            took = {}
+            for side in (range(len(turns)), reversed(range(len(turns))))[number % 2]:  # each is first as often as the other
                 time.sleep(REST)
-                mine = ours.turn()
-                time.sleep(REST)
-                pairs.append((mine, baseline.turn() if baseline else mine - ours.waited))
+                took[side] = turns[side]()
+            mine, waited = took[0]
+            pairs.append((mine, took[1][0] if len(turns) > 1 else mine - waited))
     milliseconds = [1000 * statistics.median(column) for column in zip(*pairs, strict=True)]
     ratio = statistics.median(theirs / mine for mine, theirs in pairs)
     return Result(line.section, line.what, milliseconds[0], line.named, milliseconds[1], ratio, line.at_least)
@@ -350,6 +356,7 @@ def page(results: Sequence[Result], by_op: str, by_seed: str) -> str:
         f"Made by `python tools/benchmark.py` on {cpu}, {cores} cores ({versions}).",
         "Each line runs both sides in turn, each in a process of its own, and gives the medians; the ratio is the median of baseline / ours over the",
         "pairs, so more than 1 is faster than the baseline. Compare ratios, not milliseconds: machines differ, and this one is shared.",
+        "What differs by a few percent (an attention's cost, the training loop's) is measured in one process, because two differ by as much.",
         "",
         "![Ratios](images/performance.png)",
         "",

@@ -107,6 +107,13 @@ def test_a_line_is_measured_in_two_processes():
         benchmark.measure(Line("modules", "", {"side": "ours", **told, "name": "no-such-module"}, {"side": "itself"}, "", 1.0), 1, ROOT)
 
 
+def test_both_sides_in_one_process_take_their_own_steps():
+    told = {"side": "ours", "step": "module", "name": "simam", "mode": "train"}
+    small, large = {**told, "shape": [1, 1, 4, 4]}, {**told, "shape": [8, 64, 64, 64]}
+    result = benchmark.measure(Line("modules", "tiny", small, large, "a larger map", 1.0, together=True), 1, ROOT)
+    assert result.ratio > 5 and result.baseline_ms > result.ours_ms
+
+
 def test_an_epoch_by_model_fit_and_one_by_a_bare_loop_take_the_same_batches(split_data: Path):
     from tests.baselines.ours_side import epoch_step
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,7 +112,9 @@ def test_a_missing_file_is_named(tmp_path: Path):
     lr=st.floats(0, 1e6, allow_nan=False),
     epochs=st.integers(1, 10**6),
     attn=st.none() | st.text(min_size=1, max_size=8).filter(str.isprintable),
-    kwargs=st.dictionaries(st.text("abc_", min_size=1), st.integers() | st.floats(allow_nan=False) | st.booleans() | st.none()),
+    kwargs=st.dictionaries(
+        st.text("abc_", min_size=1), st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(allow_nan=False) | st.booleans() | st.none()
+    ),
     mean=st.none() | st.tuples(*[st.floats(-1, 1)] * 3),
 )
 def test_what_is_dumped_is_read_back(tmp_path_factory: pytest.TempPathFactory, lr, epochs, attn, kwargs, mean):
@@ -129,6 +133,42 @@ def test_what_is_dumped_is_read_back(tmp_path_factory: pytest.TempPathFactory, l
 def test_a_text_stays_a_text(tmp_path: Path, text: str):
     config = dataclasses.replace(Config(), train=dataclasses.replace(Config().train, output=text))
     assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+OPTIONS = {section: list(options) for section, options in dataclasses.asdict(Config()).items()}
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.sampled_from(["simam", "cosine", "adam", "gpu:1", "O1"])
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=6)
+TREES = st.fixed_dictionaries({}, optional={s: st.fixed_dictionaries({}, optional=dict.fromkeys(names, VALUES)) for s, names in OPTIONS.items()})
+
+
+@given(TREES)
+def test_any_values_of_the_options_are_a_config_or_one_sentence(tmp_path_factory: pytest.TempPathFactory, tree: dict):
+    path = tmp_path_factory.mktemp("tree") / "some.yaml"
+    path.write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    try:
+        config = load_config(path)
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error)) < 1000
+        return
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(path) == config
+
+
+@given(st.sampled_from([(section, name) for section, names in OPTIONS.items() for name in names]), VALUES)
+def test_an_override_is_the_same_as_the_value_in_the_file(tmp_path_factory: pytest.TempPathFactory, option: tuple[str, str], value: object):
+    section, name = option
+    path = write(tmp_path_factory.mktemp("override"), "")
+
+    def outcome(read: Callable[[], Config]) -> Config | str:
+        try:
+            return read()
+        except UserError:
+            return "an error"
+
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+    by_override = outcome(lambda: load_config(path, [f"{section}.{name}={text}"]))
+    path.write_text(yaml.safe_dump({section: {name: value}}, allow_unicode=True), encoding="utf-8")
+    assert outcome(lambda: load_config(path)) == by_override
 
 
 @given(st.text())

@@ -18,6 +18,7 @@ from paddle_attn.weights import read_checkpoint
 
 sys.path.insert(0, str(ROOT / "tests" / "soak"))
 import report
+import size
 
 
 def test_three_kills_change_nothing(split_data: Path):
@@ -108,3 +109,11 @@ def test_the_committed_page_is_made_from_the_committed_counts():
     assert all(row.taken + row.refused == row.cases for row in rows)
     total = {kind: sum(row.cases for row in rows if row.kind == kind) for kind in report.TITLES}
     assert total == {"images": 5000, "weights": 500, "archives": 500, "configs": 500, "kills": 20}
+
+
+def test_the_page_on_scaling_has_the_table_that_its_command_writes():
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (there,) = size.TABLE.findall(page)
+    head = size.table({count: {"list": 1, "first": 1, "epoch": 1, "listing": 1, "held": 1} for count in size.COUNTS}).splitlines()
+    assert there.splitlines()[:3] == head[:3] and len(there.splitlines()) == len(head)
+    assert [row.split(" | ")[0] for row in there.splitlines()[3:-1]] == [row.split(" | ")[0] for row in head[3:-1]]

@@ -1,7 +1,7 @@
-"""One side of a comparison in a process of its own: python -m tests.baselines.worker '{"side": "torch", "step": "train", …}'
+"""The sides of a comparison, one or more, in a process of their own: python -m tests.baselines.worker '[{"side": "torch", "step": "train", …}]'
 
-It prints `ready` once it is warm. For each line `go N` it takes N steps and prints the seconds that they took, and how many of them they
-waited for data, which a step may return; the other side's turn comes in between, and this process waits.
+It prints `ready` once it is warm. For each line `go I N` it takes N steps of side I and prints the seconds that they took, and how many of
+them they waited for data, which a step may return; the other side's turn comes in between, and this process waits.
 """
 
 from __future__ import annotations
@@ -14,23 +14,27 @@ import time
 
 
 def main() -> None:
-    order = json.loads(sys.argv[1])
-    side, kind = order.pop("side"), order.pop("step")
+    orders = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is no answer
-    if side == "ours":
+    if any(order["side"] == "ours" for order in orders):
         from paddle_attn.cli import prepare_paddle
 
         prepare_paddle()
-    step = getattr(importlib.import_module(f"tests.baselines.{side}_side"), f"{kind}_step")(**order)
-    step(), step()
+    steps = []
+    for order in orders:
+        side, kind = order.pop("side"), order.pop("step")
+        step = getattr(importlib.import_module(f"tests.baselines.{side}_side"), f"{kind}_step")(**order)
+        step(), step()
+        steps.append((step, kind == "epoch"))
     print("ready", file=answers)
     for line in sys.stdin:
-        count = int(line.removeprefix("go"))
+        which, count = map(int, line.removeprefix("go").split())
+        step, says_waiting = steps[which]
         started, waited = time.perf_counter(), 0.0
         for _ in range(count):
             said = step()
-            waited += said if kind == "epoch" else 0.0
+            waited += said if says_waiting else 0.0
         print(time.perf_counter() - started, waited, file=answers)
 
 
