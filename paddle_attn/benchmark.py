@@ -395,14 +395,14 @@ NOTES = """\
 ## Where it falls short, and what was tried
 
 - One elementwise pass is the floor of memory only for a map that no cache holds, the first of the three. The other two stay in the cache,
-  where a pass costs little, and SimAM's exponential is what takes the time.
+  where a pass costs little, and SimAM's exponential is what takes the time. Planes of 7×7 copied into whole vectors were no faster.
 - The exported model at batch 1, against ONNX Runtime: Paddle's engine spends 20 to 60 µs to start an operator, SimAM is six of them, and
   between a convolution and its batch norm it keeps the two from being folded. Nine arrangements of SimAM were tried in the exported graph
   (instance norm, layer norm, pools, means; squares as products or powers; quotients or reciprocals), the elementwise operators without
   oneDNN, the serial and the tracing executor, and the OpenVINO setting, which changed nothing. Means by average pools are faster at batch 8
   in MobileNetV2, a little slower at batch 1, and more kernels on a GPU, so instance norm stayed. With the compiled operators inside, the
   engine hands them tensors in oneDNN's layout and the result is wrong; without oneDNN it is right, a tenth to a fifth faster for TowerNet
-  and MobileNetV2, and much slower for ResNet-50.
+  and MobileNetV2, and much slower for ResNet-50; and an engine with oneDNN and one without disturb each other in one process.
 - Batch norm, ReLU, the 1x1 convolutions and the linear layers are Paddle's own. The first two stand in the table: no operator was written
   for them, because they are faster than PyTorch's already; the other two are MKL's matrix product.
 - Results stay: the networks' logits with and without the compiled operators differ by less than 1e-5 of the largest (`tests/test_ops.py`).
