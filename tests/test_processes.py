@@ -17,11 +17,12 @@ import paddle
 import pytest
 from conftest import ROOT
 
-from paddle_attn.config import TrainConfig
+from paddle_attn import create_model
+from paddle_attn.config import OptimConfig, TrainConfig
 from paddle_attn.data.dataset import NO_LABEL, EpochBatches, ImageFolder, Loader
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.engine import fit
-from paddle_attn.engine.optim import Accuracy, ClassificationLoss
+from paddle_attn.engine.optim import Accuracy, ClassificationLoss, make_schedule
 from paddle_attn.engine.processes import Processes
 from paddle_attn.errors import UserError
 from paddle_attn.weights import read_weights
@@ -154,6 +155,21 @@ def test_what_fills_up_a_share_counts_nowhere(uneven_data: Path):
     accuracy.update(accuracy.compute(logits, second).numpy())
     assert accuracy.accumulate() == [1.0, 1.0] and accuracy.count == [2, 2]
     assert float(loss(logits[2:], second[2:])) == 0.0
+
+
+@pytest.mark.parametrize("unit", ["epoch", "step"])
+def test_the_rate_grows_with_the_processes_only_where_it_is_asked_for(unit: str):
+    for scale_lr, expected in ((False, 0.1), (True, 0.4)):
+        optim = OptimConfig(lr=0.1, schedule="constant", schedule_unit=unit, scale_lr=scale_lr)
+        assert make_schedule(optim, 3, 10, processes=4).get_lr() == pytest.approx(expected)
+        assert make_schedule(optim, 3, 10).get_lr() == pytest.approx(0.1)
+
+
+def test_batch_norm_over_processes_keeps_the_names_of_the_weights():
+    net = create_model("resnet18", "simam", num_classes=3)
+    names = list(net.state_dict())
+    assert list(paddle.nn.SyncBatchNorm.convert_sync_batchnorm(net).state_dict()) == names
+    assert any(isinstance(layer, paddle.nn.SyncBatchNorm) for layer in net.sublayers())
 
 
 def test_alone_the_job_is_this_process():
