@@ -281,7 +281,7 @@ def run_seeds(data: Path, epochs: int, scratch: Path, root: Path, out: Path, say
         data: a folder with train/ and eval/.
         epochs: of each run.
     """
-    text = "seed,epochs,images,with_operators,without\n"
+    text, images = "seed,epochs,images,with_operators,without\n", len(images_below(data / "eval"))
     for seed in SEEDS:
         top1, losses = [], []
         for form in ("on", "off"):
@@ -293,7 +293,6 @@ def run_seeds(data: Path, epochs: int, scratch: Path, root: Path, out: Path, say
                 last = list(csv.DictReader(file))[-1]
             top1.append(float(last["eval_top1"]))
             losses.append(float(last["eval_loss"]))
-        images = len(images_below(data / "eval"))
         text += f"{seed},{epochs},{images},{top1[0]:.4f},{top1[1]:.4f}\n"
         say(f"seed {seed}: top-1 {100 * top1[0]:.2f} % with the operators, {100 * top1[1]:.2f} % without; loss {losses[0]:.4f} and {losses[1]:.4f}")
         write_text(out / "performance_seeds.csv", text)

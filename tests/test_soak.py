@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import shutil
 import signal
@@ -17,6 +18,7 @@ from conftest import ROOT, assert_one_sentence
 from paddle_attn.weights import read_checkpoint
 
 sys.path.insert(0, str(ROOT / "tests" / "soak"))
+import cases
 import report
 import size
 
@@ -101,6 +103,19 @@ def test_what_is_damaged_odd_or_hostile_is_taken_or_refused(kind: str):
     result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     assert f" {kind}: " in result.stdout and ", 0 failed" in result.stdout
+
+
+def test_a_hostile_pickle_would_be_seen(tmp_path: Path):
+    """Python's own unpickler runs them, in its folder: where hostile.py looks after its reader."""
+    rng = random.Random(0)
+    for index in range(30):
+        (tmp_path / f"{index}.pickle").write_bytes(cases.hostile_pickle(b"x", rng))
+    (tmp_path / "home").mkdir()
+    code = (
+        "import pathlib, pickle\nfor path in pathlib.Path('..').glob('*.pickle'):\n  try: pickle.loads(path.read_bytes())\n  except Exception: pass"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "home", check=True)
+    assert [path.name for path in (tmp_path / "home").iterdir()] == [cases.EXECUTED]
 
 
 def test_the_committed_page_is_made_from_the_committed_counts():

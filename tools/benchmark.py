@@ -1,6 +1,7 @@
 """Measure speed against the baselines, and write the page: python tools/benchmark.py [modules train infer data seeds]"""
 
 import argparse
+import functools
 import tempfile
 from pathlib import Path
 
@@ -24,14 +25,15 @@ def main() -> None:
         for section in arguments.sections:
             if section not in (*benchmark.SECTIONS, "seeds"):
                 raise unknown_name("section", section, (*benchmark.SECTIONS, "seeds"))
+        say = functools.partial(print, flush=True)  # a line is seen when it is measured, also in a pipe
         sections = arguments.sections or benchmark.SECTIONS
         data, out, root = Path(arguments.data or Path(scratch) / "drawn"), Path(arguments.out), Path(__file__).resolve().parent.parent
         if not arguments.data and {"data", "seeds"} & set(sections):
             make_split("demo", data)
         if "seeds" in sections:
-            benchmark.run_seeds(data, arguments.epochs, Path(scratch), root, out, print)
+            benchmark.run_seeds(data, arguments.epochs, Path(scratch), root, out, say)
         timed = [section for section in sections if section != "seeds"]
-        results = benchmark.run(timed, max(0, arguments.rounds), data / "train", Path(scratch), root, out, print, arguments.go_on)
+        results = benchmark.run(timed, max(0, arguments.rounds), data / "train", Path(scratch), root, out, say, arguments.go_on)
         missed = sum(result.ratio < result.at_least for result in results)
         print(f"{arguments.out}/performance.md was written: {len(results)} lines, {missed} below their aim")
 

@@ -117,7 +117,7 @@ class ImageFolder(SeededImages):
         return self.samples[index][0]
 
 
-NO_LABEL = -100  # of an image that fills up a share; Paddle's losses pass over it
+NO_LABEL = -100  # of an image that fills up a share; the loss and the metrics leave it out
 
 
 class EpochBatches(BatchSampler):

@@ -25,15 +25,11 @@ def is_image_name(path: str | os.PathLike) -> bool:
 
 def images_below(folder: Path) -> list[Path]:
     """What has an image's name in a folder and below, sorted; what is hidden is skipped, and links to folders are not followed."""
-    return _below(folder)[0]
+    return images_and_links_below(folder)[0]
 
 
-def folder_links_below(folder: Path) -> list[Path]:
-    """The links to folders in a folder and below, which are not followed: they may lead round in a circle."""
-    return _below(folder)[1]
-
-
-def _below(folder: Path) -> tuple[list[Path], list[Path]]:
+def images_and_links_below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """`images_below`, and the links to folders, which are not followed: they may lead round in a circle."""
     images, links = [], []
     for at, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not is_clutter(name)]

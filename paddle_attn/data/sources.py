@@ -136,7 +136,8 @@ def unpack(archive: Path, target: Path, room: int | None = None) -> None:
     """
     if not archive.name.lower().endswith(ARCHIVES):
         raise UserError(f"cannot unpack {archive}: expected a folder or a file that ends in {', '.join(ARCHIVES)}")
-    room, files = room or max(LEAST_ROOM, MOST_RATIO * archive.stat().st_size), archive.stat().st_size // LEAST_MEMBER
+    size = archive.stat().st_size
+    room, files = max(LEAST_ROOM, MOST_RATIO * size) if room is None else room, size // LEAST_MEMBER
     try:
         for member, file in _members(archive, room):
             files -= 1

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from ..errors import UserError, unknown_name
 from ..files import build_aside, shown
-from .images import check_class_name, folder_links_below, images_below, is_clutter, load_image
+from .images import check_class_name, images_and_links_below, is_clutter, load_image
 from .sources import CALTECH_SHA1, CALTECH_URL, find_source
 
 EVERY = 5  # one file in five goes to eval
@@ -105,8 +105,9 @@ def _distribute(folders: dict[str, Path], target: Path, source: str, rule: str, 
     sums, squares = np.zeros(3), np.zeros(3)
     for name, folder in track(folders.items(), description="checking images", total=len(folders), transient=True):
         usable = []
-        left_out |= {shown(link.relative_to(folder.parent)): "a link to a folder, which is not followed" for link in folder_links_below(folder)}
-        for file in images_below(folder):
+        images, links = images_and_links_below(folder)
+        left_out |= {shown(link.relative_to(folder.parent)): "a link to a folder, which is not followed" for link in links}
+        for file in images:
             try:
                 histogram = np.reshape(load_image(file).histogram(), [3, 256])
             except UserError as error:

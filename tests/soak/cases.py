@@ -409,7 +409,7 @@ def archives(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
     climbing = (
         "../outside.png",
         "../../outside.png",
-        "/tmp/paddle_attn_outside.png",
+        f"{folder.parent}/outside.png",
         "a/../../outside.png",
         "..\\outside.png",
         "C:\\outside.png",
