@@ -6,7 +6,9 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
-version = re.search(r'__version__ = "(.+)"', (here / "paddle_attn" / "__init__.py").read_text(encoding="utf-8")).group(1)
+version = re.search(
+    r'__version__ = "(.+)"', (here / "paddle_attn" / "__init__.py").read_text(encoding="utf-8")
+).group(1)
 
 setup(
     name="paddle_attn",
@@ -29,7 +31,12 @@ setup(
     ],
     extras_require={
         "cpu": ["paddlepaddle>=3.3,<3.4"],
-        "bench": ["torch>=2.4,<3", "onnxruntime>=1.17,<2", "onnx>=1.17,<1.18", "paddle2onnx>=2.1,<2.2"],  # what tools/benchmark.py compares with
+        "bench": [
+            "torch>=2.4,<3",
+            "onnxruntime>=1.17,<2",
+            "onnx>=1.17,<1.18",
+            "paddle2onnx>=2.1,<2.2",
+        ],  # what tools/benchmark.py compares with
         "dev": ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.17,<0.18"],
     },
 )

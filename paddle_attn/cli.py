@@ -17,15 +17,31 @@ from .errors import Stopped, UserError, missing_package
 def config_parser(description: str) -> argparse.ArgumentParser:
     """A parser with `-c CONFIG` and `-o key=value …`."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("-c", "--config", required=True, metavar="YAML", help="the config, such as configs/towernet_simam.yaml")
-    parser.add_argument("-o", "--override", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="e.g. -o optim.lr=0.02 train.epochs=10")
+    parser.add_argument(
+        "-c",
+        "--config",
+        required=True,
+        metavar="YAML",
+        help="the config, such as configs/towernet_simam.yaml",
+    )
+    parser.add_argument(
+        "-o",
+        "--override",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="e.g. -o optim.lr=0.02 train.epochs=10",
+    )
     return parser
 
 
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
     """Turn what the user can mend into one sentence on stderr and exit code 2; let defects of our own show their traceback."""
-    warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")  # Pillow's; such an image is left out or an error here
+    warnings.filterwarnings(
+        "ignore", message=r"Image size .* exceeds limit"
+    )  # Pillow's; such an image is left out or an error here
     try:
         yield
     except UserError as error:
@@ -59,7 +75,9 @@ def prepare_paddle() -> None:
     runtime.tune()
     os.environ.setdefault("GLOG_minloglevel", "2")  # the C++ side's warnings
     said = io.StringIO()
-    with contextlib.redirect_stderr(said):  # Paddle's word on OMP_NUM_THREADS, which `tune` has set on purpose
+    with contextlib.redirect_stderr(
+        said
+    ):  # Paddle's word on OMP_NUM_THREADS, which `tune` has set on purpose
         import paddle  # noqa: F401
     for remark in (  # of Paddle on its own doings inside paddle.Model and paddle.jit
         "When training, we now always track global mean and variance",
@@ -67,4 +85,6 @@ def prepare_paddle() -> None:
         "To copy construct from a tensor",
     ):
         warnings.filterwarnings("ignore", message=remark)
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # damaged EXIF in a photograph that decodes
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module=r"PIL\."
+    )  # damaged EXIF in a photograph that decodes

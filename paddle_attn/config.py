@@ -40,8 +40,12 @@ def _in_range(key: str, value: float, low: float, high: float = float("inf")) ->
 @dataclass(frozen=True)
 class ModelConfig:
     name: str = "towernet"  # one of paddle_attn.list_models()
-    attn: str | None = None  # one of paddle_attn.list_attention(), 'sk' for networks of bottlenecks, or null for none
-    attn_kwargs: dict[str, Any] = field(default_factory=dict)  # the attention's own arguments: {e_lambda: 0.1}, {groups: 8}, …
+    attn: str | None = (
+        None  # one of paddle_attn.list_attention(), 'sk' for networks of bottlenecks, or null for none
+    )
+    attn_kwargs: dict[str, Any] = field(
+        default_factory=dict
+    )  # the attention's own arguments: {e_lambda: 0.1}, {groups: 8}, …
     attn_pos: str = "paper"  # where it sits: 'paper' is its authors' place; 'pre_bn', 'post_bn', 'post_add', 'stage' are others
     num_classes: int | None = None  # null: as many as the data has
     pretrained: bool = False  # start from Paddle's own ImageNet weights
@@ -59,9 +63,13 @@ class AugmentConfig:
     rotation: float = 10.0  # rotate by up to ± this many degrees (the notebook's only augmentation)
     hflip: float = 0.0  # probability of a mirror image
     vflip: float = 0.0  # probability of turning upside down
-    crop_scale: tuple[float, float] | None = None  # random-resized crop: the part of the area that is kept, e.g. [0.08, 1.0]
+    crop_scale: tuple[float, float] | None = (
+        None  # random-resized crop: the part of the area that is kept, e.g. [0.08, 1.0]
+    )
     color_jitter: float = 0.0  # brightness, contrast and saturation vary by up to ± this fraction
-    mixup: float = 0.0  # blend each image of a batch with another, by a fraction drawn from Beta(mixup, mixup); 0: none
+    mixup: float = (
+        0.0  # blend each image of a batch with another, by a fraction drawn from Beta(mixup, mixup); 0: none
+    )
     cutmix: float = 0.0  # paste a rectangle of another image, its area drawn from Beta(cutmix, cutmix); with both, a batch gets one of them
     pad_crop: int = 0  # pad by this many pixels, then crop the size at a random place (4 for CIFAR)
 
@@ -76,20 +84,26 @@ class AugmentConfig:
         if self.crop_scale is not None:
             low, high = self.crop_scale
             if not 0 < low <= high <= 1:
-                raise UserError(f"data.augment.crop_scale must be [low, high] with 0 < low <= high <= 1, found [{low:g}, {high:g}]")
+                raise UserError(
+                    f"data.augment.crop_scale must be [low, high] with 0 < low <= high <= 1, found [{low:g}, {high:g}]"
+                )
 
 
 @dataclass(frozen=True)
 class DataConfig:
     dataset: str = "folder"  # 'folder' of class folders, or 'cifar10', 'cifar100'
     root: str = "datasets/caltech101-16"  # holds train/<class>/* and eval/<class>/* (or val/), as tools/split.py writes them; CIFAR's archive
-    size: int | None = None  # side of the square input; null: the model's own (256 for towernet, 224 for the others)
+    size: int | None = (
+        None  # side of the square input; null: the model's own (256 for towernet, 224 for the others)
+    )
     resize: str = "stretch"  # 'stretch' to the square (the notebook's), or 'crop': short side to size / 0.875, then the centre
     mean: tuple[float, float, float] | None = None  # of R, G, B in 0..1; null: the model's own
     std: tuple[float, float, float] | None = None  # likewise
     augment: AugmentConfig = field(default_factory=AugmentConfig)  # of the training part
     workers: int = 0  # processes that load images; 0: a thread beside the training
-    cache: int = 1024  # MB of memory for images that are decoded and resized already; 0: none. Used when workers is 0
+    cache: int = (
+        1024  # MB of memory for images that are decoded and resized already; 0: none. Used when workers is 0
+    )
 
     def __post_init__(self):
         if self.size is not None:
@@ -111,13 +125,19 @@ class OptimConfig:
     schedule: str = "cosine"  # 'cosine' to 0, 'step', 'multistep', 'constant'
     schedule_unit: str = "epoch"  # the rate changes after each 'epoch' or each 'step' (a batch)
     step_epochs: int = 30  # 'step': multiply by step_gamma after this many epochs, and again
-    milestones: tuple[int, ...] = ()  # 'multistep': multiply by step_gamma when each of these epochs begins, counted from 0
+    milestones: tuple[
+        int, ...
+    ] = ()  # 'multistep': multiply by step_gamma when each of these epochs begins, counted from 0
     step_gamma: float = 0.1  # the factor of 'step' and 'multistep'
     scale_lr: bool = False  # multiply the rate by the number of processes, as the images of a step are
     warmup_epochs: int = 0  # the rate climbs in a straight line over this many epochs
-    clip_norm: float | None = None  # scale the gradients down when their common norm exceeds this; null: never
+    clip_norm: float | None = (
+        None  # scale the gradients down when their common norm exceeds this; null: never
+    )
     accumulate: int = 1  # average the gradients of so many batches before each update
-    ema_decay: float | None = None  # evaluate and keep the moving average of the weights, with this decay, such as 0.999; null: the weights
+    ema_decay: float | None = (
+        None  # evaluate and keep the moving average of the weights, with this decay, such as 0.999; null: the weights
+    )
     label_smoothing: float = 0.0  # of the training loss; the eval loss is never smoothed
 
     def __post_init__(self):
@@ -128,7 +148,9 @@ class OptimConfig:
         _in_range("optim.momentum", self.momentum, 0, 1)
         _in_range("optim.weight_decay", self.weight_decay, 0)
         _in_range("optim.step_epochs", self.step_epochs, 1)
-        if self.schedule == "multistep" and (not self.milestones or list(self.milestones) != sorted(set(self.milestones))):
+        if self.schedule == "multistep" and (
+            not self.milestones or list(self.milestones) != sorted(set(self.milestones))
+        ):
             raise UserError(f"optim.milestones must be epochs in rising order, found {list(self.milestones)}")
         _in_range("optim.step_gamma", self.step_gamma, 0, 1)
         _in_range("optim.warmup_epochs", self.warmup_epochs, 0)
@@ -136,7 +158,9 @@ class OptimConfig:
             raise UserError(f"optim.clip_norm must be positive, or null for none, found {self.clip_norm:g}")
         _in_range("optim.accumulate", self.accumulate, 1)
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise UserError(f"optim.ema_decay must lie between 0 and 1, or be null for none, found {self.ema_decay:g}")
+            raise UserError(
+                f"optim.ema_decay must lie between 0 and 1, or be null for none, found {self.ema_decay:g}"
+            )
         _in_range("optim.label_smoothing", self.label_smoothing, 0, 1)
 
 
@@ -148,12 +172,22 @@ class TrainConfig:
     device: str = "auto"  # 'auto' (a GPU where Paddle has one), 'cpu', 'gpu', 'gpu:1'
     sync_bn: bool = False  # batch norms take the statistics of all processes' images; on GPUs alone
     patience: int | None = None  # stop when eval top-1 has not risen for so many epochs; null: never
-    stop_on_nan: bool = False  # stop when the loss is no number any more, and name the step and the last good checkpoint
-    amp: str | None = None  # mixed precision on a GPU: 'O1' (most operators), 'O2' (the weights too); null: none
-    ops: str | None = None  # compiled CPU operators: 'auto', 'on' (or say why not), 'off'; null: what PADDLE_ATTN_OPS says, else 'auto'
+    stop_on_nan: bool = (
+        False  # stop when the loss is no number any more, and name the step and the last good checkpoint
+    )
+    amp: str | None = (
+        None  # mixed precision on a GPU: 'O1' (most operators), 'O2' (the weights too); null: none
+    )
+    ops: str | None = (
+        None  # compiled CPU operators: 'auto', 'on' (or say why not), 'off'; null: what PADDLE_ATTN_OPS says, else 'auto'
+    )
     output: str | None = None  # the run's folder; null: output/<config name>
-    resume: bool | str = False  # true or 'auto': go on with the run in train.output, if there is one; false: move it aside
-    checkpoint_steps: int | None = None  # write a checkpoint every so many steps too, not after each epoch alone
+    resume: bool | str = (
+        False  # true or 'auto': go on with the run in train.output, if there is one; false: move it aside
+    )
+    checkpoint_steps: int | None = (
+        None  # write a checkpoint every so many steps too, not after each epoch alone
+    )
 
     def __post_init__(self):
         _in_range("train.epochs", self.epochs, 1, 10**6)
@@ -190,10 +224,14 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
     try:
         tree = _parse(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}") from None
+        raise UserError(
+            f"cannot read the config {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}"
+        ) from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
-        raise UserError(f"{path} must hold sections (model, data, optim, train), found a {type(tree).__name__}")
+        raise UserError(
+            f"{path} must hold sections (model, data, optim, train), found a {type(tree).__name__}"
+        )
     for override in overrides:
         _apply(tree, override)
     config = _build(Config, tree, "")
@@ -226,26 +264,34 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent, index):
         if self.check_event(yaml.AliasEvent):  # a few lines of them can stand for billions of values
-            raise yaml.composer.ComposerError(None, None, "an alias (*name), which no config needs", self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(
+                None, None, "an alias (*name), which no config needs", self.peek_event().start_mark
+            )
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node):
         value = super().construct_yaml_int(node)
         if abs(value) >= 2**63:
-            raise yaml.constructor.ConstructorError(None, None, "a whole number of more than 63 bits", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, "a whole number of more than 63 bits", node.start_mark
+            )
         return value
 
     def construct_mapping(self, node, deep=False):
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' stands twice", node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", node.start_mark
+                )
             seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 
 
 class _Dumper(yaml.SafeDumper):
@@ -253,7 +299,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+    _side.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+    )
 
 
 def _parse(text: str, where: str) -> Any:
@@ -262,7 +310,9 @@ def _parse(text: str, where: str) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(f"{where} is not valid YAML{line}: {getattr(error, 'problem', None) or type(error).__name__}") from None
+        raise UserError(
+            f"{where} is not valid YAML{line}: {getattr(error, 'problem', None) or type(error).__name__}"
+        ) from None
 
 
 def _apply(tree: dict, override: str) -> None:

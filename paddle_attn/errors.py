@@ -38,4 +38,7 @@ def missing_package(error: ModuleNotFoundError) -> Exception:
     package = (error.name or "").partition(".")[0]
     if package not in _INSTALL:
         return error
-    return ModuleNotFoundError(f"paddle_attn needs the package '{package}', which is not installed: {_INSTALL[package]}", name=error.name)
+    return ModuleNotFoundError(
+        f"paddle_attn needs the package '{package}', which is not installed: {_INSTALL[package]}",
+        name=error.name,
+    )

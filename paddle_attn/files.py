@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` make a file aside, flush it to the disk, then rename it: at no moment is there half a file at `path`."""
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,12 +25,12 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_whole` of a text in UTF-8."""
-    write_whole(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    """`atomic_write` of a text in UTF-8."""
+    atomic_write(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
-def build_aside(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path) -> Iterator[Path]:
     """An empty folder beside `target` to build in. When the block ends well it takes the target's place; else it is removed.
 
     What stood at `target` before is kept until then, also when the process is killed between the two renames: the next call

@@ -87,7 +87,9 @@ def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
     if environ.get("PADDLE_ATTN_TUNE") == "0" or machine.gpu:
         return []
     steps = []
-    beside = environ.get("PADDLE_LOCAL_SIZE", "")  # processes of the job on this machine; Paddle's launcher gives each one thread
+    beside = environ.get(
+        "PADDLE_LOCAL_SIZE", ""
+    )  # processes of the job on this machine; Paddle's launcher gives each one thread
     threads = machine.cores // int(beside) if beside.isdigit() and int(beside) else machine.cores
     said = environ.get("OMP_NUM_THREADS")
     if threads > 1 and (said is None or (said == "1" and beside)):
@@ -97,7 +99,9 @@ def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
             steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 7, "MKL does not use AVX-512 on AMD unless told"))
         elif "avx2" in machine.flags:
             steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 5, "MKL does not use AVX2 on AMD unless told"))
-    malloc_is_the_users = any(name.startswith("MALLOC_") or name in ("LD_PRELOAD", "GLIBC_TUNABLES") for name in environ)
+    malloc_is_the_users = any(
+        name.startswith("MALLOC_") or name in ("LD_PRELOAD", "GLIBC_TUNABLES") for name in environ
+    )
     if machine.system == "Linux" and machine.libc == "glibc" and not malloc_is_the_users:
         why = "large tensors are kept, not mapped and unmapped each time"
         steps += [

@@ -34,22 +34,31 @@ def run(tool: str, *arguments: object) -> None:
     subprocess.run([sys.executable, f"tools/{tool}.py", *map(str, arguments)], cwd=ROOT, check=True)
 
 
-def agreement(config_path: str, overrides: list[str], weights: Path, exported: Path) -> tuple[int, int, float, int]:
+def agreement(
+    config_path: str, overrides: list[str], weights: Path, exported: Path
+) -> tuple[int, int, float, int]:
     """On how many eval images the exported program names the network's class, of how many; the largest difference of a
     probability; and how many classes are named at all."""
     import paddle.nn.functional as F
 
     from paddle_attn import Predictor, load_config
-    from paddle_attn.engine import load_trained, make_loader
+    from paddle_attn.train import load_trained, make_loader
 
     config = load_config(config_path, overrides)
     net, _ = load_trained(config, weights)
     loader = make_loader(config, "eval")
     by_network = np.concatenate([F.softmax(net(images)).numpy() for images, _ in loader])
-    results = Predictor(exported).predict([path for path, _ in loader.dataset.samples], topk=by_network.shape[1])
+    results = Predictor(exported).predict(
+        [path for path, _ in loader.dataset.samples], topk=by_network.shape[1]
+    )
     by_program = np.stack([np.array(result["scores"])[np.argsort(result["class_ids"])] for result in results])
     named = by_network.argmax(1)
-    return int((named == by_program.argmax(1)).sum()), len(named), float(np.abs(by_network - by_program).max()), len(set(named.tolist()))
+    return (
+        int((named == by_program.argmax(1)).sum()),
+        len(named),
+        float(np.abs(by_network - by_program).max()),
+        len(set(named.tolist())),
+    )
 
 
 def main() -> None:
@@ -63,20 +72,33 @@ def main() -> None:
     rows = []
     for name, (size, epochs) in RUNS.items():
         config, output, exported = f"configs/{name}.yaml", WORK / name, WORK / "inference" / name
-        overrides = [f"data.root={data}", f"data.size={size}", f"train.epochs={epochs}", f"train.output={output}"]
+        overrides = [
+            f"data.root={data}",
+            f"data.size={size}",
+            f"train.epochs={epochs}",
+            f"train.output={output}",
+        ]
         run("train", "-c", config, "-o", *overrides, "train.resume=true")
         run("eval", "-c", config, "-o", *overrides, "--weights", output / "best.pdparams")
-        run("export", "-c", config, "-o", *overrides, "--weights", output / "best.pdparams", "--out", exported)
+        run(
+            "export", "-c", config, "-o", *overrides, "--weights", output / "best.pdparams", "--out", exported
+        )
         same, images, difference, named = agreement(config, overrides, output / "best.pdparams", exported)
         top1 = json.loads((ROOT / output / "metrics.json").read_text())["top1"]
         rows.append((name, size, epochs, top1, named, same, images, difference))
-    print("\n| config | px | epochs | eval top-1 | classes named | exported program names the same | largest difference of a probability |")
+    print(
+        "\n| config | px | epochs | eval top-1 | classes named | exported program names the same | largest difference of a probability |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name, size, epochs, top1, named, same, images, difference in rows:
-        print(f"| {name} | {size} | {epochs} | {100 * top1:.2f} % | {named} | {same} / {images} | {difference:.0e} |")
+        print(
+            f"| {name} | {size} | {epochs} | {100 * top1:.2f} % | {named} | {same} / {images} | {difference:.0e} |"
+        )
     failed = [name for name, *_, same, images, difference in rows if same != images or difference > 1e-4]
     if rows[0][3] < TOP1_EXPECTED:
-        failed.append(f"towernet_simam reached {100 * rows[0][3]:.2f} %, expected {100 * TOP1_EXPECTED:.0f} %")
+        failed.append(
+            f"towernet_simam reached {100 * rows[0][3]:.2f} %, expected {100 * TOP1_EXPECTED:.0f} %"
+        )
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 

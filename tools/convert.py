@@ -6,23 +6,33 @@ from paddle_attn.cli import one_sentence_errors, prepare_paddle
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Convert an author's PyTorch checkpoint without PyTorch; nothing in the file is run.")
+    parser = argparse.ArgumentParser(
+        description="Convert an author's PyTorch checkpoint without PyTorch; nothing in the file is run."
+    )
     parser.add_argument("source", metavar="SRC", help="a .pth, .pth.tar, .pt or .safetensors")
     parser.add_argument("--arch", required=True, metavar="NAME", help="such as resnet50 or cifar_preresnet20")
     parser.add_argument("--attn", metavar="NAME", help="the attention that it was trained with")
-    parser.add_argument("--attn-kwargs", default="{}", metavar="YAML", help="its arguments, such as '{reduction: 4}'")
-    parser.add_argument("--attn-pos", default="paper", metavar="PLACE", help="where it sits (default: %(default)s)")
-    parser.add_argument("--out", metavar="FILE", help="a .pdparams or .safetensors (default: SRC with the ending .pdparams)")
+    parser.add_argument(
+        "--attn-kwargs", default="{}", metavar="YAML", help="its arguments, such as '{reduction: 4}'"
+    )
+    parser.add_argument(
+        "--attn-pos", default="paper", metavar="PLACE", help="where it sits (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help="a .pdparams or .safetensors (default: SRC with the ending .pdparams)"
+    )
     arguments = parser.parse_args()
     with one_sentence_errors():
         from paddle_attn.config import parse_mapping
 
         attn_kwargs = parse_mapping(arguments.attn_kwargs, "--attn-kwargs")
         prepare_paddle()
-        from paddle_attn.convert import convert
+        from paddle_attn.weights.convert import convert
 
         out = arguments.out or arguments.source.removesuffix(".tar").rpartition(".")[0] + ".pdparams"
-        report = convert(arguments.source, out, arguments.arch, arguments.attn, attn_kwargs, arguments.attn_pos)
+        report = convert(
+            arguments.source, out, arguments.arch, arguments.attn, attn_kwargs, arguments.attn_pos
+        )
         print(f"{len(report.loaded)} tensors of {arguments.source} are in {out}")
 
 

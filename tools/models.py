@@ -11,7 +11,7 @@ def main() -> None:
     ).parse_args()
     with one_sentence_errors():
         prepare_paddle()
-        from paddle_attn.complexity import tables
+        from paddle_attn.models.complexity import tables
 
         print(tables())
 

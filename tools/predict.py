@@ -9,14 +9,22 @@ from paddle_attn.cli import one_sentence_errors, prepare_paddle
 def main() -> None:
     parser = argparse.ArgumentParser(description="Classify images and folders of images.")
     parser.add_argument("inputs", nargs="+", metavar="IMAGE_OR_FOLDER")
-    parser.add_argument("--model", required=True, metavar="DIR", help="an exported folder, such as inference/towernet_simam")
-    parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes to name for each image (default: %(default)s)")
+    parser.add_argument(
+        "--model", required=True, metavar="DIR", help="an exported folder, such as inference/towernet_simam"
+    )
+    parser.add_argument(
+        "--topk",
+        type=int,
+        default=5,
+        metavar="K",
+        help="classes to name for each image (default: %(default)s)",
+    )
     parser.add_argument("--csv", metavar="FILE", help="write a table with a line for each image and class")
     parser.add_argument("--json", metavar="FILE", help="write the results as a list")
     arguments = parser.parse_args()
     with one_sentence_errors():
         prepare_paddle()
-        from paddle_attn.predict import Predictor, print_results, write_results
+        from paddle_attn.deploy.predictor import Predictor, print_results, write_results
 
         results = Predictor(arguments.model).predict(
             arguments.inputs, arguments.topk, on_error=lambda error: print(f"error: {error}", file=sys.stderr)

@@ -10,23 +10,45 @@ def main() -> None:
         description="Split photographs into train/ and eval/. "
         "Without --source: datasets/Images.zip, else datasets/Images/, else Caltech-101 from its official address."
     )
-    parser.add_argument("--source", metavar="PATH", help="a folder of class folders, a .zip or .tar.gz of one, or 'demo' for drawn images")
-    parser.add_argument("--out", default="datasets/caltech101-16", metavar="DIR", help="the folder to make (default: %(default)s)")
+    parser.add_argument(
+        "--source",
+        metavar="PATH",
+        help="a folder of class folders, a .zip or .tar.gz of one, or 'demo' for drawn images",
+    )
+    parser.add_argument(
+        "--out",
+        default="datasets/caltech101-16",
+        metavar="DIR",
+        help="the folder to make (default: %(default)s)",
+    )
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="only these classes")
-    parser.add_argument("--seed", type=int, metavar="N", help="a shuffle by this seed, not every fifth file of the sorted class")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="a shuffle by this seed, not every fifth file of the sorted class",
+    )
     parser.add_argument("--force", action="store_true", help="replace an older split")
-    parser.add_argument("--url", metavar="URL", help="another address of the same caltech-101.zip; its checksum must be the same")
+    parser.add_argument(
+        "--url",
+        metavar="URL",
+        help="another address of the same caltech-101.zip; its checksum must be the same",
+    )
     arguments = parser.parse_args()
     with one_sentence_errors():
-        from paddle_attn.data.split import make_split
+        from paddle_attn.data.prepare.split import make_split
 
         mirror = {"url": arguments.url} if arguments.url else {}
-        split = make_split(arguments.source, arguments.out, arguments.classes, arguments.seed, arguments.force, **mirror)
+        split = make_split(
+            arguments.source, arguments.out, arguments.classes, arguments.seed, arguments.force, **mirror
+        )
         for name, count in split.counts.items():
             print(f"{name:24s} {count['train']:6d} train {count['eval']:6d} eval")
         for file, reason in split.left_out.items():
             print(f"left out: {file}: {reason}")
-        print(f"{split.total('train')} + {split.total('eval')} images of {len(split.classes)} classes in {arguments.out} ({split.rule})")
+        print(
+            f"{split.total('train')} + {split.total('eval')} images of {len(split.classes)} classes in {arguments.out} ({split.rule})"
+        )
         print(f"RGB mean {split.mean}, deviation {split.std}")
 
 

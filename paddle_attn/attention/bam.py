@@ -30,11 +30,21 @@ class BAM(Attention):
         hidden = hidden_width(channels, reduction)
         if dilation < 1:
             raise ValueError(f"dilation must be at least 1, found {dilation}")
-        self.channel_gate = nn.Sequential(nn.Linear(channels, hidden), nn.BatchNorm1D(hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        self.channel_gate = nn.Sequential(
+            nn.Linear(channels, hidden), nn.BatchNorm1D(hidden), nn.ReLU(), nn.Linear(hidden, channels)
+        )
         self.spatial_gate = nn.Sequential(
             *(nn.Conv2D(channels, hidden, 1), nn.BatchNorm2D(hidden), nn.ReLU()),
-            *(nn.Conv2D(hidden, hidden, 3, padding=dilation, dilation=dilation), nn.BatchNorm2D(hidden), nn.ReLU()),
-            *(nn.Conv2D(hidden, hidden, 3, padding=dilation, dilation=dilation), nn.BatchNorm2D(hidden), nn.ReLU()),
+            *(
+                nn.Conv2D(hidden, hidden, 3, padding=dilation, dilation=dilation),
+                nn.BatchNorm2D(hidden),
+                nn.ReLU(),
+            ),
+            *(
+                nn.Conv2D(hidden, hidden, 3, padding=dilation, dilation=dilation),
+                nn.BatchNorm2D(hidden),
+                nn.ReLU(),
+            ),
             nn.Conv2D(hidden, 1, 1),
         )
 
@@ -44,4 +54,6 @@ class BAM(Attention):
 
     def macs(self, height: int, width: int) -> int:
         area, hidden = height * width, self.spatial_gate[0].weight.shape[0]
-        return 5 * self.channels * area + 6 * hidden * area  # mean, product of the branches, sigmoid, sum, product; norms and ReLU
+        return (
+            5 * self.channels * area + 6 * hidden * area
+        )  # mean, product of the branches, sigmoid, sum, product; norms and ReLU

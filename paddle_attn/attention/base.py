@@ -44,7 +44,10 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
     if fused is None:
         return x * gate
     batch, channels, height, width = x.shape
-    by_channel, by_place = gate.shape == [batch, channels, 1, 1], gate.shape == [batch, 1, height, width] and channels > 1
+    by_channel, by_place = (
+        gate.shape == [batch, channels, 1, 1],
+        gate.shape == [batch, 1, height, width] and channels > 1,
+    )
     return fused.scale(x, gate) if by_channel or by_place else x * gate
 
 

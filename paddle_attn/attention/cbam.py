@@ -36,7 +36,9 @@ class SpatialGate(nn.Layer):
     def __init__(self, kernel_size: int):
         super().__init__()
         self.conv = nn.Conv2D(2, 1, kernel_size, padding=kernel_size // 2, bias_attr=False)
-        self.bn = nn.BatchNorm2D(1, momentum=0.99, weight_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0)))
+        self.bn = nn.BatchNorm2D(
+            1, momentum=0.99, weight_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return F.sigmoid(self.bn(self.conv(max_and_mean(x))))
@@ -83,4 +85,6 @@ class CBAM(Attention):
     def macs(self, height: int, width: int) -> int:
         area = height * width
         channel = 3 * self.channels * area + 2 * self.channels  # mean, max, product; sum of the two, sigmoid
-        return channel if self.spatial_gate is None else channel + 3 * self.channels * area + 2 * area  # the same; bn, sigmoid
+        return (
+            channel if self.spatial_gate is None else channel + 3 * self.channels * area + 2 * area
+        )  # the same; bn, sigmoid

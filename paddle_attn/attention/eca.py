@@ -44,7 +44,9 @@ class ECA(Attention):
         return F.sigmoid(self.conv(averages)).transpose([0, 2, 1]).unsqueeze(3)
 
     def macs(self, height: int, width: int) -> int:
-        return 2 * self.channels * height * width + (self.k_size + 1) * self.channels  # mean, product; kernel, sigmoid
+        return (
+            2 * self.channels * height * width + (self.k_size + 1) * self.channels
+        )  # mean, product; kernel, sigmoid
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, k_size={self.k_size}"

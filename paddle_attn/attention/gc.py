@@ -47,7 +47,12 @@ class GlobalContext(Attention):
             nn.Linear(channels, hidden),  # the authors' 1x1 convolutions, on the one value of a channel
             nn.LayerNorm(hidden),
             nn.ReLU(),
-            nn.Linear(hidden, channels, weight_attr=ParamAttr(initializer=ZERO), bias_attr=ParamAttr(initializer=ZERO)),
+            nn.Linear(
+                hidden,
+                channels,
+                weight_attr=ParamAttr(initializer=ZERO),
+                bias_attr=ParamAttr(initializer=ZERO),
+            ),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,7 +61,9 @@ class GlobalContext(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         if self.fusion == "add":
-            raise ValueError("GC with fusion='add' has no gate: it adds to its input, it does not multiply it")
+            raise ValueError(
+                "GC with fusion='add' has no gate: it adds to its input, it does not multiply it"
+            )
         return F.sigmoid(self._transformed_context(x))
 
     def _transformed_context(self, x: Tensor) -> Tensor:

@@ -34,9 +34,13 @@ class SpatialGroupEnhance(Attention):
     def __init__(self, channels: int, *, groups: int = 64):
         super().__init__(channels)
         if groups < 1 or channels % groups:
-            raise ValueError(f"groups must divide channels: {channels} channels do not make {groups} equal groups")
+            raise ValueError(
+                f"groups must divide channels: {channels} channels do not make {groups} equal groups"
+            )
         self.groups = groups
-        self.weight = self.create_parameter([1, groups, 1, 1], default_initializer=nn.initializer.Constant(0.0))
+        self.weight = self.create_parameter(
+            [1, groups, 1, 1], default_initializer=nn.initializer.Constant(0.0)
+        )
         self.bias = self.create_parameter([1, groups, 1, 1], default_initializer=nn.initializer.Constant(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,7 +68,9 @@ class SpatialGroupEnhance(Attention):
         variance = (score * score).sum(3, keepdim=True) / at_least_one(size - 1)
         # a constant map has variance 0, where the root has no gradient: the clip passes none on
         deviation = paddle.sqrt(paddle.clip(variance, min=1e-30))
-        return F.sigmoid(score / (deviation + self.EPS) * self.weight.astype(score.dtype) + self.bias.astype(score.dtype))
+        return F.sigmoid(
+            score / (deviation + self.EPS) * self.weight.astype(score.dtype) + self.bias.astype(score.dtype)
+        )
 
     def macs(self, height: int, width: int) -> int:
         area = height * width

@@ -62,7 +62,9 @@ class SimAM(Attention):
         return z * z * ((size - 1) / (4 * size)) + 0.5
 
     def macs(self, height: int, width: int) -> int:
-        return 7 * self.channels * height * width  # mean, difference, square, sum, scale and shift, sigmoid, product
+        return (
+            7 * self.channels * height * width
+        )  # mean, difference, square, sum, scale and shift, sigmoid, product
 
     def extra_repr(self) -> str:
         return f"e_lambda={self.e_lambda:g}"

@@ -30,7 +30,9 @@ class SelectiveKernel(nn.Layer):
     def __init__(self, channels: int, *, stride: int = 1, groups: int = 32, reduction: int = 16):
         super().__init__()
         if groups < 1 or channels % groups:
-            raise ValueError(f"groups must divide channels: {channels} channels do not make {groups} equal groups")
+            raise ValueError(
+                f"groups must divide channels: {channels} channels do not make {groups} equal groups"
+            )
         hidden = hidden_width(channels, reduction)
         self.channels, self.stride = channels, stride
         self.conv = nn.Conv2D(channels, channels, 3, stride, 1, bias_attr=False)
@@ -52,4 +54,6 @@ class SelectiveKernel(nn.Layer):
     def macs(self, height: int, width: int) -> int:
         """Elementwise work for one image, beside the convolutions; height and width are the input's."""
         area = -(-height // self.stride) * -(-width // self.stride)
-        return 6 * self.channels * area  # sum of the branches, mean, two products, sum; softmax on one value of a channel
+        return (
+            6 * self.channels * area
+        )  # sum of the branches, mean, two products, sum; softmax on one value of a channel

@@ -32,8 +32,12 @@ class SRM(Attention):
     def __init__(self, channels: int):
         super().__init__(channels)
         zero = nn.initializer.Constant(0.0)
-        self.cfc = self.create_parameter([channels, 2], attr=ParamAttr(initializer=zero, regularizer=NO_DECAY))
-        self.bn = nn.BatchNorm2D(channels, weight_attr=ParamAttr(regularizer=NO_DECAY), bias_attr=ParamAttr(regularizer=NO_DECAY))
+        self.cfc = self.create_parameter(
+            [channels, 2], attr=ParamAttr(initializer=zero, regularizer=NO_DECAY)
+        )
+        self.bn = nn.BatchNorm2D(
+            channels, weight_attr=ParamAttr(regularizer=NO_DECAY), bias_attr=ParamAttr(regularizer=NO_DECAY)
+        )
 
     def gate(self, x: Tensor) -> Tensor:
         mean = x.mean([2, 3], keepdim=True)
@@ -43,4 +47,6 @@ class SRM(Attention):
         return F.sigmoid(self.bn((style * self.cfc.unsqueeze([0, 2])).sum(3, keepdim=True)))
 
     def macs(self, height: int, width: int) -> int:
-        return 5 * self.channels * height * width + 5 * self.channels  # mean, difference, square, sum, product; the style's own
+        return (
+            5 * self.channels * height * width + 5 * self.channels
+        )  # mean, difference, square, sum, product; the style's own

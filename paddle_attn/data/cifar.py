@@ -12,9 +12,9 @@ from pathlib import Path
 from paddle.vision.datasets import Cifar10, Cifar100, cifar
 from PIL import Image
 
-from .. import safe_pickle
 from ..errors import UserError
 from ..files import checksum
+from ..weights import safe_pickle
 from .dataset import SeededImages
 from .transforms import Augment, Preprocess
 
@@ -38,18 +38,33 @@ class CifarImages(SeededImages):
     """
 
     def __init__(
-        self, dataset: str, root: str | Path, part: str, preprocess: Preprocess, augment: Augment | None = None, seed: int = 0, cache: int = 0
+        self,
+        dataset: str,
+        root: str | Path,
+        part: str,
+        preprocess: Preprocess,
+        augment: Augment | None = None,
+        seed: int = 0,
+        cache: int = 0,
     ):
         reader, name, md5 = ARCHIVES[dataset]
         archive = Path(root) / name
-        if archive.exists() and (found := checksum(archive, "md5")) != md5:  # Paddle unpickles it: only the official one is opened
+        if (
+            archive.exists() and (found := checksum(archive, "md5")) != md5
+        ):  # Paddle unpickles it: only the official one is opened
             raise UserError(f"{archive} is not the official archive: MD5 {md5} expected, {found} found")
         mode = "train" if part == "train" else "test"
         try:
-            self._archive = reader(data_file=str(archive) if archive.exists() else None, mode=mode, backend="pil")
+            self._archive = reader(
+                data_file=str(archive) if archive.exists() else None, mode=mode, backend="pil"
+            )
         except RuntimeError as error:
-            raise UserError(f"there is no {archive} and Paddle could not fetch it ({error}): download {name} elsewhere and put it there") from None
-        self.classes = CIFAR10_CLASSES if dataset == "cifar10" else _fine_labels(Path(self._archive.data_file))
+            raise UserError(
+                f"there is no {archive} and Paddle could not fetch it ({error}): download {name} elsewhere and put it there"
+            ) from None
+        self.classes = (
+            CIFAR10_CLASSES if dataset == "cifar10" else _fine_labels(Path(self._archive.data_file))
+        )
         self._dataset = dataset
         self.prepare(preprocess, augment, seed, cache)
 
@@ -57,7 +72,9 @@ class CifarImages(SeededImages):
         return len(self._archive)
 
     def image(self, index: int) -> Image.Image:
-        return Image.fromarray(self._archive.data[index][0].reshape(3, 32, 32).transpose(1, 2, 0).astype("uint8"))
+        return Image.fromarray(
+            self._archive.data[index][0].reshape(3, 32, 32).transpose(1, 2, 0).astype("uint8")
+        )
 
     def label(self, index: int) -> int:
         return int(self._archive.data[index][1])

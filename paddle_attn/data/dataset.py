@@ -88,11 +88,22 @@ class ImageFolder(SeededImages):
     Raises: UserError when root is missing, has no class folder, or has one without images.
     """
 
-    def __init__(self, root: str | Path, preprocess: Preprocess, augment: Augment | None = None, seed: int = 0, cache: int = 0):
+    def __init__(
+        self,
+        root: str | Path,
+        preprocess: Preprocess,
+        augment: Augment | None = None,
+        seed: int = 0,
+        cache: int = 0,
+    ):
         root = Path(root)
         if not root.is_dir():
-            raise UserError(f"there is no data directory {root}: expected class folders of images there, as `python tools/split.py` makes them")
-        self.classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not is_clutter(entry.name))
+            raise UserError(
+                f"there is no data directory {root}: expected class folders of images there, as `python tools/split.py` makes them"
+            )
+        self.classes = sorted(
+            entry.name for entry in root.iterdir() if entry.is_dir() and not is_clutter(entry.name)
+        )
         if not self.classes:
             raise UserError(f"{root} has no class folders: expected <class>/<image> there")
         self.samples: list[tuple[str, int]] = []
@@ -100,7 +111,9 @@ class ImageFolder(SeededImages):
             check_class_name(name, root)
             files = images_below(root / name)
             if not files:
-                raise UserError(f"the class folder {root / name} has no images: expected at least one, or no such folder")
+                raise UserError(
+                    f"the class folder {root / name} has no images: expected at least one, or no such folder"
+                )
             self.samples += [(str(file), label) for file in files]
         self.prepare(preprocess, augment, seed, cache)
 
@@ -128,7 +141,9 @@ class EpochBatches(BatchSampler):
     the shares of a step are filled up to the same length.
     """
 
-    def __init__(self, dataset: SeededImages, batch_size: int, shuffle: bool, seed: int, rank: int, ranks: int):
+    def __init__(
+        self, dataset: SeededImages, batch_size: int, shuffle: bool, seed: int, rank: int, ranks: int
+    ):
         super().__init__(dataset=dataset, batch_size=batch_size)
         self.dataset, self.shuffle, self.seed, self.rank, self.ranks = dataset, shuffle, seed, rank, ranks
         self.first_step = 0  # those before it were done before a resume
@@ -137,7 +152,11 @@ class EpochBatches(BatchSampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         count = len(self.dataset)
-        order = np.random.default_rng([self.seed, self.dataset.epoch]).permutation(count) if self.shuffle else np.arange(count)
+        order = (
+            np.random.default_rng([self.seed, self.dataset.epoch]).permutation(count)
+            if self.shuffle
+            else np.arange(count)
+        )
         for step in range(self.first_step, self.steps):
             start, length = step * self.batch_size * self.ranks, self.length(step)
             share = order[start : start + length][self.rank :: self.ranks].tolist()
@@ -192,10 +211,14 @@ class Loader:
         agree_on: Callable[[str], str] = str,
     ):
         if len(dataset) < ranks:
-            raise UserError(f"{len(dataset)} images cannot be shared by {ranks} processes: expected at least one for each")
+            raise UserError(
+                f"{len(dataset)} images cannot be shared by {ranks} processes: expected at least one for each"
+            )
         self.dataset, self.seed, self.mix, self.agree_on = dataset, seed, mix, agree_on
         self._batches = EpochBatches(dataset, batch_size, shuffle, seed, rank, ranks)
-        self._loader = DataLoader(dataset, batch_sampler=self._batches, num_workers=workers, worker_init_fn=_leave_the_group)
+        self._loader = DataLoader(
+            dataset, batch_sampler=self._batches, num_workers=workers, worker_init_fn=_leave_the_group
+        )
         self.length, self.own_length = self._batches.length, self._batches.own_length
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:

@@ -12,8 +12,16 @@ from PIL import Image, ImageOps
 
 from ..errors import UserError
 
-MOST_PIXELS = 89_478_485  # of an image; Pillow warns of more. Decoding takes at most 1 GB of memory then
-KINDS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")  # Pillow has more, and one of them starts a program
+MAX_PIXELS = 89_478_485  # of an image; Pillow warns of more. Decoding takes at most 1 GB of memory then
+KINDS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "WEBP",
+    "TIFF",
+    "GIF",
+    "PPM",
+)  # Pillow has more, and one of them starts a program
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -40,8 +48,15 @@ def images_and_links_below(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def check_class_name(name: str, folder: Path) -> None:
     """Raises UserError when a class folder's name cannot stand in a list of names, one in a line."""
-    if {unicodedata.category(character) for character in name} & {"Cc", "Zl", "Zp", "Cs"}:  # control, breaks, what is no UTF-8
-        raise UserError(f"the class folder {name!r} in {folder} has a line break or another character that is no text: rename it")
+    if {unicodedata.category(character) for character in name} & {
+        "Cc",
+        "Zl",
+        "Zp",
+        "Cs",
+    }:  # control, breaks, what is no UTF-8
+        raise UserError(
+            f"the class folder {name!r} in {folder} has a line break or another character that is no text: rename it"
+        )
 
 
 def is_clutter(name: str) -> bool:
@@ -54,15 +69,15 @@ def load_image(path: str | os.PathLike) -> Image.Image:
 
     Grayscale, palette, RGBA and CMYK become RGB; 16-bit grayscale is scaled to 8; of an animation the first frame is taken.
 
-    Raises: UserError that names the file when it cannot be decoded, or would take too much memory (`MOST_PIXELS`).
+    Raises: UserError that names the file when it cannot be decoded, or would take too much memory (`MAX_PIXELS`).
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
             raise UserError(f"cannot decode the image {path}: it is no plain file")
         with Image.open(path, formats=KINDS) as image:
-            if image.width * image.height > MOST_PIXELS:
+            if image.width * image.height > MAX_PIXELS:
                 raise UserError(
-                    f"cannot decode the image {path}: {image.width}x{image.height} pixels, expected at most {MOST_PIXELS / 1e6:.0f} million"
+                    f"cannot decode the image {path}: {image.width}x{image.height} pixels, expected at most {MAX_PIXELS / 1e6:.0f} million"
                 )
             image.load()
             image = ImageOps.exif_transpose(image)

@@ -43,7 +43,9 @@ class Preprocess:
         scale = self.short_side / min(image.size)
         width, height = (max(self.short_side, round(side * scale)) for side in image.size)
         left, top = (width - self.size) // 2, (height - self.size) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + self.size, top + self.size))
+        image = image.resize((width, height), Image.Resampling.BILINEAR).crop(
+            (left, top, left + self.size, top + self.size)
+        )
         return np.asarray(image)
 
     def stretch(self, image: Image.Image) -> np.ndarray:
@@ -69,7 +71,13 @@ class Preprocess:
             resize = [{"ResizeImage": {"size": self.size}}]
         else:
             resize = [{"ResizeImage": {"resize_short": self.short_side}}, {"CropImage": {"size": self.size}}]
-        normalise = {"channel_num": 3, "mean": list(self.mean), "std": list(self.std), "order": "", "scale": 0.00392156862745098}
+        normalise = {
+            "channel_num": 3,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "order": "",
+            "scale": 0.00392156862745098,
+        }
         return [*resize, {"NormalizeImage": normalise}, {"ToCHWImage": None}]
 
     @classmethod
@@ -79,11 +87,20 @@ class Preprocess:
             settings = {name: value for op in ops for name, value in op.items()}
             resize, normalise = settings["ResizeImage"], settings["NormalizeImage"]
             size = resize["size"] if "size" in resize else settings["CropImage"]["size"]
-            found = cls(int(size), "stretch" if "size" in resize else "crop", tuple(normalise["mean"]), tuple(normalise["std"]))
+            found = cls(
+                int(size),
+                "stretch" if "size" in resize else "crop",
+                tuple(normalise["mean"]),
+                tuple(normalise["std"]),
+            )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"the preprocessing in inference.yml cannot be read ({error!r}): expected what tools/export.py writes") from None
+            raise UserError(
+                f"the preprocessing in inference.yml cannot be read ({error!r}): expected what tools/export.py writes"
+            ) from None
         if found.to_ops() != ops:
-            raise UserError("the preprocessing in inference.yml is not one that paddle_attn can do: expected what tools/export.py writes")
+            raise UserError(
+                "the preprocessing in inference.yml is not one that paddle_attn can do: expected what tools/export.py writes"
+            )
         return found
 
 
@@ -124,7 +141,9 @@ class Augment:
         """The part that works on the resized image."""
         if self.pad_crop:
             left, top = (rng.randint(-self.pad_crop, self.pad_crop) for _ in range(2))
-            image = image.crop((left, top, left + image.width, top + image.height))  # Pillow fills what lies outside with black
+            image = image.crop(
+                (left, top, left + image.width, top + image.height)
+            )  # Pillow fills what lies outside with black
         if rng.random() < self.hflip:
             image = F.hflip(image)
         if rng.random() < self.vflip:
@@ -150,13 +169,18 @@ class Mix:
     mixup: float = 0.0
     cutmix: float = 0.0
 
-    def __call__(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, labels: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`[N, 3, H, W]` and `[N]` to the mixed images, both labels `[N]` and the part of the first, `[N]`."""
         others = images.flip([0])
         if self.cutmix and (not self.mixup or rng.random() < 0.5):
             height, width = images.shape[2:]
             side = math.sqrt(1 - rng.beta(self.cutmix, self.cutmix))
-            top, left = int(rng.integers(height)), int(rng.integers(width))  # the middle of the rectangle, which the border may cut
+            top, left = (
+                int(rng.integers(height)),
+                int(rng.integers(width)),
+            )  # the middle of the rectangle, which the border may cut
             rows = slice(max(0, top - int(side * height) // 2), min(height, top + int(side * height) // 2))
             columns = slice(max(0, left - int(side * width) // 2), min(width, left + int(side * width) // 2))
             kept = paddle.ones([1, 1, height, width])

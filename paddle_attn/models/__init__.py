@@ -16,7 +16,7 @@ from ..errors import UserError, unknown_name
 from ..weights import load_pretrained
 from . import mobilenet, preresnet, resnet, towernet, vgg
 from .features import FeatureMaps
-from .placement import UNITS, place
+from .placement import REPLACEMENTS, place
 
 __all__ = ["MODELS", "FeatureMaps", "ModelSpec", "create_model", "list_models", "model_spec"]
 
@@ -61,14 +61,20 @@ MODELS: dict[str, ModelSpec] = {
     "cifar_resnet164": _cifar(resnet.cifar_resnet164, "bottleneck"),
     "cifar_wideresnet28x10": _cifar(preresnet.cifar_wideresnet28x10, "preact_basic"),
     "cifar_wideresnet40x10": _cifar(preresnet.cifar_wideresnet40x10, "preact_basic"),
-    "mobilenet_v2": ModelSpec(mobilenet.mobilenet_v2, "inverted_residual", stages=7, pretrained=_mobilenet_url),
+    "mobilenet_v2": ModelSpec(
+        mobilenet.mobilenet_v2, "inverted_residual", stages=7, pretrained=_mobilenet_url
+    ),
     "resnet18": ModelSpec(resnet.resnet18, "basic", pretrained=_resnet_urls["resnet18"]),
     "resnet34": ModelSpec(resnet.resnet34, "basic", pretrained=_resnet_urls["resnet34"]),
     "resnet50": ModelSpec(resnet.resnet50, "bottleneck", pretrained=_resnet_urls["resnet50"]),
     "resnet101": ModelSpec(resnet.resnet101, "bottleneck", pretrained=_resnet_urls["resnet101"]),
     "resnet152": ModelSpec(resnet.resnet152, "bottleneck", pretrained=_resnet_urls["resnet152"]),
-    "resnext50_32x4d": ModelSpec(resnet.resnext50_32x4d, "bottleneck", pretrained=_resnet_urls["resnext50_32x4d"]),
-    "towernet": ModelSpec(towernet.towernet, "towernet", 4, 256, towernet.MIN_SIZE, NOTEBOOK_MEAN, NOTEBOOK_STD, num_classes=16),
+    "resnext50_32x4d": ModelSpec(
+        resnet.resnext50_32x4d, "bottleneck", pretrained=_resnet_urls["resnext50_32x4d"]
+    ),
+    "towernet": ModelSpec(
+        towernet.towernet, "towernet", 4, 256, towernet.MIN_SIZE, NOTEBOOK_MEAN, NOTEBOOK_STD, num_classes=16
+    ),
     "vgg19": ModelSpec(vgg.vgg19, "vgg", stages=5, pretrained=paddle_vgg.model_urls["vgg19"]),
 }
 
@@ -112,11 +118,17 @@ def create_model(
     spec = model_spec(name)
     if num_classes is not None and num_classes < 1:
         raise UserError(f"num_classes must be at least 1, found {num_classes}")
-    if pretrained and attn in UNITS:
-        raise UserError(f"'{attn}' replaces the 3x3 convolutions that the ImageNet weights are for: expected pretrained=False, or another attention")
+    if pretrained and attn in REPLACEMENTS:
+        raise UserError(
+            f"'{attn}' replaces the 3x3 convolutions that the ImageNet weights are for: expected pretrained=False, or another attention"
+        )
     if features_only and name.startswith("cifar_"):
-        raise UserError(f"features_only needs maps of strides 4, 8, 16 and 32, which {name} has not: expected an ImageNet network")
-    net = spec.build(num_classes or spec.num_classes, place(spec.block, spec.stages, attn, attn_kwargs, attn_pos))
+        raise UserError(
+            f"features_only needs maps of strides 4, 8, 16 and 32, which {name} has not: expected an ImageNet network"
+        )
+    net = spec.build(
+        num_classes or spec.num_classes, place(spec.block, spec.stages, attn, attn_kwargs, attn_pos)
+    )
     if pretrained:
         load_pretrained(net, name, spec.pretrained)
     return FeatureMaps(net) if features_only else net

@@ -8,8 +8,8 @@ from typing import Any
 from paddle import Tensor, nn
 
 from ..attention import create_attention
-from ..dry_run import dry_run
 from ..errors import UserError, unknown_name
+from .dry_run import dry_run
 
 NAME = "attn"  # the sublayer under which the attention lives in the layer that it follows
 
@@ -35,27 +35,39 @@ def insert_attention(net: nn.Layer, name: str, after: str, size: int = 224, **at
     layers = dict(net.named_sublayers())
     places = [path for path in layers if _matches(path, after)]
     if not places:
-        raise unknown_name("sublayer pattern", after, [path for path in layers if path.count(".") == after.count(".")][:40])
+        raise unknown_name(
+            "sublayer pattern", after, [path for path in layers if path.count(".") == after.count(".")][:40]
+        )
     taken = [path for path in places if getattr(layers[path], NAME, None) is not None]
     if taken:
-        raise UserError(f"the sublayer '{taken[0]}' has an '{NAME}' already: expected a pattern of layers without one")
+        raise UserError(
+            f"the sublayer '{taken[0]}' has an '{NAME}' already: expected a pattern of layers without one"
+        )
     shapes = _output_shapes(net, {path: layers[path] for path in places}, size)
     modules = {}
     for path in places:
         found = shapes.get(path, [])
         if len(found) != 1:
-            raise UserError(f"a forward pass calls the sublayer '{path}' {len(found)} times, expected once: choose another layer")
+            raise UserError(
+                f"a forward pass calls the sublayer '{path}' {len(found)} times, expected once: choose another layer"
+            )
         if len(found[0]) != 4:
-            raise UserError(f"the sublayer '{path}' gives no map [N, C, H, W]: found an output of shape {found[0]}")
+            raise UserError(
+                f"the sublayer '{path}' gives no map [N, C, H, W]: found an output of shape {found[0]}"
+            )
         modules[path] = create_attention(name, found[0][1], **attn_kwargs)
     for path, module in modules.items():
         layer = layers[path]
         if not layer.training:
             module.eval()
-        if getattr(layer, NAME, None) is None and NAME in layer.__dict__:  # this zoo's own blocks have a plain None there
+        if (
+            getattr(layer, NAME, None) is None and NAME in layer.__dict__
+        ):  # this zoo's own blocks have a plain None there
             delattr(layer, NAME)
         layer.add_sublayer(NAME, module)
-        if type(layer).forward is not nn.Sequential.forward:  # a Sequential runs what it is given last by itself
+        if (
+            type(layer).forward is not nn.Sequential.forward
+        ):  # a Sequential runs what it is given last by itself
             layer.register_forward_post_hook(_attend)
     return places
 
@@ -75,7 +87,9 @@ def _output_shapes(net: nn.Layer, layers: dict[str, nn.Layer], size: int) -> dic
     shapes: dict[str, list[list[int]]] = {}
 
     def note(layer: nn.Layer, inputs: tuple, output: Tensor) -> None:
-        shapes.setdefault(names[id(layer)], []).append(list(output.shape) if isinstance(output, Tensor) else [])
+        shapes.setdefault(names[id(layer)], []).append(
+            list(output.shape) if isinstance(output, Tensor) else []
+        )
 
     dry_run(net, size, layers.values(), note)
     return shapes

@@ -13,13 +13,24 @@ from .. import ops
 class Conv2D(nn.Conv2D):
     """`nn.Conv2D` for a square kernel and zeros around; 3x3 with padding 1 goes faster: dense with stride 1, depthwise with 1 or 2."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0, groups: int = 1, **kwargs: Any):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        **kwargs: Any,
+    ):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, **kwargs)
         self.stride = stride
         same = kernel_size == 3 and padding == 1
         # an image's three channels gain little, and need no gradient, which Paddle's convolution then leaves out; its bias costs more than that
         self.dense = same and stride == 1 and groups == 1 and (in_channels >= 8 or self.bias is not None)
-        self.depthwise = same and stride <= 2 and in_channels == out_channels == groups > 1 and self.bias is None
+        self.depthwise = (
+            same and stride <= 2 and in_channels == out_channels == groups > 1 and self.bias is None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         fused = ops.kernels(x) if self.dense or self.depthwise else None
@@ -44,4 +55,8 @@ class MaxPool2D(nn.Layer):
 def max_pool2d(x: Tensor, kernel_size: int, stride: int, padding: int = 0) -> Tensor:
     """`F.max_pool2d` of `[N, C, H, W]`."""
     fused = ops.kernels(x)
-    return fused.max_pool(x, kernel_size, stride, padding) if fused else F.max_pool2d(x, kernel_size, stride, padding)
+    return (
+        fused.max_pool(x, kernel_size, stride, padding)
+        if fused
+        else F.max_pool2d(x, kernel_size, stride, padding)
+    )

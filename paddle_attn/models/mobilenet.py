@@ -25,8 +25,12 @@ STAGES = (  # expansion, output channels, blocks, stride of the first
 LAST_CHANNELS = 1280
 
 
-def conv_bn_relu(in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int, relu: type[nn.Layer]) -> nn.Sequential:
-    return nn.Sequential(conv(in_channels, out_channels, kernel_size, stride, groups), nn.BatchNorm2D(out_channels), relu())
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int, relu: type[nn.Layer]
+) -> nn.Sequential:
+    return nn.Sequential(
+        conv(in_channels, out_channels, kernel_size, stride, groups), nn.BatchNorm2D(out_channels), relu()
+    )
 
 
 class InvertedResidual(nn.Layer):
@@ -36,13 +40,23 @@ class InvertedResidual(nn.Layer):
     CIFAR network: it expands by 1 too, has ReLU for ReLU6, and projects the shortcut where only the channels change.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int, placement: Placement, small_images: bool):
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        expansion: int,
+        placement: Placement,
+        small_images: bool,
+    ):
         super().__init__()
         hidden = in_channels * expansion
         relu = nn.ReLU if small_images else nn.ReLU6
         expand = [conv_bn_relu(in_channels, hidden, 1, 1, 1, relu)] if expansion > 1 or small_images else []
         depthwise = conv_bn_relu(hidden, hidden, 3, stride, hidden, relu)
-        self.conv = nn.Sequential(*expand, depthwise, conv(hidden, out_channels, 1), nn.BatchNorm2D(out_channels))
+        self.conv = nn.Sequential(
+            *expand, depthwise, conv(hidden, out_channels, 1), nn.BatchNorm2D(out_channels)
+        )
         self.has_shortcut = stride == 1 and (in_channels == out_channels or small_images)
         self.downsample = None
         if self.has_shortcut and in_channels != out_channels:
@@ -87,14 +101,27 @@ class MobileNetV2(nn.Layer):
         channels = 32
         features: list[nn.Layer] = [conv_bn_relu(3, channels, 3, 1 if small_images else 2, 1, relu)]
         self.feature_channels: list[int] = []
-        self.feature_ends: list[int] = []  # the last block before the stride grows beyond 4, 8, 16, and the last of all
-        for stage, ((expansion, out_channels, blocks, stride), placement) in enumerate(zip(STAGES, placements, strict=True)):
+        self.feature_ends: list[
+            int
+        ] = []  # the last block before the stride grows beyond 4, 8, 16, and the last of all
+        for stage, ((expansion, out_channels, blocks, stride), placement) in enumerate(
+            zip(STAGES, placements, strict=True)
+        ):
             stride = 1 if small_images and stage == 1 else stride
             if stride == 2 and stage > 1:
                 self.feature_channels.append(channels)
                 self.feature_ends.append(len(features) - 1)
             for index in range(blocks):
-                features.append(InvertedResidual(channels, out_channels, stride if index == 0 else 1, expansion, placement, small_images))
+                features.append(
+                    InvertedResidual(
+                        channels,
+                        out_channels,
+                        stride if index == 0 else 1,
+                        expansion,
+                        placement,
+                        small_images,
+                    )
+                )
                 channels = out_channels
         self.feature_channels.append(channels)
         self.feature_ends.append(len(features) - 1)
@@ -102,7 +129,9 @@ class MobileNetV2(nn.Layer):
         self.features = nn.Sequential(*features)
         self.pool2d_avg = nn.AdaptiveAvgPool2D(1)
         small = ParamAttr(initializer=nn.initializer.Normal(0.0, 0.01))
-        self.classifier = nn.Sequential(nn.Dropout(0.0 if small_images else 0.2), nn.Linear(LAST_CHANNELS, num_classes, weight_attr=small))
+        self.classifier = nn.Sequential(
+            nn.Dropout(0.0 if small_images else 0.2), nn.Linear(LAST_CHANNELS, num_classes, weight_attr=small)
+        )
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The maps of strides 4, 8, 16, 32 (of ImageNet's form), before the last convolution."""

@@ -22,7 +22,7 @@ from paddle import nn
 from ..attention import ATTENTION, SelectiveKernel, build
 from ..errors import UserError, unknown_name
 
-UNITS = {"sk": SelectiveKernel}  # what replaces a convolution, and is no module behind one
+REPLACEMENTS = {"sk": SelectiveKernel}  # what replaces a convolution, and is no module behind one
 
 # block: {attention: slot}; '*' is every attention that is not named, None a place that no paper has
 PAPER: dict[str, dict[str, str | None]] = {
@@ -39,7 +39,11 @@ PAPER: dict[str, dict[str, str | None]] = {
 SLOTS: dict[str, tuple[str, ...]] = {
     "basic": ("pre_bn", "post_bn", "post_add", "stage"),
     "bottleneck": ("pre_bn", "post_bn", "post_add", "stage", "unit"),
-    "preact_basic": ("post_bn", "post_add", "stage"),  # its branch ends with the 3x3 convolution: pre_bn would be the same
+    "preact_basic": (
+        "post_bn",
+        "post_add",
+        "stage",
+    ),  # its branch ends with the 3x3 convolution: pre_bn would be the same
     "preact_bottleneck": ("pre_bn", "post_bn", "post_add", "stage"),
     "inverted_residual": ("pre_bn", "post_bn", "post_add"),
     "vgg": ("pre_pool",),
@@ -58,7 +62,13 @@ class Placement:
 NO_ATTENTION = Placement()
 
 
-def place(block: str, stages: int, attn: str | None, attn_kwargs: dict[str, Any] | None = None, attn_pos: str = "paper") -> list[Placement]:
+def place(
+    block: str,
+    stages: int,
+    attn: str | None,
+    attn_kwargs: dict[str, Any] | None = None,
+    attn_pos: str = "paper",
+) -> list[Placement]:
     """The placement of an attention in each stage of a network.
 
     Args:
@@ -74,31 +84,48 @@ def place(block: str, stages: int, attn: str | None, attn_kwargs: dict[str, Any]
     kwargs = dict(attn_kwargs or {})
     if attn in (None, "none"):  # as the configs' names have it
         if kwargs:
-            raise UserError(f"attn_kwargs {kwargs} were given without an attention, expected attn to name one")
+            raise UserError(
+                f"attn_kwargs {kwargs} were given without an attention, expected attn to name one"
+            )
         return [NO_ATTENTION] * stages
     slot = _slot(block, attn, attn_pos)
     chosen = kwargs.pop("stages", list(range(1, stages + 1)))
-    if not isinstance(chosen, (list, tuple)) or not chosen or not all(number in range(1, stages + 1) for number in chosen):
+    if (
+        not isinstance(chosen, (list, tuple))
+        or not chosen
+        or not all(number in range(1, stages + 1) for number in chosen)
+    ):
         raise UserError(f"stages must be a list of numbers from 1 to {stages}, found {chosen!r}")
     for key, value in kwargs.items():
         if isinstance(value, (list, tuple)) and len(value) != stages:
-            raise UserError(f"{key} must be one value or a list of {stages}, one for each stage, found {value!r}")
-    return [Placement(slot, _maker(attn, _of_stage(kwargs, stage))) if stage + 1 in chosen else NO_ATTENTION for stage in range(stages)]
+            raise UserError(
+                f"{key} must be one value or a list of {stages}, one for each stage, found {value!r}"
+            )
+    return [
+        Placement(slot, _maker(attn, _of_stage(kwargs, stage))) if stage + 1 in chosen else NO_ATTENTION
+        for stage in range(stages)
+    ]
 
 
 def _slot(block: str, attn: str, attn_pos: str) -> str:
-    if attn not in ATTENTION and attn not in UNITS:
-        raise unknown_name("attention", attn, [*ATTENTION, *UNITS])
-    if attn in UNITS and "unit" not in SLOTS[block]:
-        raise UserError(f"'{attn}' replaces the 3x3 convolution of a bottleneck, which this network has not: expected resnet50 or a deeper one")
-    if attn in UNITS and attn_pos not in ("paper", "unit"):
-        raise UserError(f"'{attn}' replaces a convolution and has no other place: expected attn_pos 'paper', found '{attn_pos}'")
+    if attn not in ATTENTION and attn not in REPLACEMENTS:
+        raise unknown_name("attention", attn, [*ATTENTION, *REPLACEMENTS])
+    if attn in REPLACEMENTS and "unit" not in SLOTS[block]:
+        raise UserError(
+            f"'{attn}' replaces the 3x3 convolution of a bottleneck, which this network has not: expected resnet50 or a deeper one"
+        )
+    if attn in REPLACEMENTS and attn_pos not in ("paper", "unit"):
+        raise UserError(
+            f"'{attn}' replaces a convolution and has no other place: expected attn_pos 'paper', found '{attn_pos}'"
+        )
     if attn_pos == "paper":
         slot = PAPER[block].get(attn, PAPER[block]["*"])
         if slot is None:
-            raise UserError(f"no paper puts '{attn}' into this network: expected attn_pos to name a place, one of {', '.join(SLOTS[block])}")
+            raise UserError(
+                f"no paper puts '{attn}' into this network: expected attn_pos to name a place, one of {', '.join(SLOTS[block])}"
+            )
         return slot
-    if attn_pos not in SLOTS[block] or (attn_pos == "unit" and attn not in UNITS):
+    if attn_pos not in SLOTS[block] or (attn_pos == "unit" and attn not in REPLACEMENTS):
         places = [slot for slot in SLOTS[block] if slot != "unit"]
         raise unknown_name("attention position for this network", attn_pos, ["paper", *places])
     return attn_pos
@@ -109,8 +136,8 @@ def _of_stage(kwargs: dict[str, Any], stage: int) -> dict[str, Any]:
 
 
 def _maker(attn: str, kwargs: dict[str, Any]) -> Callable[..., nn.Layer]:
-    if attn in UNITS:
+    if attn in REPLACEMENTS:
         if "stride" in kwargs:
             raise UserError(f"attention '{attn}': the stride is the network's, expected no such argument")
-        return lambda channels, **inner: build(attn, UNITS[attn], channels, kwargs | inner)
+        return lambda channels, **inner: build(attn, REPLACEMENTS[attn], channels, kwargs | inner)
     return lambda channels: build(attn, ATTENTION[attn], channels, kwargs)

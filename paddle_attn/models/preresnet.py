@@ -38,7 +38,9 @@ class PreBasicBlock(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         activated = F.relu(self.bn1(x))
-        shortcut = x if self.downsample is None else self.downsample(activated if self.activates_shortcut else x)
+        shortcut = (
+            x if self.downsample is None else self.downsample(activated if self.activates_shortcut else x)
+        )
         x = self.conv1(activated)
         x = self.dropout(F.relu(self.bn2(x)))
         x = self.conv2(x)
@@ -71,7 +73,9 @@ class PreBottleneckBlock(nn.Layer):
         self.conv2 = conv(width, width, 3, stride)
         self.bn3 = nn.BatchNorm2D(width)
         self.conv3 = conv(width, out_channels, 1)
-        self.downsample = conv(in_channels, out_channels, 1, stride) if stride != 1 or in_channels != out_channels else None
+        self.downsample = (
+            conv(in_channels, out_channels, 1, stride) if stride != 1 or in_channels != out_channels else None
+        )
         self.slot = placement.slot
         if self.slot in ("pre_bn", "post_bn", "post_add"):
             self.attn = placement.make(width if self.slot == "pre_bn" else out_channels)

@@ -20,7 +20,16 @@ HE_FAN_OUT = ParamAttr(initializer=nn.initializer.KaimingNormal(mode="fan_out"))
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> Conv2D:
     """A convolution in front of a batch norm: size-preserving padding, no bias."""
     padding = kernel_size // 2
-    return Conv2D(in_channels, out_channels, kernel_size, stride, padding, groups=groups, weight_attr=HE_FAN_OUT, bias_attr=False)
+    return Conv2D(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        padding,
+        groups=groups,
+        weight_attr=HE_FAN_OUT,
+        bias_attr=False,
+    )
 
 
 class BasicBlock(nn.Layer):
@@ -28,7 +37,16 @@ class BasicBlock(nn.Layer):
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, downsample: nn.Layer | None, groups: int, base_width: int, placement: Placement):
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        downsample: nn.Layer | None,
+        groups: int,
+        base_width: int,
+        placement: Placement,
+    ):
         super().__init__()
         self.conv1 = conv(in_channels, width, 3, stride)
         self.bn1 = nn.BatchNorm2D(width)
@@ -58,7 +76,16 @@ class BottleneckBlock(nn.Layer):
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int, downsample: nn.Layer | None, groups: int, base_width: int, placement: Placement):
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        downsample: nn.Layer | None,
+        groups: int,
+        base_width: int,
+        placement: Placement,
+    ):
         super().__init__()
         out_channels = width * self.expansion
         inner = width * base_width // 64 * groups
@@ -135,8 +162,12 @@ class ResNet(nn.Layer):
                 out_channels = (width << stage) * block.expansion
                 downsample = None
                 if stride != 1 or channels != out_channels:
-                    downsample = nn.Sequential(conv(channels, out_channels, 1, stride), nn.BatchNorm2D(out_channels))
-                blocks.append(block(channels, width << stage, stride, downsample, groups, base_width, placement))
+                    downsample = nn.Sequential(
+                        conv(channels, out_channels, 1, stride), nn.BatchNorm2D(out_channels)
+                    )
+                blocks.append(
+                    block(channels, width << stage, stride, downsample, groups, base_width, placement)
+                )
                 channels = out_channels
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
             if placement.slot == "stage" and stage + 1 < len(depths):

@@ -80,7 +80,9 @@ class TowerNet(nn.Layer):
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The maps behind b1 to b4, strides 4, 8, 16, 32."""
         if paddle.in_dynamic_mode() and min(x.shape[2:]) < MIN_SIZE:
-            raise UserError(f"towernet needs images of at least {MIN_SIZE}x{MIN_SIZE} px, found {x.shape[2]}x{x.shape[3]}")
+            raise UserError(
+                f"towernet needs images of at least {MIN_SIZE}x{MIN_SIZE} px, found {x.shape[2]}x{x.shape[3]}"
+            )
         x1 = F.relu(max_pool2d(self.b1(x), 2, 2))
         x2 = F.relu(max_pool2d(self.b2(x1), 2, 2))
         x3 = self._attend(0, F.relu(max_pool2d(self.b3(x2), 2, 2)))

@@ -13,7 +13,13 @@ from paddle import Tensor, nn
 from .layers import Conv2D, MaxPool2D
 from .placement import Placement
 
-VGG19_STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))  # channels, convolutions; a max-pool ends each
+VGG19_STAGES = (
+    (64, 2),
+    (128, 2),
+    (256, 4),
+    (512, 4),
+    (512, 4),
+)  # channels, convolutions; a max-pool ends each
 
 
 class VGG(nn.Layer):

@@ -87,11 +87,19 @@ def kernels(x: Tensor) -> Kernels | None:
     """
     if not paddle.in_dynamic_mode() or mode() == "off":
         return None
-    if x.dtype != paddle.float32 or not x.place.is_cpu_place() or x.ndim != 4 or x.shape[2] * x.shape[3] < 2 or 0 in x.shape:
+    if (
+        x.dtype != paddle.float32
+        or not x.place.is_cpu_place()
+        or x.ndim != 4
+        or x.shape[2] * x.shape[3] < 2
+        or 0 in x.shape
+    ):
         return None
     found, why_not = _load()
     if found is None and mode() == "on":
-        raise UserError(f"the compiled operators were asked for and are not there: {why_not}; PADDLE_ATTN_OPS=auto goes on without them")
+        raise UserError(
+            f"the compiled operators were asked for and are not there: {why_not}; PADDLE_ATTN_OPS=auto goes on without them"
+        )
     return found
 
 

@@ -17,8 +17,20 @@ from .. import runtime
 
 SOURCES = Path(__file__).parent
 # no -ffast-math: it would change how the whole process rounds; these two only let loops over nearbyint and sqrt be vectorised
-FLAGS = ["-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-w"]
-DEFINES = ["-DPADDLE_WITH_CUSTOM_KERNEL", "-DPADDLE_NO_PYTHON"]  # as Paddle's own builder has it; the operators need no Python
+FLAGS = [
+    "-O3",
+    "-march=native",
+    "-std=c++17",
+    "-fPIC",
+    "-fopenmp",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-w",
+]
+DEFINES = [
+    "-DPADDLE_WITH_CUSTOM_KERNEL",
+    "-DPADDLE_NO_PYTHON",
+]  # as Paddle's own builder has it; the operators need no Python
 TIMEOUT = 300  # seconds for one file
 
 
@@ -54,7 +66,11 @@ def _cached() -> Path:
         raise BuildError(f"no C++ compiler, expected {os.environ.get('CXX') or 'c++'} on the PATH")
     library = cache_folder() / f"ops-{_key(compiler)}.so"
     if not library.exists():
-        print("paddle_attn: compiling the operators for this machine, once (PADDLE_ATTN_OPS=off does without) ...", file=sys.stderr, flush=True)
+        print(
+            "paddle_attn: compiling the operators for this machine, once (PADDLE_ATTN_OPS=off does without) ...",
+            file=sys.stderr,
+            flush=True,
+        )
         try:
             _compile(compiler, library)
         except OSError as error:
@@ -80,7 +96,17 @@ def _compile(compiler: str, library: Path) -> None:
         sources = sorted(SOURCES.glob("*.cc"))
         objects = [str(Path(scratch) / f"{source.stem}.o") for source in sources]
         commands = [
-            [compiler, *FLAGS, *DEFINES, f"-I{include}", f"-I{include / 'third_party'}", "-c", str(source), "-o", target]
+            [
+                compiler,
+                *FLAGS,
+                *DEFINES,
+                f"-I{include}",
+                f"-I{include / 'third_party'}",
+                "-c",
+                str(source),
+                "-o",
+                target,
+            ]
             for source, target in zip(sources, objects, strict=True)
         ]
         # MKL, and the OpenMP that it and Paddle use: with a second one, two sets of threads would wait for each other's cores

@@ -56,7 +56,12 @@ def empty(content: bytes, rng: random.Random) -> bytes:
 
 def a_text(content: bytes, rng: random.Random) -> bytes:
     return rng.choice(
-        (b"<html><body>404 Not Found</body></html>", b"a,b\n1,2\n", "图片".encode() * 100, b"version https://git-lfs.github.com/spec/v1\n")
+        (
+            b"<html><body>404 Not Found</body></html>",
+            b"a,b\n1,2\n",
+            "图片".encode() * 100,
+            b"version https://git-lfs.github.com/spec/v1\n",
+        )
     )
 
 
@@ -79,7 +84,15 @@ DAMAGE: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 # ---- images
 
-SUFFIX = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp", "TIFF": ".tif", "GIF": ".gif", "PPM": ".ppm"}
+SUFFIX = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "BMP": ".bmp",
+    "WEBP": ".webp",
+    "TIFF": ".tif",
+    "GIF": ".gif",
+    "PPM": ".ppm",
+}
 
 
 def picture(rng: random.Random, width: int = 0, height: int = 0, mode: str = "RGB") -> Image.Image:
@@ -104,7 +117,9 @@ def damaged_image(damage: str) -> Callable[[Path, random.Random], Path]:
     return make
 
 
-def saved(kind: str, image: Callable[[random.Random], Image.Image], **options: object) -> Callable[[Path, random.Random], Path]:
+def saved(
+    kind: str, image: Callable[[random.Random], Image.Image], **options: object
+) -> Callable[[Path, random.Random], Path]:
     def make(stem: Path, rng: random.Random) -> Path:
         path = stem.with_suffix(SUFFIX[kind])
         path.write_bytes(encoded(image(rng), kind, **options))
@@ -149,7 +164,9 @@ def bomb_image(stem: Path, rng: random.Random) -> Path:
 
 def large_image(stem: Path, rng: random.Random) -> Path:
     path = stem.with_suffix(".png")
-    width, height, mode = rng.choice(((9400, 9400, "L"), (9400, 9400, "1"), (12_000, 7000, "RGB"), (9000, 9000, "P")))
+    width, height, mode = rng.choice(
+        ((9400, 9400, "L"), (9400, 9400, "1"), (12_000, 7000, "RGB"), (9000, 9000, "P"))
+    )
     Image.new(mode, (width, height), 1).save(path, compress_level=1)
     return path
 
@@ -175,7 +192,16 @@ def turned(stem: Path, rng: random.Random) -> Path:
 
 def other_mode(stem: Path, rng: random.Random) -> Path:
     kind, mode = rng.choice(
-        (("JPEG", "CMYK"), ("TIFF", "CMYK"), ("PNG", "P"), ("PNG", "LA"), ("PNG", "RGBA"), ("PNG", "1"), ("TIFF", "LAB"), ("JPEG", "L"))
+        (
+            ("JPEG", "CMYK"),
+            ("TIFF", "CMYK"),
+            ("PNG", "P"),
+            ("PNG", "LA"),
+            ("PNG", "RGBA"),
+            ("PNG", "1"),
+            ("TIFF", "LAB"),
+            ("JPEG", "L"),
+        )
     )
     path = stem.with_suffix(SUFFIX[kind])
     path.write_bytes(
@@ -211,7 +237,9 @@ def special(stem: Path, rng: random.Random) -> Path:
         outside = stem.parent.parent.parent / "outside.png"
         if not outside.exists():
             picture(rng).save(outside)
-        path.symlink_to({"nothing": "gone.jpg", "device": "/dev/zero", "elsewhere": outside, "itself": path.name}[kind])
+        path.symlink_to(
+            {"nothing": "gone.jpg", "device": "/dev/zero", "elsewhere": outside, "itself": path.name}[kind]
+        )
     return path
 
 
@@ -267,7 +295,14 @@ def hostile_pickle(content: bytes, rng: random.Random) -> bytes:
             Hostile(getattr, Hostile(__import__, "os"), "system"),
         )
     )
-    tree = rng.choice((call, {"weight": call}, {"weight": np.zeros(3), "other": [{"deep": (call,)}]}, {call.call[0].__name__: [call] * 3}))
+    tree = rng.choice(
+        (
+            call,
+            {"weight": call},
+            {"weight": np.zeros(3), "other": [{"deep": (call,)}]},
+            {call.call[0].__name__: [call] * 3},
+        )
+    )
     hostile = pickle.dumps(tree, protocol=rng.choice((0, 2, 4)))
     return rng.choice((hostile, content[: rng.randrange(len(content))] + hostile, hostile + content))
 
@@ -287,7 +322,7 @@ def weights(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
 
     from paddle_attn import create_model
     from paddle_attn.data.transforms import Preprocess
-    from paddle_attn.export import export_model
+    from paddle_attn.deploy.export import export_model
     from paddle_attn.weights import save_checkpoint, save_weights
 
     net = nn.Sequential(nn.Conv2D(3, 8, 3), nn.BatchNorm2D(8), nn.Linear(8, 4))
@@ -295,17 +330,29 @@ def weights(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
     for suffix in (".pdparams", ".safetensors"):
         save_weights(net, folder / f"whole{suffix}")
         whole[suffix] = (folder / f"whole{suffix}").read_bytes()
-    save_checkpoint({"network": net.state_dict(), "rows": [{"epoch": 1}], "within": None}, folder / "whole.pdstate")
+    save_checkpoint(
+        {"network": net.state_dict(), "rows": [{"epoch": 1}], "within": None}, folder / "whole.pdstate"
+    )
     whole[".pdstate"] = (folder / "whole.pdstate").read_bytes()
     whole[".pth"] = torch_file()
     small = create_model("mobilenet_v2", "simam", num_classes=3)
     samples = np.zeros([1, 3, 32, 32], "float32")
-    export_model(small, folder / "exported", Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3), ["a", "b", "c"], samples)
+    export_model(
+        small,
+        folder / "exported",
+        Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3),
+        ["a", "b", "c"],
+        samples,
+    )
     exported = {path.name: path.read_bytes() for path in (folder / "exported").iterdir()}
     paddle.seed(0)
     damage = {**DAMAGE, "a hostile pickle": hostile_pickle, "a giant's word": a_giants_word}
     for index in range(count):
-        what, make = list(damage.items())[index % len(damage)] if index < len(damage) else rng.choice(list(damage.items()))
+        what, make = (
+            list(damage.items())[index % len(damage)]
+            if index < len(damage)
+            else rng.choice(list(damage.items()))
+        )
         kind = rng.choice((*whole, *whole, "exported"))
         if kind == "exported":
             case = folder / f"case_{index}"
@@ -333,7 +380,11 @@ def torch_file() -> bytes:
         return b"X" + struct.pack("<I", len(value)) + value.encode()
 
     storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x0ctQ"
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x00K\x03K\x04\x86K\x04K\x01\x86\x89ccollections\nOrderedDict\n)RtR"
+    tensor = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + b"K\x00K\x03K\x04\x86K\x04K\x01\x86\x89ccollections\nOrderedDict\n)RtR"
+    )
     tree = b"\x80\x02}" + text("weight") + tensor + b"s."
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -351,7 +402,10 @@ ARCHIVES = (".zip", ".tar.gz", ".tar", ".tgz")
 def packed(members: list[tuple[str, bytes]], suffix: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     if suffix == ".zip":
-        with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", options.get("compression", zipfile.ZIP_DEFLATED)) as archive:
+        with (
+            warnings.catch_warnings(),
+            zipfile.ZipFile(buffer, "w", options.get("compression", zipfile.ZIP_DEFLATED)) as archive,
+        ):
             warnings.simplefilter("ignore")  # a name twice
             for name, content in members:
                 archive.writestr(name, content)
@@ -377,7 +431,9 @@ def linked(members: list[tuple[str, bytes]], suffix: str, rng: random.Random) ->
     else:
         with tarfile.open(fileobj=buffer, mode="w:gz" if suffix != ".tar" else "w") as archive:
             info = tarfile.TarInfo("a/link.png")
-            info.type = rng.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.BLKTYPE))
+            info.type = rng.choice(
+                (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.BLKTYPE)
+            )
             info.linkname = target
             archive.addfile(info)
             for name, content in members:
@@ -395,13 +451,31 @@ def long_name(suffix: str) -> bytes:
     return content if suffix == ".tar" else gzip.compress(content, 1)
 
 
-ODD = ("Ä", "é", " ", ".hidden", "con", "x" * 300, "new\nline", "a\u202e", "A", "-rf", "%s", "train", "__MACOSX")
+ODD = (
+    "Ä",
+    "é",
+    " ",
+    ".hidden",
+    "con",
+    "x" * 300,
+    "new\nline",
+    "a\u202e",
+    "A",
+    "-rf",
+    "%s",
+    "train",
+    "__MACOSX",
+)
 
 
 def archives(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
-    from paddle_attn.data.split import make_split
+    from paddle_attn.data.prepare.split import make_split
 
-    members = [(f"photos/{name}/{index}.png", encoded(picture(rng, 40, 40), "PNG")) for name in ("a", "b c", "猫") for index in range(4)]
+    members = [
+        (f"photos/{name}/{index}.png", encoded(picture(rng, 40, 40), "PNG"))
+        for name in ("a", "b c", "猫")
+        for index in range(4)
+    ]
     first = folder / "first.zip"
     first.write_bytes(packed(members, ".zip"))
     make_split(str(first), folder / "split")
@@ -416,30 +490,58 @@ def archives(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
         "a/./../../x.png",
     )
     sorts: dict[str, Callable[[str], bytes]] = {
-        **{name: lambda suffix, make=make: make(packed(members, suffix), rng) for name, make in DAMAGE.items()},
+        **{
+            name: lambda suffix, make=make: make(packed(members, suffix), rng)
+            for name, make in DAMAGE.items()
+        },
         "whole": lambda suffix: packed(members, suffix),
-        "a member that climbs out": lambda suffix: packed([(rng.choice(climbing), members[0][1]), *members], suffix),
+        "a member that climbs out": lambda suffix: packed(
+            [(rng.choice(climbing), members[0][1]), *members], suffix
+        ),
         "a link or a device": lambda suffix: linked(members, suffix, rng),
         "a bomb": lambda suffix: packed(
-            [*members, (f"photos/a/{rng.choice(('big.png', '__MACOSX/big', 'big.txt'))}", bytes(200 << 20))], suffix if suffix != ".tar" else ".tgz"
+            [*members, (f"photos/a/{rng.choice(('big.png', '__MACOSX/big', 'big.txt'))}", bytes(200 << 20))],
+            suffix if suffix != ".tar" else ".tgz",
         ),
         "a name of 300 MB": lambda suffix: long_name(".tgz"),
-        "a million files": lambda suffix: packed([(f"photos/a/{index}.png", b"") for index in range(20_000)], ".tgz"),
+        "a million files": lambda suffix: packed(
+            [(f"photos/a/{index}.png", b"") for index in range(20_000)], ".tgz"
+        ),
         "a name twice": lambda suffix: packed([*members, members[0]], suffix),
         "odd names": lambda suffix: packed(
-            [(f"photos/{name}/{index}.png", members[index][1]) for name in rng.sample(ODD, 2) for index in range(3)] + members, suffix
+            [
+                (f"photos/{name}/{index}.png", members[index][1])
+                for name in rng.sample(ODD, 2)
+                for index in range(3)
+            ]
+            + members,
+            suffix,
         ),
-        "nested deeply": lambda suffix: packed([("d/" * rng.choice((3, 50, 400)) + name, content) for name, content in members], suffix),
+        "nested deeply": lambda suffix: packed(
+            [("d/" * rng.choice((3, 50, 400)) + name, content) for name, content in members], suffix
+        ),
         "another ending": lambda suffix: packed(members, rng.choice(ARCHIVES)),
-        "files and no classes": lambda suffix: packed([(name.rpartition("/")[2], content) for name, content in members], suffix),
+        "files and no classes": lambda suffix: packed(
+            [(name.rpartition("/")[2], content) for name, content in members], suffix
+        ),
         "one class, one image": lambda suffix: packed(members[: rng.choice((1, 2, 4))], suffix),
-        "a folder and a file of one name": lambda suffix: packed([*members, ("photos/a", b"x"), ("photos/a/0.png/x.png", b"y")], suffix),
+        "a folder and a file of one name": lambda suffix: packed(
+            [*members, ("photos/a", b"x"), ("photos/a/0.png/x.png", b"y")], suffix
+        ),
     }
     heavy = {"a bomb", "a name of 300 MB", "a million files"}
     names = list(sorts)
     for index in range(count):
-        what = names[index] if index < len(names) else rng.choices(names, [0.2 if name in heavy else 1 for name in names])[0]
-        suffix = ".tgz" if what in ("a name of 300 MB", "a million files") or what == "a bomb" else rng.choice(ARCHIVES)
+        what = (
+            names[index]
+            if index < len(names)
+            else rng.choices(names, [0.2 if name in heavy else 1 for name in names])[0]
+        )
+        suffix = (
+            ".tgz"
+            if what in ("a name of 300 MB", "a million files") or what == "a bomb"
+            else rng.choice(ARCHIVES)
+        )
         path = folder / f"case_{index}{suffix}"
         path.write_bytes(sorts[what](suffix))
         yield what, path
@@ -476,7 +578,9 @@ def nasty_value(text: str, rng: random.Random) -> str:
 def another_key(text: str, rng: random.Random) -> str:
     lines = text.splitlines()
     index = rng.randrange(len(lines))
-    return "\n".join([*lines[:index], lines[index].replace("e", rng.choice("axE ")).replace("a", "b"), *lines[index + 1 :]])
+    return "\n".join(
+        [*lines[:index], lines[index].replace("e", rng.choice("axE ")).replace("a", "b"), *lines[index + 1 :]]
+    )
 
 
 def nasty_option(text: str, rng: random.Random) -> str:
@@ -492,9 +596,16 @@ def nasty_option(text: str, rng: random.Random) -> str:
 def laughs(text: str, rng: random.Random) -> str:
     """A few lines that are billions of values, were they written out."""
     lines = ["a: &a [lol, lol]"] + [
-        f"{chr(98 + level)}: &{chr(98 + level)} [*{chr(97 + level)}, *{chr(97 + level)}, *{chr(97 + level)}]" for level in range(24)
+        f"{chr(98 + level)}: &{chr(98 + level)} [*{chr(97 + level)}, *{chr(97 + level)}, *{chr(97 + level)}]"
+        for level in range(24)
     ]
-    return rng.choice(("\n".join(lines), "model:\n  attn_kwargs:\n" + "\n".join(f"    {line}" for line in lines), "\n".join([*lines, "model: *y"])))
+    return rng.choice(
+        (
+            "\n".join(lines),
+            "model:\n  attn_kwargs:\n" + "\n".join(f"    {line}" for line in lines),
+            "\n".join([*lines, "model: *y"]),
+        )
+    )
 
 
 def any_bytes(make: Callable[[bytes, random.Random], bytes]) -> Callable[[str, random.Random], bytes]:
@@ -515,10 +626,18 @@ CONFIGS: dict[str, Callable[[str, random.Random], str | bytes]] = {
 def configs(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
     from paddle_attn.config import dump_config, load_config
 
-    files = [path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.stem.startswith(("towernet", "mobilenet", "demo"))]
-    texts = [text for path in files for text in (path.read_text(encoding="utf-8"), dump_config(load_config(path)))]
+    files = [
+        path
+        for path in sorted((ROOT / "configs").glob("*.yaml"))
+        if path.stem.startswith(("towernet", "mobilenet", "demo"))
+    ]
+    texts = [
+        text for path in files for text in (path.read_text(encoding="utf-8"), dump_config(load_config(path)))
+    ]
     for index in range(count):
-        what, make = list(CONFIGS.items())[index] if index < len(CONFIGS) else rng.choice(list(CONFIGS.items()))
+        what, make = (
+            list(CONFIGS.items())[index] if index < len(CONFIGS) else rng.choice(list(CONFIGS.items()))
+        )
         changed = make(rng.choice(texts), rng)
         path = folder / "case.yaml"
         path.write_bytes(changed if isinstance(changed, bytes) else changed.encode("utf-8", "surrogatepass"))

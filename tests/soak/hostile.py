@@ -62,7 +62,7 @@ def read_weights(path: Path) -> None:
 
 
 def read_archive(path: Path) -> None:
-    from paddle_attn.data.split import make_split
+    from paddle_attn.data.prepare.split import make_split
 
     make_split(str(path), path.parent / "split", force=True)
 
@@ -70,7 +70,7 @@ def read_archive(path: Path) -> None:
 def read_config(path: Path) -> None:
     from paddle_attn import create_model
     from paddle_attn.config import dump_config, load_config
-    from paddle_attn.engine import make_preprocess
+    from paddle_attn.train import make_preprocess
 
     config = load_config(path)
     again = path.with_name("again.yaml")
@@ -79,10 +79,17 @@ def read_config(path: Path) -> None:
         raise AssertionError("the dumped config is another one")
     make_preprocess(config)
     model = config.model
-    create_model(model.name, model.attn, model.attn_kwargs, model.attn_pos, min(model.num_classes or 16, 1000))
+    create_model(
+        model.name, model.attn, model.attn_kwargs, model.attn_pos, min(model.num_classes or 16, 1000)
+    )
 
 
-READERS: dict[str, Callable[[Path], None]] = {"images": read_image, "weights": read_weights, "archives": read_archive, "configs": read_config}
+READERS: dict[str, Callable[[Path], None]] = {
+    "images": read_image,
+    "weights": read_weights,
+    "archives": read_archive,
+    "configs": read_config,
+}
 
 
 def peak_mb() -> int:
@@ -92,8 +99,6 @@ def peak_mb() -> int:
 def worker(kind: str) -> None:
     """Read the case of each line of stdin, and answer with a line: how it ended, in how many seconds, the memory above the start's."""
     prepare_paddle()
-    import paddle_attn.engine
-    import paddle_attn.predict  # noqa: F401  what the readers import is there at the start
 
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a reader prints
@@ -105,7 +110,11 @@ def worker(kind: str) -> None:
             READERS[kind](Path(json.loads(line)))
             ended = "taken"
         except UserError as error:
-            ended = "refused" if "\n" not in str(error) and len(str(error)) < 2000 else f"no sentence: {str(error)[:200]!r}"
+            ended = (
+                "refused"
+                if "\n" not in str(error) and len(str(error)) < 2000
+                else f"no sentence: {str(error)[:200]!r}"
+            )
         except Exception as error:
             ended = f"{type(error).__name__}: {str(error)[:300]}"
         print(json.dumps([ended, time.perf_counter() - began, peak_mb() - start]), file=answers, flush=True)
@@ -122,7 +131,14 @@ class Reader:
     def read(self, path: Path) -> tuple[str, float, int]:
         if self.process is None:
             command = [sys.executable, str(HERE / "hostile.py"), "--worker", self.kind]
-            self.process = subprocess.Popen(command, cwd=self.home, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.home,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self.log,
+                text=True,
+            )
             if self._line(120) != "ready\n":
                 raise RuntimeError(f"the reading process does not start, see {self.log.name}")
         self.process.stdin.write(json.dumps(str(path)) + "\n")
@@ -160,24 +176,32 @@ def everything_in(folder: Path, but: str) -> dict[str, bytes | str]:
         folders[:] = [name for name in folders if Path(at, name).relative_to(folder) != Path(but)]
         for name in (*files, *(name for name in folders if Path(at, name).is_symlink())):
             path = Path(at, name)
-            found[str(path.relative_to(folder))] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "special"
+            found[str(path.relative_to(folder))] = (
+                os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else "special"
+            )
     return found
 
 
 def split_of_all(folder: Path, count: int, said: Counter) -> list[str]:
     """Make a split of a folder of images of every sort, and load an epoch of it. Returns what failed."""
     from paddle_attn.data.dataset import ImageFolder, Loader
-    from paddle_attn.data.split import make_split
+    from paddle_attn.data.prepare.split import make_split
     from paddle_attn.data.transforms import Preprocess
 
     split = make_split(str(folder), folder.with_name("split"))
     usable = split.total("train") + split.total("eval")
-    failed = [] if usable + len(split.left_out) == count else [f"the split used {usable} and left out {len(split.left_out)} of {count} images"]
+    failed = (
+        []
+        if usable + len(split.left_out) == count
+        else [f"the split used {usable} and left out {len(split.left_out)} of {count} images"]
+    )
     if usable != said["taken"]:
         failed.append(f"the split used {usable} images where {said['taken']} decode alone")
     loaded = 0
     for part in ("train", "eval"):
-        images = ImageFolder(folder.with_name("split") / part, Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3))
+        images = ImageFolder(
+            folder.with_name("split") / part, Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3)
+        )
         loaded += sum(len(labels) for _, labels in Loader(images, 64))
     return failed if loaded == usable else [*failed, f"{loaded} of {usable} images were loaded"]
 
@@ -221,13 +245,18 @@ def run(kind: str, count: int, seed: int, say: Callable[[str], None]) -> tuple[l
             failed.append(f"something was executed, it left {', '.join(left)}")
     if memory > MEMORY:
         failed.append(f"the reading process took {memory} MB, expected at most {MEMORY}")
-    rows = [Row(kind, what, sum(each.values()), each["taken"], each["refused"], round(slowest[what], 2), memory) for what, each in endings.items()]
+    rows = [
+        Row(kind, what, sum(each.values()), each["taken"], each["refused"], round(slowest[what], 2), memory)
+        for what, each in endings.items()
+    ]
     return rows, failed
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("kinds", nargs="*", metavar="KIND", help="images, weights, archives or configs (default: all)")
+    parser.add_argument(
+        "kinds", nargs="*", metavar="KIND", help="images, weights, archives or configs (default: all)"
+    )
     parser.add_argument("--tenth", action="store_true", help="a tenth of the cases, and no page")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="where reliability.csv and .md go")

@@ -60,7 +60,13 @@ def read(path: Path) -> list[Row]:
         return []
     with open(path, encoding="utf-8", newline="") as file:
         return [
-            Row(r["kind"], r["what"], *(int(r[k]) for k in ("cases", "taken", "refused")), float(r["slowest_s"]), int(r["memory_mb"]))
+            Row(
+                r["kind"],
+                r["what"],
+                *(int(r[k]) for k in ("cases", "taken", "refused")),
+                float(r["slowest_s"]),
+                int(r["memory_mb"]),
+            )
             for r in csv.DictReader(file)
         ]
 
@@ -83,11 +89,23 @@ def page(rows: list[Row]) -> str:
         mine = [row for row in rows if row.kind == kind]
         if not mine:
             continue
-        found += [f"## {title}", "", MEANING[kind], "", "| what | cases | taken | refused | slowest, s |", "|---|---|---|---|---|"]
-        found += [f"| {row.what} | {row.cases} | {row.taken} | {row.refused} | {f'{row.slowest_s:.2f}' if kind != 'kills' else ''} |" for row in mine]
+        found += [
+            f"## {title}",
+            "",
+            MEANING[kind],
+            "",
+            "| what | cases | taken | refused | slowest, s |",
+            "|---|---|---|---|---|",
+        ]
+        found += [
+            f"| {row.what} | {row.cases} | {row.taken} | {row.refused} | {f'{row.slowest_s:.2f}' if kind != 'kills' else ''} |"
+            for row in mine
+        ]
         if len(mine) > 1:
             total = [sum(getattr(row, name) for row in mine) for name in ("cases", "taken", "refused")]
-            found.append(f"| all | {' | '.join(map(str, total))} | {max(row.slowest_s for row in mine):.2f} |")
+            found.append(
+                f"| all | {' | '.join(map(str, total))} | {max(row.slowest_s for row in mine):.2f} |"
+            )
         if memory := max(row.memory_mb for row in mine):
             found += ["", f"The reading process held at most {memory} MB more than at its start."]
         found.append("")

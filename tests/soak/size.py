@@ -35,7 +35,9 @@ def write_images(root: Path, first: int, last: int) -> None:
     for index in range(first, last):
         folder = root / f"class_{index % CLASSES:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (8, 8), (index % 251, index % 241, index % 239)).save(folder / f"image_{index:06d}.png")
+        Image.new("RGB", (8, 8), (index % 251, index % 241, index % 239)).save(
+            folder / f"image_{index:06d}.png"
+        )
 
 
 def measure(root: Path) -> dict[str, float]:
@@ -59,7 +61,13 @@ def measure(root: Path) -> dict[str, float]:
     first = time.perf_counter() - began
     for _ in batches:
         pass
-    return {"list": listed, "first": first, "epoch": time.perf_counter() - began, "listing": listing, "held": held() - before}
+    return {
+        "list": listed,
+        "first": first,
+        "epoch": time.perf_counter() - began,
+        "listing": listing,
+        "held": held() - before,
+    }
 
 
 def table(found: dict[int, dict[str, float]]) -> str:
@@ -77,7 +85,9 @@ def table(found: dict[int, dict[str, float]]) -> str:
     for count, each in found.items():
         listing = f"{each['list']:.2f} | {1e6 * each['list'] / count:.0f}"
         loading = f"{each['first']:.2f} | {each['epoch']:.1f} | {1e6 * each['epoch'] / count:.0f}"
-        lines.append(f"| {count:,} | {listing} | {loading} | {each['listing'] / count:.0f} | {each['held'] / 1e6:.0f} |")
+        lines.append(
+            f"| {count:,} | {listing} | {loading} | {each['listing'] / count:.0f} | {each['held'] / 1e6:.0f} |"
+        )
     return "\n".join([*lines, "", ""])
 
 
@@ -95,7 +105,9 @@ def main() -> None:
         for count in COUNTS:
             write_images(root, before, count)
             before = count
-            done = subprocess.run([sys.executable, __file__, "--measure", root], stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, __file__, "--measure", root], stdout=subprocess.PIPE, text=True, check=True
+            )
             found[count] = json.loads(done.stdout.splitlines()[-1])
             print(count, found[count], flush=True)
     text = table(found)

@@ -1,0 +1,178 @@
+"""Attention put into networks that are not ours."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from paddle.static import InputSpec
+from paddle.vision import models
+
+from paddle_attn import create_model, insert_attention, list_attention
+from paddle_attn.errors import UserError
+
+SIZE = 64
+NETWORKS = {  # a pattern for each
+    "densenet121": (models.densenet121, "db_conv_2.*"),
+    "shufflenet_v2": (models.shufflenet_v2_x0_25, "2_*"),
+    "squeezenet": (models.squeezenet1_1, "_conv[12]"),
+    "googlenet": (models.googlenet, "_ince*"),
+    "resnet18": (models.resnet18, "layer3.*.conv2"),
+    "mobilenet_v2": (models.mobilenet_v2, "features.*.conv"),
+}
+
+
+def small(name: str) -> paddle.nn.Layer:
+    paddle.seed(0)
+    net = NETWORKS[name][0](num_classes=4)
+    net.eval()
+    return net
+
+
+def answer(net: paddle.nn.Layer, x: paddle.Tensor) -> np.ndarray:
+    out = net(x)
+    return (out[0] if isinstance(out, (list, tuple)) else out).numpy()  # GoogLeNet has auxiliary outputs
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_paddles_networks_take_it_keep_their_names_and_change(name: str):
+    size = 224 if name == "googlenet" else SIZE  # its auxiliary classifiers fit no other size
+    net, x = small(name), paddle.randn([2, 3, size, size])
+    before, answered = {key: value.numpy() for key, value in net.state_dict().items()}, answer(net, x)
+    places = insert_attention(net, "se", after=NETWORKS[name][1], size=size, reduction=2)
+    assert places
+    after = net.state_dict()
+    assert set(before) <= set(after) and all(
+        np.array_equal(after[key].numpy(), before[key]) for key in before
+    )
+    assert {key for key in after if key not in before} == {
+        f"{place}.attn.fc.{i}.weight" for place in places for i in (0, 2)
+    }
+    assert np.abs(answer(net, x) - answered).max() > 0
+
+
+def test_the_places_are_those_of_the_pattern():
+    net = small("resnet18")
+    assert insert_attention(net, "simam", after="layer[34].*.conv2", size=SIZE) == [
+        f"layer{i}.{j}.conv2" for i in (3, 4) for j in (0, 1)
+    ]
+    assert net.layer3[0].conv2.attn.channels == 256
+
+
+@pytest.mark.parametrize("name", list_attention())
+def test_every_attention_computes_what_it_computes_alone(name: str):
+    class Net(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.body = paddle.nn.Conv2D(3, 64, 3)
+            self.head = paddle.nn.Linear(64, 2)
+
+        def forward(self, x):
+            return self.head(self.body(x).mean([2, 3]))
+
+    net = Net()
+    net.eval()
+    x = paddle.randn([2, 3, 16, 12])
+    plain = net.body(x)
+    assert insert_attention(net, name, after="body", size=16) == ["body"]
+    net.eval()
+    np.testing.assert_allclose(
+        net(x).numpy(), net.head(net.body.attn(plain).mean([2, 3])).numpy(), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_it_survives_state_dict_copy_export_and_training(tmp_path: Path):
+    net, other = small("mobilenet_v2"), small("mobilenet_v2")
+    for one in (net, other):
+        insert_attention(one, "cbam", after="features.*.conv", size=SIZE, reduction=4)
+        one.eval()
+    x = paddle.randn([2, 3, SIZE, SIZE])
+    copied = copy.deepcopy(net)
+    other.set_state_dict(net.state_dict())
+    np.testing.assert_allclose(answer(other, x), answer(net, x), rtol=1e-5)
+    np.testing.assert_allclose(answer(copied, x), answer(net, x), rtol=1e-5)
+    spec = [InputSpec([None, 3, SIZE, SIZE], "float32", "x")]
+    paddle.jit.save(paddle.jit.to_static(copied, input_spec=spec, full_graph=True), str(tmp_path / "net"))
+    np.testing.assert_allclose(
+        paddle.jit.load(str(tmp_path / "net"))(x).numpy(), answer(net, x), rtol=1e-4, atol=1e-6
+    )
+    model = paddle.Model(net)
+    model.prepare(paddle.optimizer.SGD(0.1, parameters=net.parameters()), paddle.nn.CrossEntropyLoss())
+    before = net.features[1].conv.attn.channel_gate.mlp[2].bias.numpy().copy()
+    model.train_batch([x], [paddle.to_tensor([0, 1])])
+    assert not np.array_equal(net.features[1].conv.attn.channel_gate.mlp[2].bias.numpy(), before)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "shufflenet_v2", "squeezenet", "googlenet"])
+def test_other_networks_survive_state_dict_training_and_export(name: str, tmp_path: Path):
+    size = 224 if name == "googlenet" else SIZE
+    net, other = small(name), small(name)
+    for one in (net, other):
+        insert_attention(one, "eca", after=NETWORKS[name][1], size=size, k_size=3)
+        one.eval()
+    x = paddle.randn([2, 3, size, size])
+    other.set_state_dict(net.state_dict())
+    np.testing.assert_allclose(answer(other, x), answer(net, x), rtol=1e-5)
+    spec = [InputSpec([None, 3, size, size], "float32", "x")]
+    paddle.jit.save(paddle.jit.to_static(other, input_spec=spec, full_graph=True), str(tmp_path / "net"))
+    np.testing.assert_allclose(
+        answer(paddle.jit.load(str(tmp_path / "net")), x), answer(net, x), rtol=1e-3, atol=1e-5
+    )
+
+    def loss(out, label):
+        return paddle.nn.functional.cross_entropy(out[0] if isinstance(out, (list, tuple)) else out, label)
+
+    model = paddle.Model(net)
+    model.prepare(
+        paddle.optimizer.SGD(0.1, parameters=net.parameters()), lambda *outs: loss(outs[0], outs[-1])
+    )
+    key = next(key for key in net.state_dict() if key.endswith(".attn.conv.weight"))
+    before = net.state_dict()[key].numpy().copy()
+    model.train_batch([x], [paddle.to_tensor([0, 1])])
+    assert not np.array_equal(net.state_dict()[key].numpy(), before)
+
+
+def test_a_layer_that_is_called_twice_is_refused():
+    net = paddle.vision.models.resnet50(num_classes=4)
+    with pytest.raises(UserError, match=r"calls the sublayer 'layer1\.0\.relu' 3 times, expected once"):
+        insert_attention(net, "se", after="layer1.*.relu", size=SIZE)
+
+
+def test_it_takes_its_hosts_mode_and_fits_the_zoos_own_plain_blocks():
+    net = create_model("resnet18", num_classes=4)
+    net.eval()
+    assert insert_attention(net, "srm", after="layer1.*", size=SIZE) == ["layer1.0", "layer1.1"]
+    assert not net.layer1[0].attn.bn.training
+    assert net(paddle.randn([1, 3, SIZE, SIZE])).shape == [1, 4]
+
+
+def test_a_sequential_with_its_own_forward_runs_it_too():
+    class Odd(paddle.nn.Sequential):
+        def forward(self, x):
+            return self[0](x)
+
+    net = paddle.nn.Sequential(Odd(paddle.nn.Conv2D(3, 8, 1)), paddle.nn.Flatten())
+    x = paddle.randn([1, 3, 8, 8])
+    plain = net(x).numpy()
+    insert_attention(net, "simam", after="0", size=8)
+    assert np.abs(net(x).numpy() - plain).max() > 0
+
+
+def test_a_mistake_is_told_and_changes_nothing():
+    net = small("resnet18")
+    keys = set(net.state_dict())
+    with pytest.raises(UserError, match=r"unknown sublayer pattern 'layer3\.\*\.conv9'"):
+        insert_attention(net, "simam", after="layer3.*.conv9", size=SIZE)
+    with pytest.raises(UserError, match="unknown attention 'simm'"):
+        insert_attention(net, "simm", after="layer3.*.conv2", size=SIZE)
+    with pytest.raises(UserError, match=r"the sublayer 'fc' gives no map .*output of shape \[1, 4\]"):
+        insert_attention(net, "se", after="fc", size=SIZE)
+    with pytest.raises(UserError, match="groups must divide channels"):
+        insert_attention(net, "sge", after="layer3.*.conv2", size=SIZE, groups=7)
+    assert set(net.state_dict()) == keys
+    insert_attention(net, "se", after="layer3.*.conv2", size=SIZE)
+    with pytest.raises(UserError, match=r"the sublayer 'layer3\.0\.conv2' has an 'attn' already"):
+        insert_attention(net, "simam", after="layer*.*.conv2", size=SIZE)

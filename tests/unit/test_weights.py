@@ -1,0 +1,198 @@
+"""Reading and writing weights: whole or not at all, strict, and never running what a file says."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+
+from paddle_attn import create_model, load_weights, save_weights
+from paddle_attn.errors import UserError
+from paddle_attn.models import MODELS
+from paddle_attn.weights import load_pretrained, read_checkpoint, read_weights, save_checkpoint
+
+
+def small(num_classes: int = 5) -> paddle.nn.Layer:
+    return create_model("towernet", "se", num_classes=num_classes)
+
+
+def same(one: paddle.nn.Layer, two: paddle.nn.Layer) -> bool:
+    theirs = two.state_dict()
+    return all(np.array_equal(value.numpy(), theirs[key].numpy()) for key, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize("suffix", [".pdparams", ".safetensors"])
+def test_what_was_saved_comes_back(tmp_path: Path, suffix: str):
+    net, other = small(), small()
+    assert not same(net, other)
+    save_weights(net, tmp_path / f"w{suffix}")
+    report = load_weights(other, tmp_path / f"w{suffix}")
+    assert same(net, other)
+    assert set(report.loaded) == set(net.state_dict()) and not report.missing and not report.folded
+    assert [file.name for file in tmp_path.iterdir()] == [f"w{suffix}"]
+
+
+def test_paddles_own_files_load_and_ours_load_in_paddle(tmp_path: Path):
+    net, other = small(), small()
+    paddle.save(net.state_dict(), str(tmp_path / "theirs.pdparams"))
+    load_weights(other, tmp_path / "theirs.pdparams")
+    assert same(net, other)
+    save_weights(net, tmp_path / "ours.pdparams")
+    assert set(paddle.load(str(tmp_path / "ours.pdparams"))) == set(net.state_dict())
+
+
+def test_void_biases_are_folded_and_change_nothing(tmp_path: Path):
+    """TowerNet with biases in front of its batch norms, as the notebook has it, against ours with the folded checkpoint."""
+    net = small()
+    net.eval()
+    state = {key: value.numpy() for key, value in net.state_dict().items()}
+    rng = np.random.default_rng(0)
+    for bias, mean in net.void_biases.items():
+        state[bias] = rng.standard_normal(state[mean].shape).astype("float32")
+        state[mean] = (
+            state[mean] + state[bias]
+        )  # a network with the bias in front would have this running mean
+    paddle.save({key: paddle.to_tensor(value) for key, value in state.items()}, str(tmp_path / "w.pdparams"))
+    other = small()
+    other.eval()
+    report = load_weights(other, tmp_path / "w.pdparams")
+    assert set(report.folded) == set(net.void_biases)
+    x = paddle.randn([2, 3, 128, 128])
+    np.testing.assert_allclose(other(x).numpy(), net(x).numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_strict_lists_what_does_not_fit_and_changes_nothing(tmp_path: Path):
+    net = create_model("towernet", num_classes=5)
+    before = {key: value.numpy().copy() for key, value in net.state_dict().items()}
+    save_weights(small(), tmp_path / "w.pdparams")
+    with pytest.raises(
+        UserError,
+        match=r"does not fit the network: expected its \d+ keys, found 8 unexpected \(attn\.0\.fc\.0\.weight",
+    ):
+        load_weights(net, tmp_path / "w.pdparams")
+    assert all(np.array_equal(value.numpy(), before[key]) for key, value in net.state_dict().items())
+    report = load_weights(net, tmp_path / "w.pdparams", strict=False)
+    assert len(report.unexpected) == 8 and not report.missing
+
+
+def test_another_number_of_classes_is_told_and_can_be_allowed(tmp_path: Path):
+    save_weights(small(16), tmp_path / "w.pdparams")
+    net = small(10)
+    with pytest.raises(UserError, match="classifier of 16 classes, expected 10"):
+        load_weights(net, tmp_path / "w.pdparams")
+    kept = net.b6.weight.numpy().copy()
+    report = load_weights(net, tmp_path / "w.pdparams", new_classifier=True)
+    assert [line.split(":")[0] for line in report.mismatched] == ["b6.weight", "b6.bias"]
+    assert np.array_equal(net.b6.weight.numpy(), kept)
+
+
+@pytest.mark.parametrize("suffix", [".pdparams", ".safetensors"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "flipped"])
+def test_damaged_files_are_an_error_that_names_them(tmp_path: Path, suffix: str, damage: str):
+    path = tmp_path / f"w{suffix}"
+    save_weights(small(), path)
+    whole = path.read_bytes()
+    flipped = bytes([255 - whole[0]]) + whole[1:]
+    path.write_bytes(
+        {
+            "truncated": whole[: len(whole) // 2],
+            "empty": b"",
+            "text": b"not weights at all",
+            "flipped": flipped,
+        }[damage]
+    )
+    with pytest.raises(UserError, match=f"w{suffix}.*expected a whole {suffix} file"):
+        read_weights(path)
+
+
+class Hostile:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_hostile_pickle_is_refused_by_name_and_not_run(tmp_path: Path, nested: bool, protocol: int):
+    marker = tmp_path / "executed"
+    hostile = Hostile(marker)
+    path = tmp_path / "w.pdparams"
+    path.write_bytes(
+        pickle.dumps({"b6.bias": [{"deep": (hostile,)}] if nested else hostile}, protocol=protocol)
+    )
+    for read in (read_weights, read_checkpoint):
+        with pytest.raises(UserError, match=r"refused: it asks for (posix|nt)\.system"):
+            read(path)
+    assert not marker.exists()
+
+
+def test_a_failed_write_keeps_the_older_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "w.pdparams"
+    save_weights(small(), path)
+    before = path.read_bytes()
+
+    def full_disk(state, aside):
+        Path(aside).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(paddle, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(small(), path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["w.onnx", "w"])
+def test_another_kind_of_file_is_told(tmp_path: Path, name: str):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"expected a file that ends in \.pdparams, \.safetensors, \.pth"):
+        read_weights(tmp_path / name)
+
+
+def test_a_checkpoint_tree_comes_back(tmp_path: Path):
+    tree = {"rows": [{"epoch": 1, "loss": 0.5}], "w": paddle.ones([2, 3])}
+    save_checkpoint(tree, tmp_path / "s.pdstate")
+    found = read_checkpoint(tmp_path / "s.pdstate")
+    assert found["rows"] == tree["rows"] and np.array_equal(np.asarray(found["w"]), np.ones([2, 3]))
+
+
+# ---- Paddle's own ImageNet weights, from Paddle's own cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    from paddle.utils import download
+
+    monkeypatch.setattr(download, "WEIGHTS_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_pretrained_weights_load_into_every_attention(cache: Path):
+    source = paddle.vision.models.resnet18()
+    paddle.save(source.state_dict(), str(cache / "resnet18.pdparams"))
+    url = MODELS["resnet18"].pretrained[0]
+    for attn, classes in [(None, 1000), ("simam", 1000), ("cbam", 16)]:
+        net = create_model("resnet18", attn, num_classes=classes)
+        report = load_pretrained(net, "resnet18", (url, None))
+        assert np.array_equal(net.layer4[1].conv2.weight.numpy(), source.layer4[1].conv2.weight.numpy())
+        assert np.array_equal(net.fc.bias.numpy(), source.fc.bias.numpy()) == (classes == 1000)
+        assert all("attn." in key for key in report.missing)
+
+
+def test_pretrained_weights_of_another_network_are_refused(cache: Path):
+    paddle.save(paddle.vision.models.mobilenet_v2().state_dict(), str(cache / "resnet18.pdparams"))
+    with pytest.raises(UserError, match="does not hold resnet18"):
+        load_pretrained(create_model("resnet18"), "resnet18", (MODELS["resnet18"].pretrained[0], None))
+
+
+def test_without_a_network_pretrained_says_where_to_put_the_file(cache: Path):
+    with pytest.raises(UserError, match="could not fetch resnet18's ImageNet weights") as error:
+        load_pretrained(
+            create_model("resnet18"), "resnet18", ("http://127.0.0.1:9/models/resnet18.pdparams", "0" * 32)
+        )
+    assert str(cache / "resnet18.pdparams") in str(error.value) and "\n" not in str(error.value)
