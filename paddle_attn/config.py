@@ -246,6 +246,15 @@ def dump_config(config: Config) -> str:
     return yaml.dump(_plain(dataclasses.asdict(config)), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Every option by its full name, such as 'optim.lr' or 'data.augment.rotation'; tuples become lists."""
+    flat: dict[str, Any] = {}
+    for option in dataclasses.fields(config):
+        name, value = f"{prefix}{option.name}", getattr(config, option.name)
+        flat |= flatten(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: _plain(value)}
+    return flat
+
+
 def parse_mapping(text: str, where: str) -> dict[str, Any]:
     """A mapping in YAML's short form, such as `{reduction: 4}`. Raises UserError that names `where` it stood."""
     tree = _parse(text, where)
