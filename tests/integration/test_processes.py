@@ -1,4 +1,4 @@
-"""Several processes, by README's command: the same training as one process with all their images, one writer, a common end."""
+"""Several processes, started by the command of docs/scaling.md, train as one process with all their images."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def uneven_data(split_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 LAUNCHER = re.search(
     r"^python (-m paddle\.distributed\.launch --nproc_per_node 2) tools/train\.py -c ",
-    (ROOT / "README.md").read_text(),
+    (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8"),
     re.M,
 )[1]
 
 
 def launch(script: Path, log: Path, *arguments: object) -> subprocess.Popen:
-    """README's command for two processes on one machine."""
+    """The command of docs/scaling.md for two processes on one machine."""
     command = [sys.executable, *LAUNCHER.split(), "--log_dir", log, script, *arguments]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     return subprocess.Popen(
