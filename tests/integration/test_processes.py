@@ -1,4 +1,4 @@
-"""Several processes, started by the command of docs/scaling.md, train as one process with all their images."""
+"""Several processes, by the command of docs/scaling.md: they train as one process with all their images does."""
 
 from __future__ import annotations
 
