@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from paddle_attn import runtime
-from paddle_attn.data.images import images_below
+from paddle_attn.data.images import list_images
 from paddle_attn.errors import UserError
 from paddle_attn.files import atomic_write, write_text
 
@@ -424,7 +424,7 @@ def run_seeds(
         data: a folder with train/ and eval/.
         epochs: of each run.
     """
-    text, images = "seed,epochs,images,with_operators,without\n", len(images_below(data / "eval"))
+    text, images = "seed,epochs,images,with_operators,without\n", len(list_images(data / "eval"))
     for seed in SEEDS:
         top1, losses = [], []
         for form in ("on", "off"):

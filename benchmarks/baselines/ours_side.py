@@ -13,7 +13,9 @@ from paddle import nn
 from rich.console import Console
 
 from paddle_attn import Predictor, create_attention, create_model, ops
-from paddle_attn.data.dataset import ImageFolder, Loader
+from paddle_attn.config import AugmentConfig
+from paddle_attn.data.folder import ImageFolder
+from paddle_attn.data.loader import Loader
 from paddle_attn.data.transforms import Augment, Preprocess
 from paddle_attn.deploy.export import export_model
 from paddle_attn.models.layers import Conv2D, MaxPool2D
@@ -103,7 +105,8 @@ def infer_step(model: str, attn: str | None, size: int, batch: int, folder: str)
 
 def loader_of(root: str, size: int, batch: int, cache: int) -> Loader:
     preprocess = Preprocess(size, "stretch", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    return Loader(ImageFolder(root, preprocess, Augment(rotation=10.0), cache=cache), batch, shuffle=True)
+    images = ImageFolder(root, preprocess, Augment(AugmentConfig(rotation=10.0)), cache=cache)
+    return Loader(images, batch, shuffle=True)
 
 
 def load_step(root: str, size: int, batch: int, cache: int = 512) -> Step:
@@ -150,7 +153,7 @@ def trained(training: Training, batches: Iterable[tuple[paddle.Tensor, paddle.Te
 class FixedBatches(list):
     """Batches that are there already, as a loader."""
 
-    def own_length(self, step: int) -> int:
+    def shard_length(self, step: int) -> int:
         return len(self[step][1])
 
     def set_epoch(self, epoch: int, first_step: int) -> None:

@@ -9,14 +9,14 @@ import paddle
 from paddle import nn
 
 from ..config import Config, load_config
-from ..data.cifar import CifarImages
-from ..data.dataset import ImageFolder, Loader
+from ..data.datasets import create_dataset
+from ..data.loader import Loader
 from ..data.transforms import Augment, Mix, Preprocess
 from ..errors import UserError
 from ..models import create_model, model_spec
 from ..weights import load_weights
 
-PREPROCESSING = ("size", "resize", "mean", "std")
+PREPROCESSING = {"size": "size", "resize": "resize_mode", "mean": "mean", "std": "std"}  # key: field
 
 
 def set_device(name: str) -> str:
@@ -48,31 +48,30 @@ def make_preprocess(config: Config) -> Preprocess:
     return Preprocess(size, data.resize, data.mean or spec.mean, data.std or spec.std)
 
 
-def make_loader(config: Config, part: str, processes=None) -> Loader:
-    """The batches of 'train' (shuffled and augmented) or 'eval' (as they are), or this process's share in them."""
-    train, data = part == "train", config.data
-    changes = dataclasses.asdict(data.augment)
-    mixup, cutmix = changes.pop("mixup"), changes.pop("cutmix")
-    augment = Augment(**changes) if train else None
-    mix = Mix(mixup, cutmix) if train and (mixup or cutmix) else None
-    cache = 0 if data.workers else data.cache // 2  # half for each part; the memory of a worker goes with it
-    through = (make_preprocess(config), augment, config.train.seed, cache)
-    images = (
-        ImageFolder(folder_of(config, part), *through)
-        if data.dataset == "folder"
-        else CifarImages(data.dataset, data.root, part, *through)
+def make_loader(config: Config, split: str, processes=None) -> Loader:
+    """The batches of 'train' (shuffled and augmented) or 'eval' (in order, unchanged); with `processes`, this process's shards."""
+    train, data = split == "train", config.data
+    mixup, cutmix = data.augment.mixup, data.augment.cutmix
+    dataset = create_dataset(
+        data.dataset,
+        data.root,
+        split,
+        make_preprocess(config),
+        augment=Augment(data.augment) if train else None,
+        seed=config.train.seed,
+        # half of the cache for each split; workers would each hold a copy of it
+        cache=0 if data.workers else data.cache // 2,
     )
-    share = (processes.rank, processes.count, processes.agree_on) if processes else ()
-    return Loader(images, config.train.batch_size, train, config.train.seed, data.workers, mix, *share)
-
-
-def folder_of(config: Config, part: str) -> Path:
-    """The folder of 'train' or 'eval'; ImageNet's copies call the latter 'val'."""
-    root = Path(config.data.root)
-    return (
-        root / "val"
-        if part == "eval" and not (root / "eval").exists() and (root / "val").exists()
-        else root / part
+    return Loader(
+        dataset,
+        config.train.batch_size,
+        shuffle=train,
+        seed=config.train.seed,
+        workers=data.workers,
+        mix=Mix(mixup, cutmix) if train and (mixup or cutmix) else None,
+        rank=processes.rank if processes else 0,
+        world_size=processes.world_size if processes else 1,
+        first_error=processes.first_error if processes else str,
     )
 
 
@@ -129,8 +128,8 @@ def _check_trained_so(config: Config, weights: Path) -> None:
             for name in ("name", "attn", "attn_kwargs", "attn_pos")
         ),
         *(
-            (f"data.{name}", getattr(make_preprocess(config), name), getattr(make_preprocess(before), name))
-            for name in PREPROCESSING
+            (f"data.{key}", getattr(make_preprocess(config), field), getattr(make_preprocess(before), field))
+            for key, field in PREPROCESSING.items()
         ),
     ):
         if now != then:

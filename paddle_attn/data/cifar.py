@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 by Paddle's own data sets.
+"""CIFAR-10 and CIFAR-100, read by Paddle's own data sets.
 
 Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
@@ -8,85 +8,86 @@ from __future__ import annotations
 import io
 import tarfile
 from pathlib import Path
+from typing import ClassVar
 
-from paddle.vision.datasets import Cifar10, Cifar100, cifar
+from paddle.vision import datasets
 from PIL import Image
 
 from ..errors import UserError
 from ..files import checksum
 from ..weights import safe_pickle
-from .dataset import SeededImages
+from .base import DataNotFoundError, ImageDataset
 from .transforms import Augment, Preprocess
 
-ARCHIVES = {  # the reader, the archive and its md5, as Paddle pins it
-    "cifar10": (Cifar10, "cifar-10-python.tar.gz", cifar.CIFAR10_MD5),
-    "cifar100": (Cifar100, "cifar-100-python.tar.gz", cifar.CIFAR100_MD5),
-}
-CIFAR10_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
+class Cifar10(ImageDataset):
+    """The 32x32 images of CIFAR-10: 50,000 for training, 10,000 for evaluation, ten classes.
 
-class CifarImages(SeededImages):
-    """The 32x32 images of CIFAR's archive: the one in `root` where there is one, else Paddle fetches it once, with its checksum.
+    The archive is read from `root`; without one there, Paddle downloads it into its own cache and checks it.
 
     Args:
-        dataset: 'cifar10' or 'cifar100'.
-        root: where `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz` may lie.
-        part: 'train' or 'eval' (the archive's test images).
-        preprocess, augment, seed, cache: as of ImageFolder.
+        root: the folder that may hold the archive, `cifar-10-python.tar.gz`.
+        split: 'train', or 'eval' for the archive's test images.
+        preprocess, augment, seed, cache: see ImageDataset.
 
-    Raises: UserError when the archive can be neither found nor fetched, or is not the official one.
+    Raises: DataNotFoundError when there is no archive and the download fails, UserError when it is not the official one.
     """
+
+    reader: ClassVar[type] = datasets.Cifar10
+    archive: ClassVar[str] = "cifar-10-python.tar.gz"
+    md5: ClassVar[str] = datasets.cifar.CIFAR10_MD5
 
     def __init__(
         self,
-        dataset: str,
         root: str | Path,
-        part: str,
+        split: str,
         preprocess: Preprocess,
         augment: Augment | None = None,
         seed: int = 0,
         cache: int = 0,
     ):
-        reader, name, md5 = ARCHIVES[dataset]
-        archive = Path(root) / name
-        if (
-            archive.exists() and (found := checksum(archive, "md5")) != md5
-        ):  # Paddle unpickles it: only the official one is opened
-            raise UserError(f"{archive} is not the official archive: MD5 {md5} expected, {found} found")
-        mode = "train" if part == "train" else "test"
+        super().__init__(preprocess, augment, seed, cache)
+        path, mode = Path(root, self.archive), "train" if split == "train" else "test"
+        if path.exists() and (found := checksum(path, "md5")) != self.md5:  # Paddle unpickles what is in it
+            raise UserError(f"{path} is not the official archive: expected the MD5 {self.md5}, found {found}")
         try:
-            self._archive = reader(
-                data_file=str(archive) if archive.exists() else None, mode=mode, backend="pil"
-            )
+            self._data = self.reader(str(path) if path.exists() else None, mode, backend="pil")
         except RuntimeError as error:
-            raise UserError(
-                f"there is no {archive} and Paddle could not fetch it ({error}): download {name} elsewhere and put it there"
+            raise DataNotFoundError(
+                f"there is no {path}, and Paddle could not download it ({error}): "
+                f"download {self.archive} elsewhere and copy it there"
             ) from None
-        self.classes = (
-            CIFAR10_CLASSES if dataset == "cifar10" else _fine_labels(Path(self._archive.data_file))
-        )
-        self._dataset = dataset
-        self.prepare(preprocess, augment, seed, cache)
+        self.classes = self._read_classes(Path(self._data.data_file))
+
+    def _read_classes(self, archive: Path) -> list[str]:
+        return "airplane automobile bird cat deer dog frog horse ship truck".split()
 
     def __len__(self) -> int:
-        return len(self._archive)
+        return len(self._data)
 
     def image(self, index: int) -> Image.Image:
-        return Image.fromarray(
-            self._archive.data[index][0].reshape(3, 32, 32).transpose(1, 2, 0).astype("uint8")
-        )
+        pixels = self._data.data[index][0].reshape(3, 32, 32).transpose(1, 2, 0)
+        return Image.fromarray(pixels.astype("uint8"))
 
     def label(self, index: int) -> int:
-        return int(self._archive.data[index][1])
+        return int(self._data.data[index][1])
 
     def name(self, index: int) -> str:
-        return f"{self._dataset} image {index}"
+        return f"{index} of {self.archive}"
 
 
-def _fine_labels(archive: Path) -> list[str]:
-    """The names of CIFAR-100's classes, which stand in the archive's `meta`."""
-    with tarfile.open(archive) as opened:
-        for member in opened:
-            if member.isfile() and member.name.endswith("/meta"):
-                return safe_pickle.load(io.BytesIO(opened.extractfile(member).read()), {})["fine_label_names"]
-    return [f"class_{index:02d}" for index in range(100)]
+class Cifar100(Cifar10):
+    """The 32x32 images of CIFAR-100, `cifar-100-python.tar.gz`: the same numbers of images, a hundred classes."""
+
+    reader = datasets.Cifar100
+    archive = "cifar-100-python.tar.gz"
+    md5 = datasets.cifar.CIFAR100_MD5
+
+    def _read_classes(self, archive: Path) -> list[str]:
+        """The names of the fine classes, from the archive's `meta` file when it has one."""
+        with tarfile.open(archive) as opened:
+            for member in opened:
+                if member.isfile() and member.name.endswith("/meta"):
+                    meta = safe_pickle.load(io.BytesIO(opened.extractfile(member).read()), {})
+                    return meta["fine_label_names"]
+        return [f"class_{index:02d}" for index in range(100)]

@@ -31,13 +31,13 @@ def is_image_name(path: str | os.PathLike) -> bool:
     return not path.name.startswith(".") and path.suffix.lower() in EXTENSIONS
 
 
-def images_below(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """What has an image's name in a folder and below, sorted; what is hidden is skipped, and links to folders are not followed."""
-    return images_and_links_below(folder)[0]
+    return list_images_and_links(folder)[0]
 
 
-def images_and_links_below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """`images_below`, and the links to folders, which are not followed: they may lead round in a circle."""
+def list_images_and_links(folder: Path) -> tuple[list[Path], list[Path]]:
+    """`list_images`, and the links to folders, which are not followed: they may lead round in a circle."""
     images, links = [], []
     for at, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not is_clutter(name)]

@@ -1,7 +1,6 @@
-"""From an RGB image to what the network sees: the fixed preprocessing, and the random augmentation before it.
+"""From an RGB image to the network's input: the fixed preprocessing, the random augmentation, the mixing of a batch.
 
-The random numbers come from the caller, drawn from seed, epoch and image, never from a global state: workers and the order of
-loading change nothing.
+The caller passes the random numbers, seeded by epoch and image. Neither the workers nor the order of loading change them.
 """
 
 from __future__ import annotations
@@ -16,9 +15,10 @@ from paddle import Tensor
 from paddle.vision.transforms import functional as F
 from PIL import Image
 
+from ..config import AugmentConfig
 from ..errors import UserError
 
-CROP_FRACTION = 0.875  # 'crop' takes the centre `size` of a short side of `size / 0.875`: 224 of 256
+CROP_FRACTION = 0.875  # 'crop' resizes the short side to size / 0.875 first: 256 for 224
 
 
 @dataclass(frozen=True)
@@ -26,30 +26,28 @@ class Preprocess:
     """Resize and normalise, the same in training, evaluation, export and prediction.
 
     Args:
-        size: side of the square that the network gets.
-        resize: 'stretch' to the square, or 'crop' the centre after the short side was resized.
+        size: the side of the square input in pixels.
+        resize_mode: 'stretch' resizes to the square; 'crop' resizes the short side and takes the centre.
         mean, std: of R, G and B, for values in 0..1.
     """
 
     size: int
-    resize: str
+    resize_mode: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def fit(self, image: Image.Image) -> np.ndarray:
-        """The deterministic part that can be kept: RGB uint8 `[size, size, 3]`."""
-        if self.resize == "stretch":
+    def resize(self, image: Image.Image) -> np.ndarray:
+        """The image as uint8 `[size, size, 3]`, by the `resize_mode`."""
+        if self.resize_mode == "stretch":
             return self.stretch(image)
         scale = self.short_side / min(image.size)
         width, height = (max(self.short_side, round(side * scale)) for side in image.size)
         left, top = (width - self.size) // 2, (height - self.size) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR).crop(
-            (left, top, left + self.size, top + self.size)
-        )
-        return np.asarray(image)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(resized.crop((left, top, left + self.size, top + self.size)))
 
     def stretch(self, image: Image.Image) -> np.ndarray:
-        """All of the image, whatever its aspect: what `fit` does under 'stretch', and what becomes of a random crop."""
+        """The whole image as uint8 `[size, size, 3]`, whatever its aspect ratio."""
         return np.asarray(image.resize((self.size, self.size), Image.Resampling.BILINEAR))
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
@@ -59,15 +57,17 @@ class Preprocess:
         return np.ascontiguousarray((pixels * scale - shift).transpose(2, 0, 1))
 
     def __call__(self, image: Image.Image) -> np.ndarray:
-        return self.normalise(self.fit(image))
+        """The image as float32 `[3, size, size]`."""
+        return self.normalise(self.resize(image))
 
     @property
     def short_side(self) -> int:
+        """The length of the short side before the crop, in pixels."""
         return round(self.size / CROP_FRACTION)
 
     def to_ops(self) -> list[dict]:
         """The `PreProcess.transform_ops` of an `inference.yml`, as PaddleClas and PaddleX read them."""
-        if self.resize == "stretch":
+        if self.resize_mode == "stretch":
             resize = [{"ResizeImage": {"size": self.size}}]
         else:
             resize = [{"ResizeImage": {"resize_short": self.short_side}}, {"CropImage": {"size": self.size}}]
@@ -82,54 +82,45 @@ class Preprocess:
 
     @classmethod
     def from_ops(cls, ops: list[dict]) -> Preprocess:
-        """The inverse of `to_ops`. Raises UserError when the list is not one that `to_ops` writes."""
+        """The inverse of `to_ops`. Raises UserError for a list that `to_ops` does not write."""
         try:
             settings = {name: value for op in ops for name, value in op.items()}
             resize, normalise = settings["ResizeImage"], settings["NormalizeImage"]
-            size = resize["size"] if "size" in resize else settings["CropImage"]["size"]
-            found = cls(
-                int(size),
-                "stretch" if "size" in resize else "crop",
-                tuple(normalise["mean"]),
-                tuple(normalise["std"]),
-            )
+            stretch = "size" in resize
+            size = int(resize["size"] if stretch else settings["CropImage"]["size"])
+            mode = "stretch" if stretch else "crop"
+            preprocess = cls(size, mode, tuple(normalise["mean"]), tuple(normalise["std"]))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
-                f"the preprocessing in inference.yml cannot be read ({error!r}): expected what tools/export.py writes"
+                f"cannot read the preprocessing in inference.yml ({error!r}): expected what tools/export.py writes"
             ) from None
-        if found.to_ops() != ops:
+        if preprocess.to_ops() != ops:
             raise UserError(
-                "the preprocessing in inference.yml is not one that paddle_attn can do: expected what tools/export.py writes"
+                "paddle_attn does not support the preprocessing in inference.yml: expected what tools/export.py writes"
             )
-        return found
+        return preprocess
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of a training image; each at its neutral value does nothing.
+    """The random changes of single training images, in the order in which the methods are called.
 
     Args:
-        rotation: by up to ± this many degrees, the corners filled with black.
-        hflip, vflip: the probability of a mirror image, of turning upside down.
-        crop_scale: random-resized crop to (low, high) of the area, aspect 3:4 to 4:3; None for none.
-        color_jitter: brightness, contrast and saturation by up to ± this fraction.
-        pad_crop: pad by this many black pixels on each side, then crop the size at a random place, as for CIFAR.
+        options: the `data.augment` section; the mixing of whole batches is done by Mix.
     """
 
-    rotation: float = 0.0
-    hflip: float = 0.0
-    vflip: float = 0.0
-    crop_scale: tuple[float, float] | None = None
-    color_jitter: float = 0.0
-    pad_crop: int = 0
+    options: AugmentConfig
+
+    @property
+    def crops(self) -> bool:
+        """Whether `crop` must see the image before it is resized."""
+        return self.options.crop_scale is not None
 
     def crop(self, image: Image.Image, rng: random.Random) -> Image.Image:
-        """The part that must see the whole image, before it is resized."""
-        if self.crop_scale is None:
-            return image
+        """A random part of the original image with an aspect ratio of 3:4 to 4:3; the whole image when none fits."""
         width, height = image.size
         for _ in range(10):
-            area = width * height * rng.uniform(*self.crop_scale)
+            area = width * height * rng.uniform(*self.options.crop_scale)
             aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
             w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
             if 0 < w <= width and 0 < h <= height:
@@ -138,32 +129,36 @@ class Augment:
         return image
 
     def __call__(self, image: Image.Image, rng: random.Random) -> Image.Image:
-        """The part that works on the resized image."""
-        if self.pad_crop:
-            left, top = (rng.randint(-self.pad_crop, self.pad_crop) for _ in range(2))
-            image = image.crop(
-                (left, top, left + image.width, top + image.height)
-            )  # Pillow fills what lies outside with black
-        if rng.random() < self.hflip:
+        """The changes of the resized image; its size stays."""
+        options = self.options
+        if padding := options.pad_crop:
+            left, top = rng.randint(-padding, padding), rng.randint(-padding, padding)
+            image = image.crop((left, top, left + image.width, top + image.height))  # Pillow pads with black
+        if rng.random() < options.hflip:
             image = F.hflip(image)
-        if rng.random() < self.vflip:
+        if rng.random() < options.vflip:
             image = F.vflip(image)
-        if self.rotation:
-            image = F.rotate(image, rng.uniform(-self.rotation, self.rotation))
-        if self.color_jitter:
+        if options.rotation:
+            image = F.rotate(image, rng.uniform(-options.rotation, options.rotation))
+        if options.color_jitter:
             for adjust in (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation):
-                image = adjust(image, 1 + rng.uniform(-self.color_jitter, self.color_jitter))
+                image = adjust(image, 1 + rng.uniform(-options.color_jitter, options.color_jitter))
         return image
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Blends each image of a batch with the one at the mirrored place, once a batch.
+    """Blends each image of a batch with the one at the mirrored position of the batch.
+
+    One `lam` per batch is drawn from a Beta distribution: an image keeps this fraction of itself.
 
     Args:
-        mixup: Beta's parameter of the part that an image keeps of itself (Zhang et al., ICLR 2018, arxiv.org/abs/1710.09412); 0 for none.
-        cutmix: Beta's parameter of the area that stays when a rectangle of the other is pasted (Yun et al., ICCV 2019,
-            arxiv.org/abs/1905.04899); 0 for none. With both, each batch gets one of them, drawn evenly.
+        mixup: the Beta parameter of mixup, which averages the two images; 0 for none.
+            Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arxiv.org/abs/1710.09412.
+        cutmix: the Beta parameter of CutMix, which pastes a rectangle of the other image; 0 for none.
+            Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers", ICCV 2019, arxiv.org/abs/1905.04899.
+
+    With both, each batch gets one of them with equal probability.
     """
 
     mixup: float = 0.0
@@ -172,22 +167,25 @@ class Mix:
     def __call__(
         self, images: Tensor, labels: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`[N, 3, H, W]` and `[N]` to the mixed images, both labels `[N]` and the part of the first, `[N]`."""
+        """Images `[N, 3, H, W]` and labels `[N]` to mixed images, labels, the other images' labels and `lam` `[N]`."""
         others = images.flip([0])
         if self.cutmix and (not self.mixup or rng.random() < 0.5):
-            height, width = images.shape[2:]
-            side = math.sqrt(1 - rng.beta(self.cutmix, self.cutmix))
-            top, left = (
-                int(rng.integers(height)),
-                int(rng.integers(width)),
-            )  # the middle of the rectangle, which the border may cut
-            rows = slice(max(0, top - int(side * height) // 2), min(height, top + int(side * height) // 2))
-            columns = slice(max(0, left - int(side * width) // 2), min(width, left + int(side * width) // 2))
-            kept = paddle.ones([1, 1, height, width])
-            kept[:, :, rows, columns] = 0.0
-            part = float(kept.mean())
-            images = images * kept + others * (1 - kept)
+            keep = _cutmix_mask(*images.shape[2:], rng.beta(self.cutmix, self.cutmix), rng)
+            lam = float(keep.mean())
+            images = images * keep + others * (1 - keep)
         else:
-            part = float(rng.beta(self.mixup, self.mixup))
-            images = images * part + others * (1 - part)
-        return images, labels, labels.flip([0]), paddle.full([len(labels)], part)
+            lam = float(rng.beta(self.mixup, self.mixup))
+            images = images * lam + others * (1 - lam)
+        return images, labels, labels.flip([0]), paddle.full([len(labels)], lam)
+
+
+def _cutmix_mask(height: int, width: int, lam: float, rng: np.random.Generator) -> Tensor:
+    """`[1, 1, H, W]`: 0 in a random rectangle of the area `1 - lam`, cut at the border; 1 elsewhere."""
+    side = math.sqrt(1 - lam)
+    y, x = int(rng.integers(height)), int(rng.integers(width))
+    half_height, half_width = int(side * height) // 2, int(side * width) // 2
+    mask = paddle.ones([1, 1, height, width])
+    rows = slice(max(0, y - half_height), min(height, y + half_height))
+    columns = slice(max(0, x - half_width), min(width, x + half_width))
+    mask[:, :, rows, columns] = 0.0
+    return mask

@@ -19,7 +19,8 @@ from helpers import ROOT, config_for
 
 from paddle_attn import create_model
 from paddle_attn.config import OptimConfig, TrainConfig
-from paddle_attn.data.dataset import NO_LABEL, EpochBatches, ImageFolder, Loader
+from paddle_attn.data.folder import ImageFolder
+from paddle_attn.data.loader import NO_LABEL, Loader, ShardedBatchSampler
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.errors import UserError
 from paddle_attn.train import fit
@@ -161,36 +162,37 @@ def test_a_process_that_dies_ends_the_job_with_its_message(uneven_data: Path, tm
     assert job.returncode == 2
 
 
-def shares(count: int, batch_size: int, ranks: int, shuffle: bool) -> list[list[list[int]]]:
+def shards(count: int, batch_size: int, world_size: int, shuffle: bool) -> list[list[list[int]]]:
     class Images(list):
         epoch = 3
 
     return [
-        list(EpochBatches(Images(range(count)), batch_size, shuffle, 7, rank, ranks)) for rank in range(ranks)
+        list(ShardedBatchSampler(Images(range(count)), batch_size, shuffle, 7, rank, world_size))
+        for rank in range(world_size)
     ]
 
 
 @pytest.mark.parametrize(
-    ("count", "batch_size", "ranks"), [(23, 5, 2), (24, 4, 3), (7, 2, 3), (9, 4, 4), (10, 10, 1), (11, 4, 1)]
+    ("count", "batch_size", "world_size"), [(23, 5, 2), (24, 4, 3), (7, 2, 3), (9, 4, 4), (10, 10, 1), (11, 4, 1)]
 )
-def test_shares_do_not_overlap_and_every_image_is_tested(count: int, batch_size: int, ranks: int):
-    trained = shares(count, batch_size, ranks, shuffle=True)
+def test_shards_do_not_overlap_and_every_image_is_tested(count: int, batch_size: int, world_size: int):
+    trained = shards(count, batch_size, world_size, shuffle=True)
     assert len({len(steps) for steps in trained}) == 1  # the same number of steps for each
     seen = [index for steps in trained for batch in steps for index in batch]
-    assert len(seen) == len(set(seen)) > count - ranks
+    assert len(seen) == len(set(seen)) > count - world_size
     assert all(batch for steps in trained for batch in steps)
-    one = shares(count, batch_size * ranks, 1, shuffle=True)[0]
+    one = shards(count, batch_size * world_size, 1, shuffle=True)[0]
     for step, together in enumerate(zip(*trained, strict=True)):  # together the steps of one process
         assert {index for batch in together for index in batch} == set(one[step])
-    tested = shares(count, batch_size, ranks, shuffle=False)
+    tested = shards(count, batch_size, world_size, shuffle=False)
     assert {index for steps in tested for batch in steps for index in batch} == set(range(count))
     for together in zip(*tested, strict=True):
         assert len({len(batch) for batch in together}) == 1  # Paddle gathers tensors of one shape
 
 
-def test_what_fills_up_a_share_counts_nowhere(uneven_data: Path):
+def test_the_padding_of_a_shard_does_not_count(uneven_data: Path):
     images = ImageFolder(uneven_data / "eval", Preprocess(8, "stretch", (0.5,) * 3, (0.5,) * 3))
-    ((_, first),), ((_, second),) = (list(Loader(images, 5, rank=rank, ranks=2)) for rank in range(2))
+    ((_, first),), ((_, second),) = (list(Loader(images, 5, rank=rank, world_size=2)) for rank in range(2))
     assert first.numpy().tolist() == [0, 1, 2] and second.numpy().tolist() == [0, 1, NO_LABEL]
     logits = paddle.to_tensor([[9.0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0], [0, 0, 9.0, 0, 0]])
     loss = ClassificationLoss()
@@ -228,8 +230,8 @@ def test_what_does_not_fit_several_processes_is_one_sentence(
     split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     images = ImageFolder(split_data / "eval", Preprocess(8, "stretch", (0.5,) * 3, (0.5,) * 3))
-    with pytest.raises(UserError, match="6 images cannot be shared by 7 processes"):
-        Loader(images, 1, ranks=7)
+    with pytest.raises(UserError, match="6 images cannot be divided among 7 processes"):
+        Loader(images, 1, world_size=7)
     with pytest.raises(UserError, match=r"train.sync_bn is True, but this run is on the cpu"):
         fit(config_for(split_data, tmp_path / "run", sync_bn=True))
     monkeypatch.setitem(os.environ, "PADDLE_TRAINERS_NUM", "2")

@@ -184,7 +184,8 @@ def everything_in(folder: Path, but: str) -> dict[str, bytes | str]:
 
 def split_of_all(folder: Path, count: int, said: Counter) -> list[str]:
     """Make a split of a folder of images of every sort, and load an epoch of it. Returns what failed."""
-    from paddle_attn.data.dataset import ImageFolder, Loader
+    from paddle_attn.data.folder import ImageFolder
+    from paddle_attn.data.loader import Loader
     from paddle_attn.data.prepare.split import make_split
     from paddle_attn.data.transforms import Preprocess
 

@@ -43,7 +43,9 @@ def write_images(root: Path, first: int, last: int) -> None:
 def measure(root: Path) -> dict[str, float]:
     """In a fresh process: seconds to list, to the first batch and for the epoch, and the memory that is held at the end."""
     prepare_paddle()
-    from paddle_attn.data.dataset import ImageFolder, Loader
+    from paddle_attn.config import AugmentConfig
+    from paddle_attn.data.folder import ImageFolder
+    from paddle_attn.data.loader import Loader
     from paddle_attn.data.transforms import Augment, Preprocess
 
     def held() -> float:
@@ -52,7 +54,7 @@ def measure(root: Path) -> dict[str, float]:
 
     Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3)(Image.new("RGB", (8, 8)))
     before, began = held(), time.perf_counter()
-    images = ImageFolder(root, Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3), Augment())
+    images = ImageFolder(root, Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3), Augment(AugmentConfig()))
     listed, listing = time.perf_counter() - began, held() - before
     loader = Loader(images, BATCH, shuffle=True)
     began = time.perf_counter()

@@ -14,7 +14,7 @@ from rich.progress import track
 
 from ...errors import UserError, unknown_name
 from ...files import atomic_directory, shown
-from ..images import check_class_name, images_and_links_below, is_clutter, load_image
+from ..images import check_class_name, list_images_and_links, is_clutter, load_image
 from .sources import CALTECH_SHA1, CALTECH_URL, find_source
 
 EVERY = 5  # one file in five goes to eval
@@ -123,7 +123,7 @@ def _distribute(
         folders.items(), description="checking images", total=len(folders), transient=True
     ):
         usable = []
-        images, links = images_and_links_below(folder)
+        images, links = list_images_and_links(folder)
         left_out |= {
             shown(link.relative_to(folder.parent)): "a link to a folder, which is not followed"
             for link in links
