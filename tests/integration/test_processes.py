@@ -1,4 +1,4 @@
-"""Several processes, by the command of docs/scaling.md: they train as one process with all their images does."""
+"""Several processes, by the command of docs/scaling.md: they train as one process with all images does."""
 
 from __future__ import annotations
 
