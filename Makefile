@@ -1,21 +1,23 @@
-# make demo    a first run without any data: draw, split, train, evaluate, export, predict
-# make test    every test but the slow ones;  make test-slow  the slow ones too
+# make demo          a first run that needs no data: write synthetic images, split, train, evaluate, export, predict
+# make test          lint, and every test except the slow ones;  make test-slow  the slow ones too
+# make soak          new random cases: properties, hostile files, kills (about half an hour)
+# make check-photos  the figures of the README on the real photographs
 PYTHON ?= python3
 PY = .venv/bin/python
 STAMP = .venv/.installed
 DEMO = datasets/demo
 RUN = output/demo
 
-.PHONY: demo test test-slow lint check-photos clean
+.PHONY: demo test test-slow soak lint check-photos clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP) $(DEMO)/split.json
 	$(PY) tools/train.py -c configs/demo.yaml --resume
 	$(PY) tools/eval.py -c configs/demo.yaml --weights $(RUN)/best.pdparams
 	$(PY) tools/export.py -c configs/demo.yaml --weights $(RUN)/best.pdparams --out inference/demo
-	$(PY) tools/predict.py --model inference/demo --topk 3 $(foreach c,arrow heart ring star,$(DEMO)/eval/$(c)/drawn_0001.png) --csv $(RUN)/predictions.csv
+	$(PY) tools/predict.py --model inference/demo --topk 3 $(foreach c,arrow heart ring star,$(DEMO)/eval/$(c)/synthetic_0001.png) --csv $(RUN)/predictions.csv
 	@echo
-	@echo "Made: $(DEMO)/            the drawn images, train/ and eval/, and split.json"
+	@echo "Made: $(DEMO)/            the synthetic images, train/ and eval/, and split.json"
 	@echo "      $(RUN)/              best.pdparams, last.pdparams, history.csv, curves.png, metrics.json, confusion.png, predictions.csv, vdl/"
 	@echo "      inference/demo/           inference.json, inference.pdiparams, inference.yml"
 	@echo "Watch the curves with: .venv/bin/visualdl --logdir output"
@@ -31,16 +33,23 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(PY) -m pytest
 
+# tests use fixed cases; here Hypothesis and the seed draw new ones. A failure reports the case or the seed that repeats it
+soak: SEED := $(shell date +%s)
+soak: $(STAMP)
+	$(PY) -m pytest -m hypothesis --hypothesis-profile=random
+	$(PY) tests/soak/hostile.py --seed $(SEED) --out output
+	$(PY) tests/soak/kills.py --seed $(SEED)
+
 lint: $(STAMP)
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-# the figures that README states, on the real photographs; PHOTOS is a .zip, .tar.gz or folder of class folders
+# PHOTOS is a .zip, a .tar.gz or a folder, with one folder per class
 PHOTOS ?= ../shared/data/Images.zip
 check-photos: $(STAMP)
 	$(PY) tests/check_photos.py $(PHOTOS)
 
-# the stamp is written last, so an interrupted installation is taken up again; a changed setup.py installs anew
+# the stamp is written last, so an interrupted installation starts again; a changed setup.py installs again
 $(STAMP): setup.py
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[cpu,dev]"

@@ -1,4 +1,4 @@
-"""Paddle comes in two wheels, for CPU and for GPU, of which one environment takes one: the choice is an extra (see README)."""
+"""An environment holds one of Paddle's wheels, CPU or GPU: the extra `cpu` installs the first."""
 
 import re
 from pathlib import Path
@@ -13,16 +13,16 @@ version = re.search(
 setup(
     name="paddle_attn",
     version=version,
-    description="Attention modules for convolutional networks in PaddlePaddle, each one held against its authors' code",
+    description="Attention modules for convolutional networks in Paddle, checked against the authors' code",
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["paddle_attn", "paddle_attn.*"]),
-    package_data={"paddle_attn.ops": ["*.cc", "*.h"]},  # compiled at first use
+    package_data={"paddle_attn.ops": ["*.cc", "*.h"]},  # compiled on first use
     install_requires=[
         "matplotlib>=3.7,<4",
-        "numpy>=1.26,<2.4",  # with 2.4, float() of Paddle 3.3's one-element tensors fails
+        "numpy>=1.26,<2.4",  # from 2.4 on, float() of Paddle 3.3's one-element tensors fails
         "pillow>=10,<14",
         "pyyaml>=6,<7",
         "rich>=13,<16",
@@ -36,7 +36,7 @@ setup(
             "onnxruntime>=1.17,<2",
             "onnx>=1.17,<1.18",
             "paddle2onnx>=2.1,<2.2",
-        ],  # what tools/benchmark.py compares with
+        ],  # the baselines of tools/benchmark.py
         "dev": ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.17,<0.18"],
     },
 )

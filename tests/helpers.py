@@ -1,10 +1,12 @@
-"""What the tests share: the reference tensors, a tiny data set, the tools as a user types them."""
+"""Helpers of the tests: the reference tensors, a tiny data set, the tools as a user runs them."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +17,16 @@ from paddle_attn.config import Config, DataConfig, ModelConfig, OptimConfig, Tra
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
-COMMITTED = ROOT / "reference" / "golden"  # a part of the authors' tensors; the rest stays beside the project
+COMMITTED = ROOT / "reference" / "golden"  # some of the authors' tensors
 GOLDEN = SHARED / "reference" / "golden" if (SHARED / "reference" / "golden").is_dir() else COMMITTED
 PHOTOS = SHARED / "data" / "Images.zip"
+HANG = 1800  # seconds of wall time, the limit of every subprocess: only a hang reaches it, on any machine
 
 
 def golden_file(name: str) -> Path:
-    """A file of the authors' tensors; a test whose file is not here is skipped, and says so."""
+    """A file of the authors' tensors. Skips the test without it."""
     if not (GOLDEN / name).exists():
-        pytest.skip(f"{name} is not here, only what is in reference/golden: not held against it")
+        pytest.skip(f"needs the reference {name}: {GOLDEN} does not have it")
     return GOLDEN / name
 
 
@@ -37,7 +40,7 @@ COLOURS = {"blue": (40, 60, 220), "green": (30, 200, 60), "red": (220, 40, 40)}
 
 
 def make_images(root: Path, per_class: int = 10) -> Path:
-    """`root/<colour>/image_NN.jpg`, three classes that a network tells apart at once."""
+    """Write `root/<colour>/image_NN.jpg`: three classes that a network separates within an epoch or two."""
     for name, colour in COLOURS.items():
         (root / name).mkdir(parents=True)
         for index in range(per_class):
@@ -45,15 +48,30 @@ def make_images(root: Path, per_class: int = 10) -> Path:
     return root
 
 
-def tool(name: str, *arguments: object, cwd: Path = ROOT, timeout: int = 300) -> subprocess.CompletedProcess:
-    """Run a tool as a user does, in a process of its own."""
+def tool(name: str, *arguments: object, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess:
+    """Run `python tools/NAME.py ARGUMENTS` as a user does; `environ` adds environment variables."""
     command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8", "COLUMNS": "200"}
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment)
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8", "COLUMNS": "200"} | environ
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANG, env=environment)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None:
+    """Wait for something that a running process does, such as write a file."""
+    began = time.monotonic()
+    while not condition():
+        assert process.poll() is None, f"the process ended too early, with {process.returncode}"
+        assert time.monotonic() - began < HANG, "the process hangs"
+        time.sleep(0.02)
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """The content of every file below a folder, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def assert_one_sentence(result: subprocess.CompletedProcess, *words: str) -> None:
-    """Exit code 2, one line on stderr that has the words, no traceback."""
+    """Assert exit code 2 and one line on stderr that has all the words: no traceback."""
     lines = [line for line in result.stderr.splitlines() if line.strip()]
     assert result.returncode == 2, result.stdout + result.stderr
     assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
@@ -64,27 +82,25 @@ def assert_one_sentence(result: subprocess.CompletedProcess, *words: str) -> Non
 def write_cifar(
     folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str = "cifar10", count: int = 20
 ) -> None:
-    """An archive with the official one's layout, and its checksum made the expected one."""
+    """Write a small archive with the layout of CIFAR's, and make its checksum the expected one. A class is a brightness."""
     import io
     import pickle
     import tarfile
 
-    from paddle_attn.data import cifar
+    from paddle_attn.data.datasets import DATASETS
     from paddle_attn.files import checksum
 
-    reader, name, _ = cifar.ARCHIVES[dataset]
+    path = folder / DATASETS[dataset].archive
     rng = np.random.default_rng(0)
     names = (
         [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
         if dataset == "cifar10"
         else ["train", "test"]
     )
-    with tarfile.open(folder / name, "w:gz") as archive:
+    with tarfile.open(path, "w:gz") as archive:
         for batch in names:
             labels = (np.arange(count) % 10).tolist()
-            pixels = (
-                rng.integers(0, 60, [count, 3072]) + np.asarray(labels)[:, None] * 18
-            )  # the class is the brightness
+            pixels = rng.integers(0, 60, [count, 3072]) + np.asarray(labels)[:, None] * 18
             content = pickle.dumps(
                 {
                     b"data": pixels.astype("uint8"),
@@ -94,11 +110,11 @@ def write_cifar(
             info = tarfile.TarInfo(f"cifar/{batch}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
-    monkeypatch.setitem(cifar.ARCHIVES, dataset, (reader, name, checksum(folder / name, "md5")))
+    monkeypatch.setattr(DATASETS[dataset], "md5", checksum(path, "md5"))
 
 
 def kwargs_for(model: str, attn: str | None) -> dict:
-    """Arguments that suit the model's widths."""
+    """Attention arguments that fit the widths of the model."""
     if attn == "sge" and ("mobilenet" in model or model.startswith("cifar")):
         return {"groups": 8}
     if attn == "sk" and model.startswith("cifar"):
@@ -107,7 +123,7 @@ def kwargs_for(model: str, attn: str | None) -> dict:
 
 
 def fits(model: str, attn: str | None) -> bool:
-    """Whether some paper has this combination: BAM is in no MobileNetV2, SK replaces the 3x3 convolution of a bottleneck."""
+    """Whether a paper combines the two: BAM is in no MobileNetV2, and SK replaces a bottleneck's 3x3 convolution."""
     from paddle_attn import model_spec
 
     if attn == "sk":
@@ -116,7 +132,7 @@ def fits(model: str, attn: str | None) -> bool:
 
 
 def config_for(data: Path, output: Path, **train) -> Config:
-    """TowerNet-SimAM at 128 px on 24 + 6 images; a batch of 10 leaves a small last one."""
+    """TowerNet-SimAM at 128 px on 24 + 6 images; with batches of 10 the last one has 4."""
     return Config(
         model=ModelConfig(attn="simam"),
         data=DataConfig(root=str(data), size=128),
