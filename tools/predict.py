@@ -1,4 +1,6 @@
-"""Classify pictures with an exported network: python tools/predict.py --model inference/towernet_simam photo.jpg folder"""
+"""Classify images with an exported network:
+python tools/predict.py --model inference/towernet_simam photo.jpg folder
+"""
 
 import argparse
 import sys
@@ -17,14 +19,15 @@ def main() -> None:
         type=int,
         default=5,
         metavar="K",
-        help="classes to name for each image (default: %(default)s)",
+        help="classes per image, best first (default: %(default)s)",
     )
-    parser.add_argument("--csv", metavar="FILE", help="write a table with a line for each image and class")
+    parser.add_argument("--csv", metavar="FILE", help="write a table with one line per image and class")
     parser.add_argument("--json", metavar="FILE", help="write the results as a list")
     arguments = parser.parse_args()
     with one_sentence_errors():
         prepare_paddle()
-        from paddle_attn.deploy.predictor import Predictor, print_results, write_results
+        from paddle_attn.deploy import Predictor
+        from paddle_attn.deploy.results import print_results, write_results
 
         results = Predictor(arguments.model).predict(
             arguments.inputs, arguments.topk, on_error=lambda error: print(f"error: {error}", file=sys.stderr)

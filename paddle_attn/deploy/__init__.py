@@ -1,4 +1,4 @@
-"""Deployment: export a trained network, and predict with what was exported. It never imports `train`."""
+"""Deployment: export a trained network, and predict with the exported one. It never imports `train`."""
 
 from .export import export_model
 from .export_config import export_config

@@ -1,4 +1,4 @@
-"""Export from a config: the trained network, its preprocessing and classes, and eval images to compare on."""
+"""Export from a config: the trained network, its preprocessing and its classes, compared on eval images."""
 
 from __future__ import annotations
 
@@ -6,31 +6,47 @@ from pathlib import Path
 
 import numpy as np
 
-from ..builders import folder_of, load_trained, make_loader, make_preprocess, set_device
+from ..builders import load_trained, make_preprocess, set_device
 from ..config import Config
+from ..data.base import DataNotFoundError
+from ..data.datasets import create_dataset
+from ..data.transforms import Preprocess
 from .export import export_model
+
+SAMPLES = 8  # images to compare on
 
 
 def export_config(
     config: Config, weights: str | Path, out: str | Path, dynamic: bool = False
 ) -> tuple[str, float]:
-    """Export trained weights and compare on eval images, or on noise where there is no data here.
+    """Export trained weights, compared on eval images, or on noise when the data set is not available.
 
     Returns: what it was compared on, and the largest difference of a probability.
+
+    Raises: as `load_trained` and `export_model`.
     """
-    set_device("cpu")  # where the exported program is run
+    set_device("cpu")  # the exported network runs there
     preprocess = make_preprocess(config)
     net, classes = load_trained(config, weights)
-    if config.data.dataset != "folder" or folder_of(config, "eval").is_dir():
-        dataset = make_loader(config, "eval").dataset
-        chosen = np.linspace(0, len(dataset) - 1, min(8, len(dataset))).astype(int)
-        samples, what = np.stack([dataset.load(int(index)) for index in chosen]), f"{len(chosen)} eval images"
-    else:
-        samples = (
-            np.random.default_rng(0)
-            .standard_normal([8, 3, preprocess.size, preprocess.size])
-            .astype("float32")
-        )
-        what = f"noise, because there is no {folder_of(config, 'eval')} here"
-    about = {"model": config.model.name, "attention": config.model.attn or "none"}
-    return what, export_model(net, out, preprocess, classes, samples, about, dynamic)
+    samples, source = _samples(config, preprocess)
+    difference = export_model(
+        net,
+        out,
+        preprocess,
+        classes,
+        samples,
+        about={"model": config.model.name, "attention": config.model.attn or "none"},
+        dynamic=dynamic,
+    )
+    return source, difference
+
+
+def _samples(config: Config, preprocess: Preprocess) -> tuple[np.ndarray, str]:
+    """Preprocessed images `[N, 3, size, size]`, evenly spaced in the eval set, and what they are."""
+    try:
+        dataset = create_dataset(config.data.dataset, config.data.root, "eval", preprocess)
+    except DataNotFoundError as error:
+        shape = [SAMPLES, 3, preprocess.size, preprocess.size]
+        return np.random.default_rng(0).standard_normal(shape, "float32"), f"noise, because {error}"
+    indices = np.linspace(0, len(dataset) - 1, min(SAMPLES, len(dataset))).astype(int)
+    return np.stack([dataset.load(int(index)) for index in indices]), f"{len(indices)} eval images"
