@@ -1,6 +1,7 @@
-"""Convert a PyTorch checkpoint: python tools/convert.py model.pth.tar --arch resnet50 --attn simam --out resnet50_simam.pdparams"""
+"""Convert a PyTorch checkpoint: python tools/convert.py model.pth.tar --arch resnet50 --attn simam"""
 
 import argparse
+from functools import partial
 
 from paddle_attn.cli import one_sentence_errors, prepare_paddle
 
@@ -11,29 +12,32 @@ def main() -> None:
     )
     parser.add_argument("source", metavar="SRC", help="a .pth, .pth.tar, .pt or .safetensors")
     parser.add_argument("--arch", required=True, metavar="NAME", help="such as resnet50 or cifar_preresnet20")
-    parser.add_argument("--attn", metavar="NAME", help="the attention that it was trained with")
+    parser.add_argument("--attn", metavar="NAME", help="the attention of the checkpoint")
     parser.add_argument(
-        "--attn-kwargs", default="{}", metavar="YAML", help="its arguments, such as '{reduction: 4}'"
+        "--attn-kwargs",
+        default="{}",
+        metavar="YAML",
+        help="the attention's arguments, such as '{reduction: 4}'",
     )
     parser.add_argument(
-        "--attn-pos", default="paper", metavar="PLACE", help="where it sits (default: %(default)s)"
+        "--attn-pos", default="paper", metavar="PLACE", help="the attention's place (default: %(default)s)"
     )
     parser.add_argument(
         "--out", metavar="FILE", help="a .pdparams or .safetensors (default: SRC with the ending .pdparams)"
     )
     arguments = parser.parse_args()
     with one_sentence_errors():
-        from paddle_attn.config import parse_mapping
+        from paddle_attn.strict_yaml import parse_mapping
 
         attn_kwargs = parse_mapping(arguments.attn_kwargs, "--attn-kwargs")
         prepare_paddle()
+        from paddle_attn.models import create_model
         from paddle_attn.weights.convert import convert
 
         out = arguments.out or arguments.source.removesuffix(".tar").rpartition(".")[0] + ".pdparams"
-        report = convert(
-            arguments.source, out, arguments.arch, arguments.attn, attn_kwargs, arguments.attn_pos
-        )
-        print(f"{len(report.loaded)} tensors of {arguments.source} are in {out}")
+        build = partial(create_model, arguments.arch, arguments.attn, attn_kwargs, arguments.attn_pos)
+        report = convert(arguments.source, out, build)
+        print(f"{out}: {len(report.loaded)} tensors of {arguments.source}")
 
 
 if __name__ == "__main__":

@@ -1,48 +1,49 @@
-"""Conversion: an author's PyTorch checkpoint in, weights for the same network in Paddle out."""
+"""Converts an author's PyTorch checkpoint to weights for the same network in Paddle."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+
+from paddle import nn
 
 from ..errors import UserError
-from ..models import create_model
-from .loading import LoadReport, has_torch_names, load_state, read_weights, save_weights
-from .torch_keys import our_keys
+from .files import read_weights, save_weights
+from .loading import LoadReport, load_state
+from .torch_keys import paddle_keys
+from .torch_layout import has_torch_names
 
 
-def convert(
-    source: str | Path,
-    out: str | Path,
-    arch: str,
-    attn: str | None = None,
-    attn_kwargs: dict[str, Any] | None = None,
-    attn_pos: str = "paper",
-) -> LoadReport:
-    """Convert a checkpoint; the number of classes is the file's.
+def convert(source: str | Path, out: str | Path, build: Callable[[int], nn.Layer]) -> LoadReport:
+    """Convert a checkpoint; the network gets the file's number of classes.
 
     Args:
-        source: a `.pth`, `.pth.tar`, `.pt`, `.safetensors` or `.pdparams`.
-        out: a `.pdparams` or `.safetensors` to write.
-        arch: one of `list_models()`.
-        attn, attn_kwargs, attn_pos: the attention that the checkpoint was trained with.
+        source: a `.pth`, `.pth.tar`, `.pt`, `.safetensors` or `.pdparams` file.
+        out: the `.pdparams` or `.safetensors` file to write.
+        build: makes the network, with the attention of the checkpoint, for a number of classes.
 
-    Returns: what was loaded. Raises: UserError when the file does not hold this network, key by key.
+    Returns: the keys that were loaded.
+
+    Raises: UserError when the file does not hold this network; it lists the keys that differ.
     """
     state = read_weights(source)
-    small = create_model(arch, attn, attn_kwargs, attn_pos, num_classes=1)
-    names = (
-        our_keys(state, small.state_dict()) if has_torch_names(source, state) else {key: key for key in state}
-    )
-    prefix = small.classifier_prefix
+    torch_style = has_torch_names(source, state)
+    net = build(_num_classes(source, state, build(1), torch_style))
+    report = load_state(net, state, source, torch_style=torch_style)
+    save_weights(net, out)
+    return report
+
+
+def _num_classes(source: str | Path, state: dict, net: nn.Layer, torch_style: bool) -> int:
+    """The number of classes of a state dict: the size of the classifier's bias, as `net` names it."""
+    prefix = net.classifier_name
+    names = paddle_keys(state, net) if torch_style else {key: key for key in state}
     biases = [
         state[theirs] for theirs, ours in names.items() if ours.startswith(prefix) and ours.endswith(".bias")
     ]
     if len(biases) != 1:
         raise UserError(
-            f"{source} does not hold {arch}: expected its classifier '{prefix}bias', found {len(biases)} such keys"
+            f"{source} does not hold this network: "
+            f"expected its classifier '{prefix}bias', found {len(biases)} such keys"
         )
-    net = create_model(arch, attn, attn_kwargs, attn_pos, num_classes=biases[0].size)
-    report = load_state(net, state, source, torch_style=has_torch_names(source, state))
-    save_weights(net, out)
-    return report
+    return biases[0].size

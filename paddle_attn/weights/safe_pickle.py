@@ -1,7 +1,8 @@
-"""Pickles of numbers, texts, containers and numpy arrays, read without running anything that they say.
+"""Reads pickles of numbers, texts, containers and numpy arrays without running anything in them.
 
-An ordinary unpickler builds whatever a file names. This one admits a few names, gives functions of our own for them, never
-numpy's or Python's types, and refuses every other name by name. Sizes are checked before memory is taken.
+An ordinary unpickler builds whatever a file names. This one allows a few names, calls functions of our own
+for them, never numpy's or Python's types, and refuses every other name. It checks sizes before it takes
+memory.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from typing import IO, Any
 
 import numpy as np
 
-MAX_MEMO = 1 << 22  # a memo index makes the unpickler take that much room at once
-MAX_DEPTH = 100
+MAX_MEMO = 1 << 22  # the unpickler allocates a memo as large as the largest index
+MAX_DEPTH = 100  # of nested containers
 
 
-class Refused(Exception):
-    """The file asks for something that no weights need."""
+class RefusedFile(Exception):
+    """The file contains something that no weights file needs; the message names it."""
 
 
-class Admitted:
-    """A function that a pickle may call; unlike a plain one, a pickle cannot set its attributes."""
+class AllowedCall:
+    """A function that a pickle may call. The pickle cannot set its attributes, unlike a plain function's."""
 
     __slots__ = ("_function",)
 
@@ -35,20 +36,20 @@ class Admitted:
         return self._function(*arguments)
 
     def __setstate__(self, state: Any) -> None:
-        raise Refused("a changed function")
+        raise RefusedFile("a change to a function")
 
 
-class Sealed:
-    """What our functions build: a pickle can hand it on, but not set anything in it."""
+class Immutable:
+    """What our functions build: a pickle can pass it on, but cannot set its attributes."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        raise Refused("a changed object")
+        raise RefusedFile("a change to an object")
 
 
 class _Dict(dict):
-    """An OrderedDict's stand-in; the attributes that PyTorch keeps on a state dict are passed over."""
+    """Stands for an OrderedDict; ignores the attributes that PyTorch sets on a state dict."""
 
     __slots__ = ()
 
@@ -57,7 +58,7 @@ class _Dict(dict):
 
 
 class _DType:
-    """A plain number type: code and byte order, nothing else of what numpy's could be."""
+    """A number type: its code and byte order, and nothing else that numpy's can hold."""
 
     __slots__ = ("_code", "_order")
 
@@ -65,7 +66,7 @@ class _DType:
         if not isinstance(code, str) or not re.fullmatch(
             r"b1|[fiu][1248]|bool|float(16|32|64)|u?int(8|16|32|64)", code
         ):
-            raise Refused(f"an array of type {code!r}")
+            raise RefusedFile(f"an array of the unsupported type {code!r}")
         self._code, self._order = code, "<"
 
     def __setstate__(self, state: Any) -> None:
@@ -75,7 +76,7 @@ class _DType:
             or state[1] not in ("<", ">", "|", "=")
             or any(part is not None for part in state[2:5])
         ):
-            raise Refused("an array of a composed type")
+            raise RefusedFile("an array of a structured type")
         self._order = state[1]
 
     def numpy(self) -> np.dtype:
@@ -83,7 +84,7 @@ class _DType:
 
 
 class Array:
-    """A numpy array as its pickle describes it; `value` holds it once its bytes have come."""
+    """A numpy array as its pickle describes it; `value` is set once its bytes are read."""
 
     __slots__ = ("value",)
 
@@ -96,41 +97,41 @@ class Array:
                 or not isinstance(raw, bytes)
                 or not all(type(side) is int and side >= 0 for side in shape)
             ):
-                raise Refused("an array that is none")
+                raise RefusedFile("a malformed array")
             self.value = np.frombuffer(raw, dtype.numpy()).reshape(shape, order="F" if fortran else "C")
         except (TypeError, ValueError) as error:
-            raise Refused(f"an array whose bytes do not fit its shape ({error})") from None
+            raise RefusedFile(f"an array whose bytes do not fit its shape ({error})") from None
 
 
 def _scalar(dtype: Any, raw: Any) -> int | float | bool:
     raw = raw.encode("latin1") if isinstance(raw, str) else raw
     if not isinstance(dtype, _DType) or not isinstance(raw, bytes) or len(raw) != dtype.numpy().itemsize:
-        raise Refused("a number that is none")
+        raise RefusedFile("a malformed number")
     return np.frombuffer(raw, dtype.numpy())[0].item()
 
 
 def _latin1(text: Any, encoding: Any) -> bytes:
     if not isinstance(text, str) or encoding != "latin1":
-        raise Refused(f"an encoding {encoding!r}")
+        raise RefusedFile(f"a text in the encoding {encoding!r}")
     return text.encode("latin1")
 
 
 def _ordered_dict(items: Any = ()) -> _Dict:
     if not isinstance(items, (list, tuple)):
-        raise Refused("a dictionary of something else than items")
+        raise RefusedFile("a malformed OrderedDict")
     return _Dict(items)
 
 
 # numpy 2 renamed numpy.core to numpy._core
-NUMPY: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): "ndarray",  # only ever an argument of _reconstruct
-    ("numpy", "dtype"): Admitted(_DType),
-    ("numpy.core.multiarray", "_reconstruct"): Admitted(lambda *_: Array()),
-    ("numpy._core.multiarray", "_reconstruct"): Admitted(lambda *_: Array()),
-    ("numpy.core.multiarray", "scalar"): Admitted(_scalar),
-    ("numpy._core.multiarray", "scalar"): Admitted(_scalar),
-    ("collections", "OrderedDict"): Admitted(_ordered_dict),
-    ("_codecs", "encode"): Admitted(_latin1),
+NUMPY_NAMES: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): "ndarray",  # only an argument of _reconstruct
+    ("numpy", "dtype"): AllowedCall(_DType),
+    ("numpy.core.multiarray", "_reconstruct"): AllowedCall(lambda *_: Array()),
+    ("numpy._core.multiarray", "_reconstruct"): AllowedCall(lambda *_: Array()),
+    ("numpy.core.multiarray", "scalar"): AllowedCall(_scalar),
+    ("numpy._core.multiarray", "scalar"): AllowedCall(_scalar),
+    ("collections", "OrderedDict"): AllowedCall(_ordered_dict),
+    ("_codecs", "encode"): AllowedCall(_latin1),
 }
 
 
@@ -138,47 +139,57 @@ class _Unpickler(pickle.Unpickler):
     def __init__(
         self,
         file: IO[bytes],
-        admitted: Mapping[tuple[str, str], Any],
-        persistent: Callable[[Any], Any] | None,
+        allowed: Mapping[tuple[str, str], Any],
+        persistent_load: Callable[[Any], Any] | None,
     ):
         super().__init__(file, encoding="latin1")
-        self._admitted, self._persistent = admitted, persistent
+        self._allowed, self._persistent_load = allowed, persistent_load
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._admitted:
-            raise Refused(f"{module}.{name}, which no weights file needs; nothing of it was run")
-        return self._admitted[module, name]
+        if (module, name) not in self._allowed:
+            raise RefusedFile(f"{module}.{name}, which no weights file needs; nothing in it was run")
+        return self._allowed[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
-        if self._persistent is None:
-            raise Refused("something that lies outside it")
-        return self._persistent(pid)
+        if self._persistent_load is None:
+            raise RefusedFile("a reference to data outside the file")
+        return self._persistent_load(pid)
 
 
 def load(
     file: IO[bytes],
-    admitted: Mapping[tuple[str, str], Any] = NUMPY,
-    persistent: Callable[[Any], Any] | None = None,
+    allowed: Mapping[tuple[str, str], Any] = NUMPY_NAMES,
+    persistent_load: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """One pickle from a file that can be sought; afterwards the file stands behind it. Raises Refused, or what a damaged one raises."""
+    """Read one pickle from a seekable file, and leave the file at the pickle's end.
+
+    Args:
+        allowed: what stands for each `(module, name)` that the pickle may use.
+        persistent_load: resolves persistent ids, as PyTorch's storages have; None refuses them.
+
+    Raises: RefusedFile, or any error that a damaged pickle causes.
+    """
     start = file.tell()
     for operation, argument, _ in pickletools.genops(file):
         if "PUT" in operation.name and int(argument or 0) > MAX_MEMO:
-            raise Refused("more room than any weights need")
+            raise RefusedFile("a memo index larger than any weights file needs")
         if operation.name.startswith("EXT"):
-            raise Refused("an extension")
+            raise RefusedFile("an extension code")
     end = file.tell()
     file.seek(start)
-    return _Unpickler(io.BytesIO(file.read(end - start)), admitted, persistent).load()
+    return _Unpickler(io.BytesIO(file.read(end - start)), allowed, persistent_load).load()
 
 
 def plain(tree: Any, convert: Callable[[Any], Any] = lambda leaf: leaf) -> Any:
-    """The tree with arrays where `Array`s stood, and `convert` applied to the other leaves; what is shared is visited once."""
+    """The tree with numpy arrays for `Array`s, lists for tuples, and `convert` applied to the other leaves.
+
+    Objects that occur several times are converted once. Raises RefusedFile for containers nested too deep.
+    """
     done: dict[int, Any] = {}
 
     def visit(node: Any, depth: int) -> Any:
         if depth > MAX_DEPTH:
-            raise Refused("containers nested without end")
+            raise RefusedFile(f"containers nested more than {MAX_DEPTH} levels deep")
         if id(node) in done:
             return done[id(node)]
         if isinstance(node, dict):

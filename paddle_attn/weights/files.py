@@ -1,0 +1,101 @@
+"""Reads `.pdparams`, `.safetensors` and PyTorch's files as arrays by name, and writes the first two.
+
+`paddle.load` unpickles, and a crafted pickle can run any program. The readers here run nothing
+(`safe_pickle`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import safetensors.paddle
+from paddle import nn
+
+from ..errors import UserError
+from ..files import atomic_write
+from . import safe_pickle, torch_files
+from .safe_pickle import RefusedFile
+
+WRITTEN = (".pdparams", ".safetensors")
+READ = (*WRITTEN, *torch_files.SUFFIXES)
+READ_AS_FLOAT32 = (paddle.bfloat16, paddle.float8_e4m3fn, paddle.float8_e5m2)  # numpy lacks these types
+
+
+def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read the tensors of a weights file by the file's own keys; run nothing in it.
+
+    Raises: UserError when the file cannot be read, is damaged, or holds anything but tensors.
+    """
+    path = Path(path)
+    if path.name.endswith(torch_files.SUFFIXES):
+        state = _find_state_dict(read_safely(path, torch_files.read_torch))
+    elif path.suffix == ".safetensors":
+        state = read_safely(path, _read_safetensors)
+    elif path.suffix == ".pdparams":
+        state = read_safely(path, read_pickle)
+    else:
+        raise UserError(f"cannot read weights from {path}: expected a file that ends in {', '.join(READ)}")
+    if not isinstance(state, dict):
+        raise UserError(f"{path} holds no weights: expected tensors by name, found a {type(state).__name__}")
+    state.pop("StructuredToParameterName@@", None)  # paddle.save's own list of names
+    for key, value in state.items():
+        if not isinstance(key, str):
+            raise UserError(f"{path} holds no weights: expected tensors by name, found the name {key!r}")
+        if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
+            raise UserError(
+                f"{path} holds no weights: expected a tensor as '{key}', found a {type(value).__name__}"
+            )
+    return state
+
+
+def save_weights(net: nn.Layer, path: str | os.PathLike) -> None:
+    """Write a network's weights as `.pdparams` or `.safetensors`; a failed write keeps the older file."""
+    path = Path(path)
+    if path.suffix not in WRITTEN:
+        raise UserError(
+            f"cannot write weights to {path}: expected a name that ends in {' or '.join(WRITTEN)}"
+        )
+    save = safetensors.paddle.save_file if path.suffix == ".safetensors" else paddle.save
+    atomic_write(path, lambda aside: save(net.state_dict(), str(aside)))
+
+
+def read_safely(path: Path, reader: Callable[[Path], Any]) -> Any:
+    """Call `reader(path)`; raise UserError when the file cannot be read, is refused or is damaged."""
+    try:
+        return reader(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    except RefusedFile as error:
+        raise UserError(f"{path} is refused: it contains {error}") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(
+            f"{path} is damaged or not a weights file: "
+            f"expected a whole {path.suffix} file, found {type(error).__name__} while reading it"
+        ) from None
+
+
+def read_pickle(path: Path) -> Any:
+    """Read a pickle of numbers, texts, containers and arrays. Raises RefusedFile for anything else."""
+    with open(path, "rb") as file:
+        return safe_pickle.plain(safe_pickle.load(file))
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    tensors = safetensors.paddle.load(path.read_bytes())
+    return {
+        key: (tensor.astype("float32") if tensor.dtype in READ_AS_FLOAT32 else tensor).numpy()
+        for key, tensor in tensors.items()
+    }
+
+
+def _find_state_dict(tree: Any) -> Any:
+    """The state dict inside what a training script saved."""
+    for key in ("state_dict", "model", "net"):
+        if isinstance(tree, dict) and isinstance(tree.get(key), dict):
+            return tree[key]
+    return tree
