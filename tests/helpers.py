@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paddle_attn.config import Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from paddle_attn.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -123,7 +123,7 @@ def kwargs_for(model: str, attn: str | None) -> dict:
 
 
 def fits(model: str, attn: str | None) -> bool:
-    """Whether a paper combines the two: BAM is in no MobileNetV2, and SK replaces a bottleneck's 3x3 convolution."""
+    """Whether a paper combines them: BAM is in no MobileNetV2, SK replaces a bottleneck's 3x3 convolution."""
     from paddle_attn import model_spec
 
     if attn == "sk":
@@ -135,7 +135,7 @@ def config_for(data: Path, output: Path, **train) -> Config:
     """TowerNet-SimAM at 128 px on 24 + 6 images; with batches of 10 the last one has 4."""
     return Config(
         model=ModelConfig(attn="simam"),
-        data=DataConfig(root=str(data), size=128),
+        data=DataConfig(root=str(data), size=128, augment=AugmentConfig(rotation=10)),
         optim=OptimConfig(name="adam", lr=1e-3),
         train=TrainConfig(**{"epochs": 3, "batch_size": 10, "output": str(output), "device": "cpu"} | train),
     )

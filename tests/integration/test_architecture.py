@@ -1,93 +1,198 @@
-"""The plan of the house: imports run downwards, no circles, and docs/architecture.md names every room."""
+"""The architecture: imports run downwards, without circles; the root needs no Paddle; its page is true."""
 
 from __future__ import annotations
 
 import ast
+import graphlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from helpers import ROOT
 
 PACKAGE = ROOT / "paddle_attn"
-# from the top floor down; a room may import what stands below it, and files of its own folder
-FLOORS = [
-    {"engine", "fidelity", "benchmark"},
-    {"export", "complexity", "convert"},
+ROOT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+# from the top floor down: a room imports rooms on lower floors, never one on its own floor
+FLOORS = (
+    {"study"},
+    {"train", "deploy", "explain"},
+    {"builders"},
     {"models"},
-    {"attention", "predict"},
-    {"data", "weights", "config", "cli", "plots", "ops"},
-    {"torch_files"},
-    {"runtime", "files", "errors", "torch_keys", "dry_run", "safe_pickle"},
-]
-WITHOUT_PADDLE = [
-    "config.py",
-    "runtime.py",
-    "cli.py",
-    "files.py",
-    "errors.py",
-    "data/images.py",
-    "data/drawn.py",
-    "data/sources.py",
-    "data/split.py",
-]
+    {"data"},
+    {"weights", "attention"},
+    {"ops"},
+    ROOT_MODULES,
+)
+PLAIN_ARGUMENTS = {
+    "models",
+    "weights",
+    "attention",
+    "ops",
+}  # usable in any training script: they see no config
+WITHOUT_PADDLE = sorted(
+    [f"paddle_attn.{name}" for name in ROOT_MODULES]
+    + [f"paddle_attn.data.prepare.{path.stem}" for path in (PACKAGE / "data" / "prepare").glob("[!_]*.py")]
+)
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+OURS = re.compile(r"(?:paddle_attn|tests|benchmarks|reference)(?:[./]\w+)+")  # as a module or as a path
 
 
-def room(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def room(module: str) -> str:
+    """`paddle_attn.data.prepare.split` is in the room `data`."""
+    return module.split(".")[1]
 
 
-def imported_modules(path: Path) -> set[str]:
-    """The modules of this package that a file imports, as 'room' or 'room.file'; wherever in the file it does."""
-    found = set()
-    package = ("paddle_attn", *path.relative_to(PACKAGE).parts[:-1])
+def docstrings(tree: ast.Module) -> set[ast.Constant]:
+    bodies = [node.body for node in ast.walk(tree) if hasattr(node, "body") and isinstance(node.body, list)]
+    first = [body[0].value for body in bodies if body and isinstance(body[0], ast.Expr)]
+    return {value for value in first if isinstance(value, ast.Constant)}
+
+
+def resolve(name: str, package: list[str]) -> str:
+    """The absolute name of a module: one leading dot is the package itself, each further dot its parent."""
+    dots = len(name) - len(name.lstrip("."))
+    base = package[: len(package) - dots + 1] if dots else []
+    return ".".join([*base, *filter(None, name.lstrip(".").split("."))])
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The absolute names of the modules that a file imports, in functions too."""
+    package = list(path.relative_to(ROOT).parts[:-1])
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = [*package[: len(package) - node.level + 1], *([node.module] if node.module else [])]
-            names = (
-                [".".join([*base, alias.name]) for alias in node.names]
-                if not node.module
-                else [".".join(base)]
-            )
-            found |= {name.removeprefix("paddle_attn.") for name in names}
-    return {name for name in found if name != "__version__"}
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = resolve("." * node.level + (node.module or ""), package)
+            for alias in node.names:  # a submodule, or a name in the module
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in SOURCES else base
+        elif isinstance(node, ast.Call) and ast.unparse(node).startswith("importlib.import_module('."):
+            yield resolve(ast.literal_eval(node.args[0]), package)
 
 
-def test_every_room_stands_on_a_floor_and_imports_run_downwards():
+def started(path: Path) -> Iterator[str]:
+    """The modules that a file names in strings: `-m package.x`, `import_module("…")`, `run_path("….py")`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documentation = docstrings(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation:
+            yield from (name.removesuffix(".py").replace("/", ".") for name in OURS.findall(node.value))
+
+
+IMPORTS = {module: {*imported(path), *started(path)} for module, path in SOURCES.items()}
+RULED = {module: names for module, names in IMPORTS.items() if module != "paddle_attn"}  # it forwards names
+
+
+def test_every_room_has_a_floor():
+    assert {room(module) for module in RULED} <= set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("module", RULED)
+def test_imports_run_downwards(module: str):
     floor = {name: number for number, names in enumerate(FLOORS) for name in names}
-    files = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
-    assert {room(path) for path in files} == set(floor)
-    for path in files:
-        for module in imported_modules(path):
-            target = module.partition(".")[0]
-            assert target == room(path) or floor[target] > floor[room(path)], (
-                f"{path.relative_to(ROOT)} imports {module}: upwards"
-            )
+    above = [
+        name
+        for name in RULED[module]
+        if name.startswith("paddle_attn.")
+        and room(name) != room(module)
+        and room(name) not in ROOT_MODULES
+        and floor[room(name)] <= floor[room(module)]
+    ]
+    assert not above, f"{module} imports {', '.join(above)}, which is not below it"
 
 
-def test_files_of_a_folder_do_not_import_in_circles():
-    for folder in [path for path in PACKAGE.iterdir() if (path / "__init__.py").exists()]:
-        inside = {
-            path.stem: {
-                m.partition(".")[2] for m in imported_modules(path) if m.startswith(f"{folder.name}.")
-            }
-            for path in folder.glob("*.py")
-        }
-        done: set[str] = set()
-        while ready := {name for name, needs in inside.items() if name not in done and needs <= done}:
-            done |= ready
-        assert done == set(inside), f"a circle in {folder.name}: {set(inside) - done}"
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {module: names & set(SOURCES) - {module} for module, names in RULED.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
 
 
-def test_what_must_be_light_does_not_import_paddle():
-    for name in WITHOUT_PADDLE:
-        tree = ast.parse((PACKAGE / name).read_text(encoding="utf-8"))
-        top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
-        assert not [node for node in top if "paddle" in ast.unparse(node).split()[1].split(".")[0]], name
+def test_attention_imports_operators_and_the_root_alone():
+    rooms = {
+        room(name)
+        for module, names in RULED.items()
+        if room(module) == "attention"
+        for name in names
+        if name.startswith("paddle_attn.")
+    }
+    assert rooms - {"attention"} <= {"ops"} | ROOT_MODULES
 
 
-def test_the_page_names_every_room_and_tool():
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    for entry in PACKAGE.iterdir():
-        if entry.name not in ("__init__.py", "__pycache__"):
-            assert entry.name in page, f"docs/architecture.md does not name {entry.name}"
-    for tool in (ROOT / "tools").glob("*.py"):
-        assert tool.stem in page
+def test_networks_and_their_parts_see_no_config():
+    seen_by = {room(module) for module, names in RULED.items() if "paddle_attn.config" in names}
+    assert "train" in seen_by and not seen_by & PLAIN_ARGUMENTS
+
+
+def test_the_package_does_not_know_its_tests_benchmarks_and_reference():
+    for module, names in IMPORTS.items():
+        outside = [name for name in names if name.split(".")[0] in ("tests", "benchmarks", "reference")]
+        assert not outside, f"{module} names {', '.join(outside)}, which no wheel carries"
+
+
+def test_the_root_has_at_most_six_modules():
+    assert {"config", "cli", "errors", "files", "runtime"} <= ROOT_MODULES and len(ROOT_MODULES) <= 6
+
+
+def in_new_process(missing: str, *modules: str) -> subprocess.CompletedProcess:
+    """Import modules in a process in which importing `missing` fails."""
+    code = f"import sys; sys.modules[{missing!r}] = None; import {', '.join(modules)}"
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_root_and_the_preparation_of_data_need_no_paddle():
+    result = in_new_process("paddle", "paddle_attn", *WITHOUT_PADDLE)
+    assert result.returncode == 0, result.stderr
+    assert in_new_process("paddle", "paddle_attn.attention").returncode != 0
+
+
+def test_deploy_needs_no_train():
+    modules = [module for module in RULED if room(module) == "deploy"]
+    result = in_new_process("paddle_attn.train", *modules)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "reference", "tools"])
+def test_nothing_imports_tests(folder: str):
+    for path in (ROOT / folder).rglob("*.py"):
+        imports = [name for name in imported(path) if re.search(r"(^|\.)(test_\w+|conftest)$", name)]
+        assert not imports, f"{path.relative_to(ROOT)} imports {', '.join(imports)}"
+
+
+# ---- docs/architecture.md
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(("_", "."))]
+
+
+@pytest.mark.parametrize("name", sorted(f"{path.name}{'/' * path.is_dir()}" for path in visible(PACKAGE)))
+def test_the_page_names_every_room(name: str):
+    assert re.search(rf"(?<![\w/]){re.escape(name)}(?!\w)", PAGE)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "tools").glob("*.py")))
+def test_the_page_names_every_tool(name: str):
+    assert re.search(rf"\b{name}(\.py|\b)", PAGE)
+
+
+def test_every_file_and_folder_that_the_page_names_exists():
+    """Files by their ending anywhere; folders where the tree of the page lists them, or in backticks."""
+    files = re.findall(r"[\w./-]*\w\.(?:py|md|cc|h|toml)\b", PAGE)
+    folders = re.findall(r"^[ │├└─]*([\w./-]+/)(?=\s|$)", PAGE, re.M) + re.findall(r"`([\w./-]+/)`", PAGE)
+    known = [f"/{path.relative_to(ROOT).as_posix()}{'/' * path.is_dir()}" for path in listed(ROOT)]
+    missing = [name for name in {*files, *folders} if not any(path.endswith(f"/{name}") for path in known)]
+    assert files and folders and not missing
+
+
+def listed(folder: Path) -> Iterator[Path]:
+    """The files and folders of the repository, without hidden ones."""
+    for path in visible(folder):
+        yield path
+        if path.is_dir():
+            yield from listed(path)
