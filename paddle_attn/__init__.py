@@ -1,6 +1,6 @@
-"""Attention modules for convolutional networks in PaddlePaddle, each one held against its authors' code.
+"""Attention modules for convolutional networks in PaddlePaddle, each one tested against its authors' code.
 
-`import paddle_attn` alone does not import Paddle: the first public name that needs it does (PEP 562), so that
+`import paddle_attn` alone does not import Paddle; the first public name that needs Paddle does (PEP 562). So
 `paddle_attn.runtime.tune()` can be called before.
 """
 
@@ -10,26 +10,28 @@ import importlib
 
 __version__ = "0.1.0"
 
-_HOMES = {  # public name: the module that defines it
-    "create_attention": "attention",
-    "list_attention": "attention",
-    "create_model": "models",
-    "list_models": "models",
-    "model_spec": "models",
-    "insert_attention": "models.insertion",
-    "load_weights": "weights",
-    "save_weights": "weights",
-    "profile": "models.complexity",
+_NAMES = {  # public name: the room that defines it
     "Predictor": "deploy",
+    "create_attention": "attention",
+    "create_model": "models",
+    "insert_attention": "models.insertion",
+    "list_attention": "attention",
+    "list_models": "models",
     "load_config": "config",
+    "load_weights": "weights",
+    "model_spec": "models",
+    "profile": "models.complexity",
+    "save_weights": "weights",
 }
 _ROOMS = (
     "attention",
+    "builders",
     "cli",
     "config",
     "data",
-    "errors",
     "deploy",
+    "errors",
+    "files",
     "models",
     "ops",
     "runtime",
@@ -37,19 +39,19 @@ _ROOMS = (
     "weights",
 )
 
-__all__ = [*_HOMES, *_ROOMS, "__version__"]
+__all__ = [*_NAMES, *_ROOMS, "__version__"]
 
 
 def __getattr__(name: str):
-    if name not in _HOMES and name not in _ROOMS:
+    if name not in _NAMES and name not in _ROOMS:
         raise AttributeError(f"module 'paddle_attn' has no attribute '{name}'")
     from .errors import missing_package
 
     try:
-        module = importlib.import_module(f".{_HOMES.get(name, name)}", __name__)
+        module = importlib.import_module(f".{_NAMES.get(name, name)}", __name__)
     except ModuleNotFoundError as error:
         raise missing_package(error) from None
-    return getattr(module, name) if name in _HOMES else module
+    return getattr(module, name) if name in _NAMES else module
 
 
 def __dir__() -> list[str]:

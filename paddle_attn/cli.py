@@ -1,17 +1,21 @@
 """What the command-line tools share: the config arguments, and errors as one sentence with exit code 2.
 
-It imports nothing heavy, so that `-h` answers at once.
+This module imports nothing heavy, so that `-h` answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import NoReturn
 
-from .errors import Stopped, UserError, missing_package
+from . import runtime
+from .errors import Stopped, UserError, missing_package, one_line
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
@@ -38,53 +42,45 @@ def config_parser(description: str) -> argparse.ArgumentParser:
 
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Turn what the user can mend into one sentence on stderr and exit code 2; let defects of our own show their traceback."""
-    warnings.filterwarnings(
-        "ignore", message=r"Image size .* exceeds limit"
-    )  # Pillow's; such an image is left out or an error here
+    """Report errors that the user can correct in one line on stderr; others keep their traceback.
+
+    The exit code is 2 for a user's error, 130 after Ctrl-C, and 128 plus the signal's number after a signal.
+    """
+    # Pillow warns about huge images; this package skips them or raises UserError
+    warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")
     try:
         yield
     except UserError as error:
-        _stop(str(error), 2)
+        _exit(f"error: {error}", 2)
     except ModuleNotFoundError as error:
-        told = missing_package(error)
-        if told is error:
+        known = missing_package(error)
+        if known is error:
             raise
-        _stop(str(told), 2)
-    except OSError as error:  # a full disk, a directory that cannot be written
-        _stop(f"{error.filename or 'input/output'}: {error.strerror or error}", 2)
+        _exit(f"error: {known}", 2)
+    except OSError as error:  # a full disk, a folder without write permission
+        _exit(f"error: {error.filename or 'input/output'}: {error.strerror or error}", 2)
     except Stopped as stopped:
-        print(f"stopped: {' '.join(str(stopped).split())}", file=sys.stderr)
-        sys.exit(stopped.exit_code)
+        _exit(f"stopped: {stopped}", stopped.exit_code)
     except KeyboardInterrupt:
-        _stop("interrupted; what was finished before is kept", 130)
+        _exit("error: interrupted; results written before are kept", 130)
 
 
-def _stop(message: str, code: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+def _exit(message: str, code: int) -> NoReturn:
+    print(one_line(message), file=sys.stderr)
     sys.exit(code)
 
 
 def prepare_paddle() -> None:
-    """Tune the runtime, then import Paddle without the remarks that no user can act on."""
-    import io
-    import os
-
-    from . import runtime
-
+    """Tune the runtime, then import Paddle. Hides the warnings about which a user can do nothing."""
     runtime.tune()
     os.environ.setdefault("GLOG_minloglevel", "2")  # the C++ side's warnings
-    said = io.StringIO()
-    with contextlib.redirect_stderr(
-        said
-    ):  # Paddle's word on OMP_NUM_THREADS, which `tune` has set on purpose
+    with contextlib.redirect_stderr(io.StringIO()):  # Paddle comments on OMP_NUM_THREADS, which `tune` set
         import paddle  # noqa: F401
-    for remark in (  # of Paddle on its own doings inside paddle.Model and paddle.jit
+    for message in (  # Paddle's warnings about its own code in paddle.Model and paddle.jit
         "When training, we now always track global mean and variance",
         "Tensor do not have 'place' interface for pir graph mode",
         "To copy construct from a tensor",
     ):
-        warnings.filterwarnings("ignore", message=remark)
-    warnings.filterwarnings(
-        "ignore", category=UserWarning, module=r"PIL\."
-    )  # damaged EXIF in a photograph that decodes
+        warnings.filterwarnings("ignore", message=message)
+    # damaged EXIF data in photographs that decode
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")

@@ -1,40 +1,64 @@
-"""The exception that means "the user can mend this", the one that means "stopped, and saved", and how unknown names are reported."""
+"""The exceptions that the tools report as one sentence, and how an error quotes what it found."""
 
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80  # characters; the middle of a longer value is left out
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: one sentence, no traceback, exit code 2 in the tools."""
+    """An error that the user can correct. The tools print it in one line and exit with code 2."""
+
+    def __init__(self, message: str):
+        super().__init__(one_line(message))
 
 
 class Stopped(Exception):
-    """A signal ended the work early, and all is saved: one sentence that says how to go on, and the exit code that shells expect."""
+    """A signal stopped the run after its state was saved. The message says how to resume.
+
+    `exit_code` is the one that shells expect: 128 plus the signal's number.
+    """
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
 
+def one_line(text: str) -> str:
+    """The text on one line: line breaks become spaces, other unprintable characters are escaped."""
+    joined = " ".join(line.strip() for line in text.splitlines())
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in joined
+    )
+
+
+def quote(value: object) -> str:
+    """A value from a file or a command line as a message shows it: its `repr`, shortened."""
+    return _REPR.repr(value)
+
+
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UserError:
-    """The error for a name that is not in a list: it shows the list and the nearest match."""
+    """The error for a name that is not in a list: it shows the valid names and the nearest match."""
     valid = sorted(valid)
-    near = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name)[:80], valid, n=1, cutoff=0.5)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    return UserError(f"unknown {kind} '{name}': expected one of {', '.join(valid)}{hint}")
+    return UserError(f"unknown {kind} {quote(name)}: expected one of {', '.join(valid)}{hint}")
 
 
-_INSTALL = {
+_INSTALL = {  # package: the command that installs it
     "paddle": "pip install -e .[cpu]   (or Paddle's GPU wheel, see README)",
     "visualdl": "pip install visualdl",
     "matplotlib": "pip install matplotlib",
 }
 
 
-def missing_package(error: ModuleNotFoundError) -> Exception:
-    """The same error with the command that installs what is missing, where we know one."""
+def missing_package(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """The same error with the command that installs the package, if the package is one of ours."""
     package = (error.name or "").partition(".")[0]
     if package not in _INSTALL:
         return error

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders that are written completely or not at all; paths as text; checksums."""
 
 from __future__ import annotations
 
@@ -11,60 +11,63 @@ from pathlib import Path
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` make a file aside, flush it to the disk, then rename it: at no moment is there half a file at `path`."""
+    """Call `write` with a temporary path, flush that file to disk and rename it to `path`.
+
+    `path` always has the old content or the new, also after a crash. Its folder is made if it is missing.
+    """
     path = path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.stem}.part{path.suffix}")  # the suffix stays: some writers go by it
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")  # some writers choose the format by suffix
     try:
-        write(aside)
-        with open(aside, "rb") as file:
+        write(temporary)
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """`atomic_write` of a text in UTF-8."""
-    atomic_write(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+    """`atomic_write` of a text as UTF-8."""
+    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """An empty folder beside `target` to build in. When the block ends well it takes the target's place; else it is removed.
+    """An empty folder beside `target`. It replaces `target` when the block succeeds; a failure removes it.
 
-    What stood at `target` before is kept until then, also when the process is killed between the two renames: the next call
-    puts it back first.
+    Until then the old folder is kept. If a kill comes between the two renames, the next call restores
+    the old folder first.
     """
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside, old = (target.with_name(f".{target.name}.{word}") for word in ("part", "old"))
-    _put_back(old, target)
-    shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
-    aside.mkdir()
+    new, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
+    _restore(old, target)
+    shutil.rmtree(new, ignore_errors=True)  # left by a killed process
+    new.mkdir()
     try:
-        yield aside
+        yield new
         if target.exists():
             os.replace(target, old)
-        os.replace(aside, target)
+        os.replace(new, target)
     finally:
-        _put_back(old, target)
-        shutil.rmtree(aside, ignore_errors=True)
+        _restore(old, target)
+        shutil.rmtree(new, ignore_errors=True)
 
 
-def _put_back(old: Path, target: Path) -> None:
+def _restore(old: Path, target: Path) -> None:
     if old.exists() and not target.exists():
         os.replace(old, target)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A path as text that every file and terminal takes; what is no UTF-8 in it is written as \\xNN."""
+    """A path as printable UTF-8 text; bytes that are not UTF-8 are written as \\xNN."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:
-    """The hexadecimal digest of a file."""
+    """The hexadecimal digest of a file, by any algorithm of `hashlib`."""
     digest = hashlib.new(algorithm)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

@@ -1,8 +1,8 @@
-"""What must be set before Paddle is imported, so that it runs on a CPU as fast as it can.
+"""CPU settings that make Paddle fast. They must be made before Paddle is imported.
 
-Paddle starts with one thread, its MKL takes a slow path on AMD, and glibc maps and unmaps every large tensor. `tune()` mends the three. It
-never overrides what the user has set (under Paddle's launcher one thread is the launcher's word), and does nothing where it does not apply, such
-as beside a GPU. `PADDLE_ATTN_TUNE=0` switches it off, `PADDLE_ATTN_TUNE=verbose` prints what it did. This file does not import Paddle.
+Paddle starts with one thread, its MKL takes a slow path on AMD, and glibc maps and unmaps every large tensor.
+`tune()` changes all three. It never overrides a user's setting, and does nothing with Paddle's GPU wheel.
+`PADDLE_ATTN_TUNE=0` turns it off, `PADDLE_ATTN_TUNE=verbose` prints the settings. Does not import Paddle.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_TOP_PAD": -2, "M_MMAP_MAX": -4}  # <malloc.h>
+MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_TOP_PAD": -2, "M_MMAP_MAX": -4}  # numbers from <malloc.h>
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the plan depends on."""
+    """The properties of a machine on which the plan depends."""
 
     system: str  # 'Linux', 'Darwin', 'Windows'
-    libc: str  # 'glibc' or another
-    vendor: str  # 'AuthenticAMD', 'GenuineIntel', '' where unknown
-    flags: frozenset[str]  # the CPU's, as /proc/cpuinfo names them
-    cores: int  # that this process may use
-    gpu: bool = False  # Paddle's GPU wheel is the one that is installed
+    libc: str  # 'glibc'; '' on other C libraries
+    vendor: str  # 'AuthenticAMD', 'GenuineIntel'; '' if unknown
+    flags: frozenset[str]  # CPU features, as in /proc/cpuinfo
+    cores: int  # available to this process
+    gpu: bool = False  # Paddle's GPU wheel is installed
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Step:
 
 
 def this_machine() -> Machine:
-    """Read the machine that we run on."""
+    """The properties of the machine this process runs on."""
     vendor, flags = "", frozenset()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -52,7 +52,7 @@ def this_machine() -> Machine:
                 elif key.strip() == "flags":
                     flags = frozenset(value.split())
                 elif not line.strip():
-                    break  # the first processor tells enough
+                    break  # the first processor is enough
     except OSError:
         pass
     return Machine(platform.system(), platform.libc_ver()[0], vendor, flags, _cores(), _has_gpu_wheel())
@@ -66,7 +66,7 @@ def _has_gpu_wheel() -> bool:
 
 
 def _cores() -> int:
-    """How many cores this process may use: its affinity, and a container's quota where there is one."""
+    """The number of cores that this process may use, by its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         with open("/sys/fs/cgroup/cpu.max", encoding="utf-8") as file:
@@ -77,33 +77,32 @@ def _cores() -> int:
 
 
 def default_threads(machine: Machine, environ: Mapping[str, str]) -> int:
-    """The threads of the math library: what the user has set, else all cores."""
-    said = environ.get("OMP_NUM_THREADS", "")
-    return int(said) if said.isdigit() and int(said) > 0 else machine.cores
+    """The number of threads of the math library: OMP_NUM_THREADS if set, otherwise all cores."""
+    threads = environ.get("OMP_NUM_THREADS", "")
+    return int(threads) if threads.isdigit() and int(threads) > 0 else machine.cores
 
 
 def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
-    """What to set on this machine in this environment. Pure: it reads and changes nothing."""
+    """The settings for a machine and an environment. A pure function: it reads and changes nothing else."""
     if environ.get("PADDLE_ATTN_TUNE") == "0" or machine.gpu:
         return []
     steps = []
-    beside = environ.get(
-        "PADDLE_LOCAL_SIZE", ""
-    )  # processes of the job on this machine; Paddle's launcher gives each one thread
-    threads = machine.cores // int(beside) if beside.isdigit() and int(beside) else machine.cores
-    said = environ.get("OMP_NUM_THREADS")
-    if threads > 1 and (said is None or (said == "1" and beside)):
+    # Paddle's launcher sets one thread, and PADDLE_LOCAL_SIZE: the processes that share this machine's cores
+    processes = environ.get("PADDLE_LOCAL_SIZE", "")
+    threads = machine.cores // int(processes) if processes.isdigit() and int(processes) else machine.cores
+    omp_threads = environ.get("OMP_NUM_THREADS")
+    if threads > 1 and (omp_threads is None or (omp_threads == "1" and processes)):
         steps.append(Step("env", "OMP_NUM_THREADS", threads, "Paddle starts with one thread"))
     if machine.vendor == "AuthenticAMD" and "MKL_DEBUG_CPU_TYPE" not in environ:
         if "avx512f" in machine.flags:
-            steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 7, "MKL does not use AVX-512 on AMD unless told"))
+            steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 7, "MKL does not use AVX-512 on AMD by default"))
         elif "avx2" in machine.flags:
-            steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 5, "MKL does not use AVX2 on AMD unless told"))
-    malloc_is_the_users = any(
+            steps.append(Step("env", "MKL_DEBUG_CPU_TYPE", 5, "MKL does not use AVX2 on AMD by default"))
+    user_sets_malloc = any(
         name.startswith("MALLOC_") or name in ("LD_PRELOAD", "GLIBC_TUNABLES") for name in environ
     )
-    if machine.system == "Linux" and machine.libc == "glibc" and not malloc_is_the_users:
-        why = "large tensors are kept, not mapped and unmapped each time"
+    if machine.system == "Linux" and machine.libc == "glibc" and not user_sets_malloc:
+        why = "keeps the memory of large tensors instead of mapping and unmapping it"
         steps += [
             Step("malloc", "M_MMAP_MAX", 0, why),
             Step("malloc", "M_TRIM_THRESHOLD", -1, why),
@@ -113,9 +112,9 @@ def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
 
 
 def tune() -> list[Step]:
-    """Apply the plan for this machine; call it before Paddle is imported. Returns the steps that were taken."""
+    """Apply the plan for this machine and return the applied steps. Call it before Paddle is imported."""
     steps = plan(this_machine(), os.environ)
-    if "paddle" in sys.modules:  # its threads and MKL are set up: the environment would come too late
+    if "paddle" in sys.modules:  # too late for environment variables: its threads and MKL are set up
         steps = [step for step in steps if step.where == "malloc"]
     libc = ctypes.CDLL(None) if any(step.where == "malloc" for step in steps) else None
     for step in steps:

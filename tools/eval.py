@@ -1,12 +1,10 @@
-"""Evaluate trained weights: python tools/eval.py -c configs/towernet_simam.yaml --weights output/towernet_simam/best.pdparams"""
+"""Evaluate trained weights: python tools/eval.py -c configs/X.yaml --weights output/X/best.pdparams"""
 
 from paddle_attn.cli import config_parser, one_sentence_errors, prepare_paddle
 
 
 def main() -> None:
-    parser = config_parser(
-        "Evaluate weights on data.root/eval; metrics.json and confusion.png go to train.output."
-    )
+    parser = config_parser("Evaluate weights on the eval images; write metrics.json and confusion.png.")
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="such as output/towernet_simam/best.pdparams"
     )
@@ -20,12 +18,10 @@ def main() -> None:
 
         result = evaluate_config(config, arguments.weights)
         for row in result.by_class():
-            print(
-                f"{row['class']:24s} {row['images']:6d} images  recall {100 * row['recall']:6.2f} %  precision {100 * row['precision']:6.2f} %"
-            )
-        print(
-            f"top-1 {100 * result.top1:.2f} %  top-5 {100 * result.top5:.2f} %  loss {result.loss:.4f}  on {result.confusion.sum()} images"
-        )
+            scores = f"recall {100 * row['recall']:6.2f} %  precision {100 * row['precision']:6.2f} %"
+            print(f"{row['class']:24s} {row['images']:6d} images  {scores}")
+        scores = f"top-1 {100 * result.top1:.2f} %  top-5 {100 * result.top5:.2f} %  loss {result.loss:.4f}"
+        print(f"{scores}  on {result.confusion.sum()} images")
         print(f"metrics.json and confusion.png are in {config.train.output}")
 
 
