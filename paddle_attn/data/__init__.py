@@ -1,1 +1,4 @@
-"""Where images come from: the split, the folders, the preprocessing. `split` and what it needs do not import Paddle."""
+"""Data: the data sets, the loader that makes batches, the transforms of an image; `prepare` makes splits.
+
+`prepare` and `images` do not import Paddle, so neither does this file.
+"""

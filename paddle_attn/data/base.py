@@ -27,7 +27,7 @@ class ImageDataset(Dataset):
         label(index)  the index of its class
         name(index)   what error messages call it, such as its path
 
-    One line in `DATASETS` (datasets.py) makes it a value of `data.dataset`; the arguments are described there.
+    One line in `DATASETS` makes it a value of `data.dataset`; `create_dataset` lists its arguments.
 
     The augmentation of a sample depends on `seed`, `epoch` and its index only.
 
@@ -59,7 +59,7 @@ class ImageDataset(Dataset):
         raise NotImplementedError
 
     def load(self, index: int) -> np.ndarray:
-        """Image `index` as float32 `[3, size, size]`. Raises UserError with its name when it cannot be decoded."""
+        """Image `index` as float32 `[3, size, size]`. Raises UserError with its name when that fails."""
         if self.augment is None:
             return self.preprocess.normalise(self._resized(index))
         rng = random.Random(f"{self.seed} {self.epoch} {index}")

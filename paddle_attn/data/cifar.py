@@ -30,7 +30,8 @@ class Cifar10(ImageDataset):
         split: 'train', or 'eval' for the archive's test images.
         preprocess, augment, seed, cache: see ImageDataset.
 
-    Raises: DataNotFoundError when there is no archive and the download fails, UserError when it is not the official one.
+    Raises: DataNotFoundError when there is no archive and the download fails; UserError when the archive is
+    not the official one.
     """
 
     reader: ClassVar[type] = datasets.Cifar10
@@ -60,7 +61,7 @@ class Cifar10(ImageDataset):
         self.classes = self._read_classes(Path(self._data.data_file))
 
     def _read_classes(self, archive: Path) -> list[str]:
-        return "airplane automobile bird cat deer dog frog horse ship truck".split()
+        return ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
     def __len__(self) -> int:
         return len(self._data)
@@ -77,7 +78,7 @@ class Cifar10(ImageDataset):
 
 
 class Cifar100(Cifar10):
-    """The 32x32 images of CIFAR-100, `cifar-100-python.tar.gz`: the same numbers of images, a hundred classes."""
+    """The 32x32 images of CIFAR-100: as CIFAR-10, with a hundred classes, in `cifar-100-python.tar.gz`."""
 
     reader = datasets.Cifar100
     archive = "cifar-100-python.tar.gz"

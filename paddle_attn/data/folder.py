@@ -29,7 +29,8 @@ class ImageFolder(ImageDataset, DatasetFolder):
         samples: `(path, label)` of each image, sorted by class, then by path.
         targets: the label of each image.
 
-    Raises: DataNotFoundError when there is no `root`; UserError when it has no class folder, or one without images.
+    Raises: DataNotFoundError when there is no `root`; UserError when it has no class folders, or an empty
+    one.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class ImageFolder(ImageDataset, DatasetFolder):
         cache: int = 0,
     ):
         super().__init__(preprocess, augment, seed, cache)
-        # DatasetFolder's own constructor follows links and enters hidden folders, so its attributes are set here.
+        # DatasetFolder's constructor follows links and enters hidden folders, so its attributes are set here.
         self.root, self.loader, self.extensions, self.transform = str(root), load_image, EXTENSIONS, None
         self.dtype = paddle.get_default_dtype()
         self.classes, self.class_to_idx = self._find_classes(self.root)

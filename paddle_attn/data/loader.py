@@ -19,9 +19,10 @@ NO_LABEL = -100  # the label of an image that pads a shard; the loss and the met
 class ShardedBatchSampler(BatchSampler):
     """The batches of an epoch as lists of indices; with several processes, this process's shard of each step.
 
-    A shuffled order depends on the seed and the data set's epoch. Every process takes the same number of steps, and the shards
-    of a step do not overlap. With `shuffle`, a last step with fewer images than processes is dropped. Without it, every image
-    is used, and the shorter shards of the last step are padded with its first image.
+    A shuffled order depends on the seed and the data set's epoch. Every process takes the same number of
+    steps, and the shards of a step do not overlap. With `shuffle`, a last step of fewer images than processes
+    is dropped. Without it, every image is used, and the shorter shards of the last step are padded with its
+    first image.
     """
 
     def __init__(
@@ -68,11 +69,11 @@ class Loader:
         workers: the number of loading processes; 0 loads in a thread.
         mix: blends the images of a batch; batches are then `(images, labels, other labels, lam)`, see Mix.
         rank, world_size: this process's number and the number of processes; each gets its shard of a step.
-        first_error: called at every step with this process's error, or ''; returns the error of any process, or ''. With several
-            processes it lets all of them stop at the same step.
+        first_error: called at every step with this process's error or ''; returns the error of any process or
+            '', so that all processes stop at the same step.
 
-    Raises: UserError when there are fewer images than processes; while iterating, UserError with the name of the first image
-    that cannot be loaded.
+    Raises: UserError when there are fewer images than processes; while iterating, UserError with the name of
+    an image that cannot be loaded.
     """
 
     def __init__(
@@ -138,6 +139,6 @@ class Loader:
 
 
 def _leave_process_group(worker: int) -> None:
-    """Keep a worker alive on Ctrl-C or a launcher's SIGTERM: the process that trains still needs it to end its step."""
+    """Keep a worker alive on Ctrl-C or a launcher's SIGTERM: training still needs it to finish the step."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)

@@ -1,6 +1,6 @@
-"""From an RGB image to the network's input: the fixed preprocessing, the random augmentation, the mixing of a batch.
+"""From an RGB image to the input of a network: fixed preprocessing, random augmentation, mixing of batches.
 
-The caller passes the random numbers, seeded by epoch and image. Neither the workers nor the order of loading change them.
+The caller passes the random generator, seeded by epoch and image: workers and loading order change nothing.
 """
 
 from __future__ import annotations
@@ -92,11 +92,13 @@ class Preprocess:
             preprocess = cls(size, mode, tuple(normalise["mean"]), tuple(normalise["std"]))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
-                f"cannot read the preprocessing in inference.yml ({error!r}): expected what tools/export.py writes"
+                f"cannot read the preprocessing in inference.yml ({error!r}): "
+                "expected the one that tools/export.py writes"
             ) from None
         if preprocess.to_ops() != ops:
             raise UserError(
-                "paddle_attn does not support the preprocessing in inference.yml: expected what tools/export.py writes"
+                "paddle_attn does not support the preprocessing in inference.yml: "
+                "expected the one that tools/export.py writes"
             )
         return preprocess
 
@@ -117,7 +119,7 @@ class Augment:
         return self.options.crop_scale is not None
 
     def crop(self, image: Image.Image, rng: random.Random) -> Image.Image:
-        """A random part of the original image with an aspect ratio of 3:4 to 4:3; the whole image when none fits."""
+        """A random part of the original image, its aspect ratio 3:4 to 4:3; all of it when none fits."""
         width, height = image.size
         for _ in range(10):
             area = width * height * rng.uniform(*self.options.crop_scale)
@@ -156,7 +158,8 @@ class Mix:
         mixup: the Beta parameter of mixup, which averages the two images; 0 for none.
             Zhang et al., "mixup: Beyond Empirical Risk Minimization", ICLR 2018, arxiv.org/abs/1710.09412.
         cutmix: the Beta parameter of CutMix, which pastes a rectangle of the other image; 0 for none.
-            Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers", ICCV 2019, arxiv.org/abs/1905.04899.
+            Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable
+            Features", ICCV 2019, arxiv.org/abs/1905.04899.
 
     With both, each batch gets one of them with equal probability.
     """
@@ -167,7 +170,7 @@ class Mix:
     def __call__(
         self, images: Tensor, labels: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images `[N, 3, H, W]` and labels `[N]` to mixed images, labels, the other images' labels and `lam` `[N]`."""
+        """`images` `[N, 3, H, W]` and `labels` `[N]` to `(mixed images, labels, others' labels, lam [N])`."""
         others = images.flip([0])
         if self.cutmix and (not self.mixup or rng.random() < 0.5):
             keep = _cutmix_mask(*images.shape[2:], rng.beta(self.cutmix, self.cutmix), rng)

@@ -105,8 +105,8 @@ def test_prediction_reports_what_is_no_image_and_goes_on(work: Path):
     assert result.returncode == 0 and "ok.png" in result.stdout
     assert (
         len(result.stderr.splitlines()) == 2
-        and "text.jpg: it is no image" in result.stderr
-        and "there is no none.jpg" in result.stderr
+        and "text.jpg: it is not an image" in result.stderr
+        and "none.jpg does not exist" in result.stderr
     )
     assert_one_sentence(tool("predict", "--model", "inference/second", "text.jpg", cwd=work), "text.jpg")
 
@@ -149,7 +149,7 @@ BAD = [
         ["the class folder", "empty-class/train/nothing has no images"],
     ),
     (["-o", "data.root=datasets/corrupt"], ["cannot decode the image", "red/image_02.jpg"]),
-    (["-o", "data.root=datasets/text"], ["cannot decode the image", "red/image_02.jpg: it is no image"]),
+    (["-o", "data.root=datasets/text"], ["cannot decode the image", "red/image_02.jpg: it is not an image"]),
     (["-o", "data.root=datasets/one-sided"], ["must have the same class folders, found extra"]),
     (
         ["-o", "model.weights=broken.pdparams"],
@@ -226,7 +226,7 @@ def test_bad_input_to_training_is_one_sentence_and_nothing_is_lost(
             ["train", "-c", "config.yaml", "-o", "train.resume=true", "optim.name=sgd"],
             ["had optim.name 'adam', expected the same to go on, found 'sgd'"],
         ),
-        (["predict", "--model", "inference/first", "output/first/vdl"], ["holds no images"]),
+        (["predict", "--model", "inference/first", "output/first/vdl"], ["contains no images"]),
         (["eval", "-c", "config.yaml", *WEIGHTS, "-o", "model.num_classes=10"], ["model.num_classes is 10"]),
         (
             ["eval", "-c", "config.yaml", *WEIGHTS, "-o", "data.root=datasets/other"],
@@ -234,10 +234,10 @@ def test_bad_input_to_training_is_one_sentence_and_nothing_is_lost(
         ),
         (
             ["export", "-c", "config.yaml", *WEIGHTS, "--out", "datasets"],
-            ["datasets is there already and is no export"],
+            ["datasets exists and is not an export"],
         ),
         (["export", "-c", "none.yaml", *WEIGHTS, "--out", "x"], ["cannot read the config none.yaml"]),
-        (["predict", "--model", "datasets", "x.jpg"], ["datasets is no exported model", "tools/export.py"]),
+        (["predict", "--model", "datasets", "x.jpg"], ["datasets is not an exported model", "tools/export.py"]),
         (["split"], ["is there already: pass --force"]),
     ],
     ids=lambda value: (

@@ -1,4 +1,4 @@
-"""Where photographs come from: a folder, an archive, the official download, or drawn. All of it ends as a folder of class folders."""
+"""Where class folders come from: a folder, an archive, the official download, or synthetic images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -36,39 +36,29 @@ ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 # Caltech 101 (1.0), Li, Andreeto, Ranzato, Perona (2022), CaltechDATA, doi.org/10.22002/D1.20086, CC BY 4.0
 CALTECH_URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip"
 CALTECH_SHA1 = "d1cc0e3686b03d5e1a7e9b734c6d04f60857d674"
-CALTECH_INNER = "101_ObjectCategories.tar.gz"  # the archive in the archive that holds the photographs
+CALTECH_INNER = "101_ObjectCategories.tar.gz"  # the archive inside the archive, with the photographs
 # the sixteen largest categories of at most 256 images, ties by name, without BACKGROUND_Google and the faces
+# fmt: off
 CALTECH_16 = [
-    "Leopards",
-    "bonsai",
-    "brain",
-    "buddha",
-    "butterfly",
-    "car_side",
-    "chandelier",
-    "grand_piano",
-    "hawksbill",
-    "helicopter",
-    "kangaroo",
-    "ketch",
-    "menorah",
-    "starfish",
-    "trilobite",
-    "watch",
+    "Leopards", "bonsai", "brain", "buddha", "butterfly", "car_side", "chandelier", "grand_piano",
+    "hawksbill", "helicopter", "kangaroo", "ketch", "menorah", "starfish", "trilobite", "watch",
 ]
-MAX_RATIO, MIN_ROOM = 50, 64 << 20  # an archive may unpack to so many times its size, or to 64 MB
-MIN_MEMBER = 50  # bytes of an archive for each file in it, on average
-ATTEMPTS = 5  # connections that bring nothing, before the download gives up
+# fmt: on
+MAX_RATIO = 50  # an archive may unpack to this many times its size,
+MIN_LIMIT = 64 << 20  # or to this many bytes when that is more
+MIN_MEMBER = 50  # bytes of the archive per file in it, on average
+MAX_HEADER = 1 << 24  # bytes that tarfile may read at once
+ATTEMPTS = 5  # connections in a row that bring nothing before the download fails
 
 
 @dataclass(frozen=True)
 class Source:
-    """Class folders, ready to be split."""
+    """Class folders that can be split."""
 
     root: Path  # the folder of class folders
-    name: str  # for people: where it came from
-    classes: list[str] | None  # the classes that are meant, None for all
-    temporary: bool  # the files may be moved, not copied
+    name: str  # where they came from, for the record
+    classes: list[str] | None  # the classes to use, None for all
+    temporary: bool  # whether the files may be moved instead of copied
 
 
 def find_source(
@@ -79,25 +69,27 @@ def find_source(
     url: str = CALTECH_URL,
     sha1: str = CALTECH_SHA1,
 ) -> Source:
-    """The class folders to split, in this order: `source`, else `datasets/Images.zip`, `datasets/Images/`, else the download.
+    """Find class folders: `source`, else `datasets/Images.zip`, else `datasets/Images/`, else the download.
 
     Args:
-        source: a folder of class folders, a .zip or .tar.gz of one, 'demo' for drawn images, or None to look.
-        datasets: where data is looked for and the download is kept.
-        work: an empty folder for what is unpacked or drawn.
-        classes: the ones that are asked for; None is all, of the download the sixteen.
+        source: a folder of class folders, a .zip or .tar.gz of one, 'demo' for synthetic images, None to
+            look.
+        datasets: the folder to search; the download is kept there.
+        work: an empty folder for unpacked and synthetic images.
+        classes: the classes to use; None for all, or for the sixteen of the download.
         url, sha1: of the official archive.
 
-    Raises: UserError when nothing is found and nothing can be fetched, or an archive is damaged or leaves its folder.
+    Raises: UserError when nothing is found and the download fails, or an archive is damaged or unsafe.
     """
     if source == "demo":
-        write_synthetic(work / "drawn")
-        return Source(work / "drawn", "drawn images", classes, True)
+        write_synthetic(work / "synthetic")
+        return Source(work / "synthetic", "synthetic images", classes, temporary=True)
     if source is not None:
         path = Path(source).expanduser()
         if not path.exists():
             raise UserError(
-                f"there is no {path}: expected --source to be a folder of class folders, a .zip or .tar.gz of one, or 'demo'"
+                f"there is no {path}: expected --source to be a folder of class folders, "
+                "a .zip or .tar.gz of one, or 'demo'"
             )
         return _open(path, work, classes)
     for path in (datasets / "Images.zip", datasets / "Images"):
@@ -109,169 +101,183 @@ def find_source(
             download(url, archive, sha1)
         except ConnectionError as error:
             raise UserError(
-                f"no photographs and no download ({error}): put your own at {datasets / 'Images'}/<class>/*.jpg or as {datasets / 'Images.zip'}, "
-                f"or pass --source FOLDER_OR_ARCHIVE, or draw some with --source demo"
+                f"there are no photographs, and the download failed ({error}): put your own at "
+                f"{datasets / 'Images'}/<class>/*.jpg or {datasets / 'Images.zip'}, "
+                "pass --source FOLDER_OR_ARCHIVE, or use synthetic images with --source demo"
             ) from None
     unpack(archive, work / "unpacked")
-    return Source(class_root(work / "unpacked", archive), f"Caltech-101 ({url})", classes or CALTECH_16, True)
+    root = class_root(work / "unpacked", archive)
+    return Source(root, f"Caltech-101 ({url})", classes or CALTECH_16, temporary=True)
 
 
 def _open(path: Path, work: Path, classes: list[str] | None) -> Source:
     if path.is_dir():
-        return Source(class_root(path, path), shown(path), classes, False)
+        return Source(class_root(path, path), shown(path), classes, temporary=False)
     unpack(path, work / "unpacked")
-    return Source(class_root(work / "unpacked", path), shown(path), classes, True)
+    return Source(class_root(work / "unpacked", path), shown(path), classes, temporary=True)
 
 
-def class_root(folder: Path, named: Path) -> Path:
-    """The folder that holds the class folders: the one given, or the only one inside it, and so on down."""
+def class_root(folder: Path, source: Path) -> Path:
+    """The folder that holds the class folders: `folder`, or the only folder in it, and so on downwards.
+
+    Raises: UserError that names `source` when there are no class folders.
+    """
     while True:
-        inside = [entry for entry in sorted(folder.iterdir()) if not is_clutter(entry.name)]
-        folders = [entry for entry in inside if entry.is_dir()]
-        if any(is_image_name(entry) for entry in inside if entry.is_file()):
-            raise UserError(f"{named} holds images without class folders: expected <class>/<image> in it")
-        if len(folders) == 1 and not any(
-            is_image_name(entry) for entry in folders[0].iterdir() if entry.is_file()
-        ):
-            folder = folders[0]
-        elif folders:
+        entries = [entry for entry in sorted(folder.iterdir()) if not is_clutter(entry.name)]
+        folders = [entry for entry in entries if entry.is_dir()]
+        if _holds_images(folder):
+            raise UserError(f"{source} holds images without class folders: expected <class>/<image> in it")
+        if not folders:
+            raise UserError(f"{source} holds no class folders: expected <class>/<image> in it")
+        if len(folders) > 1 or _holds_images(folders[0]):
             return folder
-        else:
-            raise UserError(f"{named} holds no class folders: expected <class>/<image> in it")
+        folder = folders[0]
 
 
-def unpack(archive: Path, target: Path, room: int | None = None) -> None:
-    """Unpack a .zip or .tar(.gz), files alone; Caltech's archive in the archive is unpacked too.
+def _holds_images(folder: Path) -> bool:
+    return any(is_image_name(entry) for entry in folder.iterdir() if entry.is_file())
+
+
+def unpack(archive: Path, target: Path, max_bytes: int | None = None) -> None:
+    """Unpack the files of a .zip or .tar(.gz) into a new folder; of Caltech's archive, the archive inside it.
 
     Args:
         archive, target: the file, and the folder to make.
-        room: the bytes that it may unpack to; None goes by the archive's size.
+        max_bytes: the size that it may unpack to; None derives it from the size of the archive.
 
-    Raises: UserError for another kind of file, a damaged one, a member that is a link or would land outside `target`, and for a bomb:
-    far more bytes or files than photographs of that size would have.
+    Raises: UserError when the file is not an archive or is damaged, when a member is a link or would be
+    written outside `target`, and when it holds far more bytes or files than photographs of its size would.
     """
     if not archive.name.lower().endswith(ARCHIVES):
         raise UserError(
             f"cannot unpack {archive}: expected a folder or a file that ends in {', '.join(ARCHIVES)}"
         )
     size = archive.stat().st_size
-    room, files = max(MIN_ROOM, MAX_RATIO * size) if room is None else room, size // MIN_MEMBER
+    max_bytes = max(MIN_LIMIT, MAX_RATIO * size) if max_bytes is None else max_bytes
+    max_files = size // MIN_MEMBER
     try:
-        for member, file in _members(archive, room):
-            files -= 1
-            if files < 0:
+        for count, (member, file) in enumerate(_members(archive, max_bytes), start=1):
+            if count > max_files:
                 raise UserError(
-                    f"{archive} is refused: it has more than a file for each {MIN_MEMBER} of its bytes"
+                    f"{archive} is refused: it has more than one file per {MIN_MEMBER} of its bytes"
                 )
             path = PurePosixPath(member.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
                 raise UserError(
-                    f"{archive} is refused: its member '{member}' would leave the folder it is unpacked to"
+                    f"{archive} is refused: its member '{member}' would be written outside the target folder"
                 )
             if any(is_clutter(part) for part in path.parts):
                 continue
-            to = target / path
-            to.parent.mkdir(parents=True, exist_ok=True)
-            with open(to, "xb") as out:  # a second file of that name is damage
+            unpacked = target / path
+            unpacked.parent.mkdir(parents=True, exist_ok=True)
+            with open(unpacked, "xb") as out:  # fails for a second file of the same name
                 while block := file.read(1 << 20):
-                    room -= len(block)
-                    if room < 0:
-                        raise _too_much(archive)
+                    max_bytes -= len(block)
+                    if max_bytes < 0:
+                        raise _too_large(archive)
                     out.write(block)
             if path.name == CALTECH_INNER:
-                inner = to.replace(target.with_name("inner.tar.gz"))
-                shutil.rmtree(target)  # annotations and the like
-                unpack(inner, target, room)
+                inner = unpacked.replace(target.with_name("inner.tar.gz"))
+                shutil.rmtree(target)  # annotations and other files
+                unpack(inner, target, max_bytes)
                 inner.unlink()
                 return
     except UserError:
         raise
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{archive} is damaged: expected a whole archive, found: {str(error)[:200] or type(error).__name__}"
-        ) from None
+        raise _damaged(archive, str(error)[:200] or type(error).__name__) from None
     except OSError as error:
-        if (
-            isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError) or error.errno is None
-        ):  # gzip's BadGzipFile has none
-            raise UserError(f"{archive} is damaged: expected a whole archive, found: {error}") from None
+        # gzip's BadGzipFile has no errno
+        if error.errno is None or isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError):
+            raise _damaged(archive, str(error)) from None
         if error.errno in (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL):
-            raise UserError(
-                f"{archive} has a name in it that this file system does not take: {Path(str(error.filename)).name[:80]}"
-            ) from None
+            name = Path(str(error.filename)).name[:80]
+            raise UserError(f"{archive} has a name that this file system does not support: {name}") from None
         raise
     if not target.is_dir():
         raise UserError(f"{archive} holds no files: expected <class>/<image> in it")
 
 
-def _members(archive: Path, room: int) -> Iterator[tuple[str, IO[bytes]]]:
-    """The regular files of an archive, name and content, in its order. Links and devices are refused."""
+def _members(archive: Path, max_bytes: int) -> Iterator[tuple[str, IO[bytes]]]:
+    """The name and content of each regular file, in the archive's order. Links and devices are an error."""
     if archive.name.lower().endswith(".zip"):
-        with zipfile.ZipFile(archive) as opened:
-            for info in opened.infolist():
-                kind = stat.S_IFMT(info.external_attr >> 16)
-                if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-                    raise UserError(
-                        f"{archive} is refused: its member '{info.filename}' is a link, expected plain files"
-                    )
-                if info.compress_type not in (
-                    zipfile.ZIP_STORED,
-                    zipfile.ZIP_DEFLATED,
-                ):  # the others unpack without a bound
-                    raise UserError(
-                        f"{archive} is refused: '{info.filename}' is neither stored nor deflated; pack it again as an ordinary zip"
-                    )
-                if not info.is_dir():
-                    with opened.open(info) as file:
-                        yield info.filename, file
-        return
+        return _zip_members(archive)
+    return _tar_members(archive, max_bytes)
+
+
+def _zip_members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise UserError(
+                    f"{archive} is refused: its member '{info.filename}' is a link, expected regular files"
+                )
+            # Python decompresses the other methods without a bound on memory
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise UserError(
+                    f"{archive} is refused: '{info.filename}' is neither stored nor deflated; "
+                    "pack it again as an ordinary zip"
+                )
+            if not info.is_dir():
+                with opened.open(info) as file:
+                    yield info.filename, file
+
+
+def _tar_members(archive: Path, max_bytes: int) -> Iterator[tuple[str, IO[bytes]]]:
     with open(archive, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
+        gzipped = file.read(2) == b"\x1f\x8b"
     with (
-        gzip.open(archive) if packed else open(archive, "rb") as file,
-        tarfile.open(fileobj=_Bounded(file, archive, room), mode="r:") as opened,
+        gzip.open(archive) if gzipped else open(archive, "rb") as file,
+        tarfile.open(fileobj=_LimitedReader(file, archive, max_bytes), mode="r:") as opened,
     ):
         for info in opened:
             if not (info.isfile() or info.isdir()):
                 raise UserError(
-                    f"{archive} is refused: its member '{info.name}' is a link or device, expected plain files"
+                    f"{archive} is refused: its member '{info.name}' is a link or device, "
+                    "expected regular files"
                 )
             if info.isfile():
                 yield info.name, opened.extractfile(info)
-        while opened.fileobj.read(1 << 20):  # to the end, where gzip's checksum is
+        while opened.fileobj.read(1 << 20):  # gzip checks its checksum at the end
             pass
 
 
-def _too_much(archive: Path) -> UserError:
-    return UserError(
-        f"{archive} is refused: it would unpack to more than {MAX_RATIO} times its {archive.stat().st_size} bytes"
-    )
+def _too_large(archive: Path) -> UserError:
+    size = archive.stat().st_size
+    return UserError(f"{archive} is refused: it would unpack to more than {MAX_RATIO} times its {size} bytes")
 
 
-class _Bounded:
-    """A file of which tarfile gets no more than an archive may unpack to, and little at once: it takes a header's word for its size."""
+def _damaged(archive: Path, reason: str) -> UserError:
+    return UserError(f"{archive} is damaged: expected a complete archive, found: {reason}")
 
-    def __init__(self, file: IO[bytes], archive: Path, room: int):
-        self._file, self._archive, self._room = file, archive, 2 * room  # headers and padding come on top
+
+class _LimitedReader:
+    """A file with limits on the bytes read in total and at once: tarfile trusts the sizes in the headers."""
+
+    def __init__(self, file: IO[bytes], archive: Path, max_bytes: int):
+        self._file, self._archive = file, archive
+        self._max_bytes = 2 * max_bytes  # the headers and the padding count too
         self.tell = file.tell
 
     def read(self, size: int) -> bytes:
-        if size > 1 << 24 or self._file.tell() > self._room:
-            raise _too_much(self._archive)
+        if size > MAX_HEADER or self._file.tell() > self._max_bytes:
+            raise _too_large(self._archive)
         return self._file.read(size)
 
-    def seek(self, to: int) -> None:
-        if to > self._room:
-            raise _too_much(self._archive)
-        self._file.seek(to)
+    def seek(self, position: int) -> None:
+        if position > self._max_bytes:
+            raise _too_large(self._archive)
+        self._file.seek(position)
 
 
 def download(url: str, target: Path, sha1: str) -> None:
-    """Fetch a file with a progress bar; a broken connection is tried again from where it broke.
+    """Download a file with a progress bar; a broken connection is resumed where it broke.
 
-    The file appears at `target` only when its checksum is right. What a broken download brought stays beside it for the next try.
+    The file appears at `target` when its checksum is right. An unfinished download stays beside it and is
+    continued by the next call; after a wrong checksum nothing is kept.
 
-    Raises: ConnectionError when the network does not give it, UserError when its checksum is wrong (nothing is left then).
+    Raises: ConnectionError when the network fails, UserError when the checksum is wrong.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -292,7 +298,7 @@ def download(url: str, target: Path, sha1: str) -> None:
                     break
                 reason = "the connection broke"
             except urllib.error.HTTPError as error:
-                if error.code == 416:  # nothing is left to send
+                if error.code == 416:  # the file was complete already
                     break
                 reason = f"{url} answers {error.code} {error.reason}"
             except (OSError, http.client.HTTPException) as error:
@@ -305,24 +311,22 @@ def download(url: str, target: Path, sha1: str) -> None:
     found = checksum(part, "sha1")
     if found != sha1:
         part.unlink()
-        raise UserError(
-            f"the download {url} is not what was expected: SHA-1 {sha1} expected, {found} found; nothing of it was kept"
-        )
+        raise UserError(f"the download {url} was not kept: expected the SHA-1 {sha1}, found {found}")
     part.replace(target)
 
 
-def _fetch(url: str, part: Path, tell) -> bool:
-    """Go on with a download; True when the whole file is there, False when the connection broke on the way."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+def _fetch(url: str, part: Path, report: Callable[[int, int | None], None]) -> bool:
+    """Continue a download; `report` gets the bytes so far and in total. Returns whether it is complete."""
+    done = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     with urllib.request.urlopen(request, timeout=30) as answer:
         if answer.status != 206:
-            have = 0  # a server that cannot continue sends all of it again
+            done = 0  # a server without ranges sends the whole file again
         length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with open(part, "ab" if have else "wb") as out:
+        total = done + int(length) if length else None
+        with open(part, "ab" if done else "wb") as out:
             while block := answer.read(1 << 18):
                 out.write(block)
-                have += len(block)
-                tell(have, total)
-    return total is None or have == total
+                done += len(block)
+                report(done, total)
+    return total is None or done == total

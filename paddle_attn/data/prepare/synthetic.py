@@ -1,6 +1,6 @@
-"""Sixteen classes of drawn images, for a first run without any photograph: shapes, textures and strokes.
+"""Sixteen classes of synthetic images, for a first run without photographs: shapes, textures and strokes.
 
-Colour, size, place, rotation and noise vary so much that the average picture of a class says little about it.
+Colour, size, position, rotation and noise vary, so the average image of a class says little about the class.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIDE = 160  # of the finished image
-SCALE = 2  # drawn larger, then reduced: smooth edges
+SIDE = 160  # of the image, in pixels
+SCALE = 2  # the image is drawn this many times larger and reduced, for smooth edges
 
 Point = tuple[float, float]
 Draw = Callable[[ImageDraw.ImageDraw, tuple, random.Random], None]
 
 
 def write_synthetic(target: Path, per_class: int = 100, seed: int = 0) -> None:
-    """Write `<target>/<class>/drawn_NNNN.png`, `per_class` of each; the same seed draws the same images."""
+    """Write `<target>/<class>/synthetic_NNNN.png`, `per_class` of each; a seed gives the same images."""
     for name, draw in CLASSES.items():
         folder = target / name
         folder.mkdir(parents=True)
         for index in range(1, per_class + 1):
             rng = random.Random(f"{seed} {name} {index}")
-            draw_image(draw, rng).save(folder / f"drawn_{index:04d}.png", compress_level=1)
+            draw_image(draw, rng).save(folder / f"synthetic_{index:04d}.png", compress_level=1)
 
 
 def draw_image(draw: Draw, rng: random.Random) -> Image.Image:
-    """One image of a class: a figure on a ground of another colour, a few specks, noise."""
+    """One image of a class: a figure on a ground of another colour, with a few specks and noise."""
     side = SIDE * SCALE
     ground, figure = _two_colours(rng)
     image = Image.new("RGB", (side, side), ground)
     pen = ImageDraw.Draw(image)
-    for _ in range(rng.randint(0, 6)):  # specks that mean nothing
+    for _ in range(rng.randint(0, 6)):  # specks, in images of every class
         x, y, r = rng.uniform(0, side), rng.uniform(0, side), rng.uniform(2, 7)
         pen.ellipse((x - r, y - r, x + r, y + r), fill=_colour(rng))
     draw(pen, figure, rng)
@@ -50,7 +50,7 @@ def _colour(rng: random.Random) -> tuple[int, int, int]:
 
 
 def _two_colours(rng: random.Random) -> tuple[tuple, tuple]:
-    """Two colours of any hue; the figure's is clearly the lighter."""
+    """The colours of ground and figure, of any hue; the figure is clearly lighter."""
     while True:
         ground, figure = _colour(rng), _colour(rng)
         if sum(figure) - sum(ground) > 200:
@@ -58,15 +58,15 @@ def _two_colours(rng: random.Random) -> tuple[tuple, tuple]:
 
 
 def _place(rng: random.Random, low: float = 0.26, high: float = 0.44) -> tuple[float, float, float, float]:
-    """Centre, radius and angle of a figure that lies wholly inside."""
+    """Centre x and y, radius and angle of a figure inside the image."""
     side = SIDE * SCALE
     radius = side * rng.uniform(low, high)
     x, y = (rng.uniform(radius, side - radius) for _ in range(2))
     return x, y, radius, math.radians(rng.uniform(-30, 30))
 
 
-def _turned(points: list[Point], place: tuple[float, float, float, float]) -> list[Point]:
-    """Points around the origin, scaled, turned and moved to their place."""
+def _transformed(points: list[Point], place: tuple[float, float, float, float]) -> list[Point]:
+    """Points around the origin, scaled, rotated and moved to a place."""
     x, y, radius, angle = place
     cos, sin = math.cos(angle) * radius, math.sin(angle) * radius
     return [(x + px * cos - py * sin, y + px * sin + py * cos) for px, py in points]
@@ -81,20 +81,23 @@ def _polygon(radii: list[float]) -> list[Point]:
 
 
 def _filled(points: Callable[[random.Random], list[Point]]) -> Draw:
-    return lambda pen, fill, rng: pen.polygon(_turned(points(rng), _place(rng)), fill=fill)
+    return lambda pen, fill, rng: pen.polygon(_transformed(points(rng), _place(rng)), fill=fill)
 
 
 def _stroked(points: Callable[[random.Random], list[Point]]) -> Draw:
     def draw(pen: ImageDraw.ImageDraw, fill: tuple, rng: random.Random) -> None:
         pen.line(
-            _turned(points(rng), _place(rng, 0.32, 0.46)), fill=fill, width=rng.randint(10, 20), joint="curve"
+            _transformed(points(rng), _place(rng, 0.32, 0.46)),
+            fill=fill,
+            width=rng.randint(10, 20),
+            joint="curve",
         )
 
     return draw
 
 
 def _textured(inside: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Draw:
-    """A texture over the whole image: `inside` tells from coordinates, in periods, where the figure's colour is."""
+    """A texture over the whole image: `inside` says where the figure is, from coordinates in periods."""
 
     def draw(pen: ImageDraw.ImageDraw, fill: tuple, rng: random.Random) -> None:
         side, period, angle = SIDE * SCALE, rng.uniform(40, 76), math.radians(rng.uniform(-30, 30))
@@ -117,7 +120,7 @@ def _ring(pen: ImageDraw.ImageDraw, fill: tuple, rng: random.Random) -> None:
 
 
 def _crescent(rng: random.Random) -> list[Point]:
-    bite = rng.uniform(0.35, 0.55)  # the inner arc passes through (bite, 0), the outer one through (1, 0)
+    bite = rng.uniform(0.35, 0.55)  # the inner arc passes through (bite, 0), the outer arc through (1, 0)
     outer = [(math.cos(t), math.sin(t)) for t in np.linspace(-math.pi / 2, math.pi / 2, 30)]
     return outer + [(bite * math.cos(t), math.sin(t)) for t in np.linspace(math.pi / 2, -math.pi / 2, 30)]
 
