@@ -1,21 +1,20 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders are written completely or not at all."""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
+from helpers import tree
 
-from paddle_attn.files import atomic_directory, write_text
-
-
-def content(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text() for path in folder.iterdir()}
+from paddle_attn.files import atomic_directory, atomic_write, checksum, shown, write_text
 
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
+    """A folder with one old file, alone in its parent folder."""
     folder = tmp_path / "target"
     folder.mkdir()
     (folder / "old").write_text("old")
@@ -23,58 +22,73 @@ def target(tmp_path: Path) -> Path:
 
 
 def build(target: Path) -> None:
-    with atomic_directory(target) as aside:
-        (aside / "new").write_text("new")
+    with atomic_directory(target) as folder:
+        (folder / "new").write_text("new")
 
 
-def test_the_new_folder_takes_the_place_of_the_old(target: Path):
+def assert_only(target: Path, content: dict[str, bytes]) -> None:
+    """The target has this content, and no temporary folder is left beside it."""
+    assert tree(target) == content
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_the_new_folder_replaces_the_old(target: Path):
     build(target)
-    assert content(target) == {"new": "new"} and len(list(target.parent.iterdir())) == 1
+    assert_only(target, {"new": b"new"})
 
 
-def test_a_failure_while_building_keeps_the_old(target: Path):
-    with pytest.raises(KeyError), atomic_directory(target) as aside:
-        (aside / "half").write_text("half")
+def test_a_failure_while_building_keeps_the_old_folder(target: Path):
+    with pytest.raises(KeyError), atomic_directory(target) as folder:
+        (folder / "half").write_text("half")
         raise KeyError
-    assert content(target) == {"old": "old"} and len(list(target.parent.iterdir())) == 1
+    assert_only(target, {"old": b"old"})
 
 
-@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
-def test_a_failure_between_the_two_renames_puts_the_old_back(
-    target: Path, monkeypatch: pytest.MonkeyPatch, failure: type
-):
-    replace, calls = os.replace, []
-
-    def second_fails(source, to):
-        calls.append(source)
-        if len(calls) == 2:
-            raise failure
-        replace(source, to)
-
-    monkeypatch.setattr(os, "replace", second_fails)
-    with pytest.raises(failure):
-        build(target)
-    assert content(target) == {"old": "old"} and len(list(target.parent.iterdir())) == 1
+def test_a_failure_between_the_two_renames_restores_the_old_folder(target: Path):
+    with pytest.raises(FileNotFoundError), atomic_directory(target) as folder:
+        shutil.rmtree(folder)  # the second rename finds no new folder
+    assert_only(target, {"old": b"old"})
 
 
-def test_after_a_kill_between_the_two_renames_the_old_is_put_back_first(target: Path):
-    target.rename(target.with_name(".target.old"))
+def test_after_a_kill_between_the_two_renames_the_next_call_restores_the_old_folder(target: Path):
+    target.rename(target.with_name(".target.old"))  # what such a kill leaves
     target.with_name(".target.part").mkdir()
     with pytest.raises(KeyError), atomic_directory(target):
         raise KeyError
-    assert content(target) == {"old": "old"} and len(list(target.parent.iterdir())) == 1
+    assert_only(target, {"old": b"old"})
 
 
-def test_the_folder_one_stands_in_can_be_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+def test_the_working_directory_can_be_replaced(target: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(target)
     build(Path("."))
-    assert content(tmp_path / "here") == {"new": "new"}
+    assert_only(target, {"new": b"new"})
 
 
-def test_a_file_is_replaced_whole(tmp_path: Path):
-    write_text(tmp_path / "deep" / "x.txt", "一")
-    write_text(tmp_path / "deep" / "x.txt", "二")
-    assert (tmp_path / "deep" / "x.txt").read_text(encoding="utf-8") == "二" and len(
-        list((tmp_path / "deep").iterdir())
-    ) == 1
+def test_a_new_file_replaces_the_old(tmp_path: Path):
+    path = tmp_path / "deep" / "x.txt"
+    for text in ("一", "二"):
+        write_text(path, text)
+    assert tree(tmp_path) == {"deep/x.txt": "二".encode()}
+
+
+def test_a_failure_while_writing_keeps_the_old_file(tmp_path: Path):
+    def fail(path: Path) -> None:
+        path.write_text("half")
+        raise KeyError
+
+    write_text(tmp_path / "x.txt", "old")
+    with pytest.raises(KeyError):
+        atomic_write(tmp_path / "x.txt", fail)
+    assert tree(tmp_path) == {"x.txt": b"old"}
+
+
+def test_a_path_is_shown_as_utf8_text():
+    assert shown("photos/été.jpg") == "photos/été.jpg"
+    assert shown(b"\xff.jpg") == r"\xff.jpg"
+
+
+def test_a_checksum_is_that_of_the_content(tmp_path: Path):
+    content = bytes(range(256)) * 10_000  # more than one block
+    (tmp_path / "x").write_bytes(content)
+    assert checksum(tmp_path / "x") == hashlib.sha256(content).hexdigest()
+    assert checksum(tmp_path / "x", "md5") == hashlib.md5(content).hexdigest()

@@ -1,4 +1,4 @@
-"""The runtime plan for each kind of machine, and that the act follows it."""
+"""The CPU settings for each kind of machine, and a process that applies them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 from helpers import ROOT
 
-from paddle_attn.runtime import Machine, plan
+from paddle_attn.runtime import Machine, default_threads, plan
 
 AMD = Machine("Linux", "glibc", "AuthenticAMD", frozenset({"avx2", "avx512f"}), 2)
 OLD_AMD = Machine("Linux", "glibc", "AuthenticAMD", frozenset({"avx2"}), 8)
@@ -55,44 +55,49 @@ MALLOC = {"M_MMAP_MAX": 0, "M_TRIM_THRESHOLD": -1, "M_TOP_PAD": 256 << 20}
         (GPU, {}, {}),
     ],
 )
-def test_the_plan_fits_the_machine_and_never_overrides_the_user(
+def test_the_plan_suits_the_machine_and_never_overrides_the_user(
     machine: Machine, environ: dict, expected: dict
 ):
     assert {step.name: step.value for step in plan(machine, environ)} == expected
 
 
-def run(code: str, **environ: str) -> str:
-    clean = {
-        key: value
-        for key, value in os.environ.items()
-        if key not in ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "PADDLE_ATTN_TUNE")
-    }
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=clean | environ,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+@pytest.mark.parametrize(("value", "threads"), [("3", 3), ("", 2), ("0", 2), ("many", 2)])
+def test_the_math_library_uses_the_threads_of_the_environment_or_all_cores(value: str, threads: int):
+    assert default_threads(AMD, {"OMP_NUM_THREADS": value}) == threads
 
 
-def test_tune_does_what_the_plan_says_in_a_fresh_process():
-    code = (
-        "import json, os; from paddle_attn import runtime; before = dict(os.environ); steps = runtime.tune();"
-        "print(json.dumps([[s.where, s.name, s.value] for s in steps]));"
-        "print(json.dumps({k: v for k, v in os.environ.items() if before.get(k) != v}))"
+TUNE = """
+import json, os
+from paddle_attn import runtime
+before = dict(os.environ)
+steps = runtime.tune()
+changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
+print(json.dumps([[step.where, step.name, step.value] for step in steps]))
+print(json.dumps(changed))
+"""
+
+
+def run(code: str, **environ: str) -> tuple[list[list], dict[str, str], str]:
+    """Run the code in a new process without the caller's own settings: applied steps, changed variables, stderr."""
+    tuned = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "PADDLE_ATTN_TUNE")
+    clean = {name: value for name, value in os.environ.items() if name not in tuned}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+        command, cwd=ROOT, env=clean | environ, capture_output=True, text=True, check=True
     )
-    result = run(code, PADDLE_ATTN_TUNE="verbose")
-    steps, changed = map(json.loads, result.stdout.splitlines())
+    return *map(json.loads, result.stdout.splitlines()), result.stderr
+
+
+def test_tune_applies_its_steps_in_a_new_process():
+    steps, changed, printed = run(TUNE, PADDLE_ATTN_TUNE="verbose")
     assert {name: str(value) for where, name, value in steps if where == "env"} == changed
-    assert len(result.stderr.splitlines()) == len(steps)
-    assert run(code, PADDLE_ATTN_TUNE="0").stdout.splitlines()[0] == "[]"
+    assert len(printed.splitlines()) == len(steps)
 
 
-def test_after_paddle_was_imported_the_environment_is_left_alone():
-    code = (
-        "import paddle, os; from paddle_attn import runtime; before = dict(os.environ); steps = runtime.tune();"
-        "assert before == dict(os.environ); print({step.where for step in steps})"
-    )
-    assert "env" not in run(code).stdout
+def test_tune_can_be_turned_off():
+    assert run(TUNE, PADDLE_ATTN_TUNE="0") == ([], {}, "")
+
+
+def test_tune_does_not_change_the_environment_after_paddle_is_imported():
+    steps, changed, _ = run("import paddle\n" + TUNE)
+    assert changed == {} and all(where == "malloc" for where, _, _ in steps)
