@@ -8,12 +8,12 @@ from paddle_attn.cli import one_sentence_errors
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Split photographs into train/ and eval/. "
-        "Without --source: datasets/Images.zip, else datasets/Images/, else Caltech-101 from its official address."
+        "Without --source: datasets/Images.zip, else datasets/Images/, else the official download of Caltech-101."
     )
     parser.add_argument(
         "--source",
         metavar="PATH",
-        help="a folder of class folders, a .zip or .tar.gz of one, or 'demo' for drawn images",
+        help="a folder of class folders, a .zip or .tar.gz of one, or 'demo' for synthetic images",
     )
     parser.add_argument(
         "--out",
@@ -21,18 +21,18 @@ def main() -> None:
         metavar="DIR",
         help="the folder to make (default: %(default)s)",
     )
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="only these classes")
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="use only these classes")
     parser.add_argument(
         "--seed",
         type=int,
         metavar="N",
-        help="a shuffle by this seed, not every fifth file of the sorted class",
+        help="shuffle each class with this seed; without it, every fifth file of the sorted class goes to eval",
     )
-    parser.add_argument("--force", action="store_true", help="replace an older split")
+    parser.add_argument("--force", action="store_true", help="replace an earlier split")
     parser.add_argument(
         "--url",
         metavar="URL",
-        help="another address of the same caltech-101.zip; its checksum must be the same",
+        help="another address of caltech-101.zip; the file must have the same checksum",
     )
     arguments = parser.parse_args()
     with one_sentence_errors():
@@ -44,12 +44,11 @@ def main() -> None:
         )
         for name, count in split.counts.items():
             print(f"{name:24s} {count['train']:6d} train {count['eval']:6d} eval")
-        for file, reason in split.left_out.items():
-            print(f"left out: {file}: {reason}")
-        print(
-            f"{split.total('train')} + {split.total('eval')} images of {len(split.classes)} classes in {arguments.out} ({split.rule})"
-        )
-        print(f"RGB mean {split.mean}, deviation {split.std}")
+        for file, reason in split.skipped.items():
+            print(f"skipped: {file}: {reason}")
+        train, evaluation, classes = split.total("train"), split.total("eval"), len(split.classes)
+        print(f"{train} + {evaluation} images of {classes} classes in {arguments.out} ({split.rule})")
+        print(f"RGB mean {split.mean}, standard deviation {split.std}")
 
 
 if __name__ == "__main__":

@@ -193,8 +193,8 @@ def split_of_all(folder: Path, count: int, said: Counter) -> list[str]:
     usable = split.total("train") + split.total("eval")
     failed = (
         []
-        if usable + len(split.left_out) == count
-        else [f"the split used {usable} and left out {len(split.left_out)} of {count} images"]
+        if usable + len(split.skipped) == count
+        else [f"the split used {usable} and skipped {len(split.skipped)} of {count} images"]
     )
     if usable != said["taken"]:
         failed.append(f"the split used {usable} images where {said['taken']} decode alone")
