@@ -78,7 +78,7 @@ print(json.dumps(changed))
 
 
 def run(code: str, **environ: str) -> tuple[list[list], dict[str, str], str]:
-    """Run the code in a new process without the caller's own settings: applied steps, changed variables, stderr."""
+    """Run the code in a new process, without settings: applied steps, changed variables, stderr."""
     tuned = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "PADDLE_ATTN_TUNE")
     clean = {name: value for name, value in os.environ.items() if name not in tuned}
     command = [sys.executable, "-c", code]
