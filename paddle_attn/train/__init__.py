@@ -1,19 +1,7 @@
-"""Training and evaluation: the rooms that know the config."""
+"""Training and evaluation of the network that a config describes."""
 
-from ..builders import load_trained, make_loader, make_network, make_preprocess, set_device
 from .evaluate import Evaluation, evaluate, evaluate_config
-from .fit import fit
-from .history import Row
+from .loop import fit
+from .state import EpochMetrics, TrainState
 
-__all__ = [
-    "Evaluation",
-    "Row",
-    "evaluate",
-    "evaluate_config",
-    "fit",
-    "load_trained",
-    "make_loader",
-    "make_network",
-    "make_preprocess",
-    "set_device",
-]
+__all__ = ["EpochMetrics", "Evaluation", "TrainState", "evaluate", "evaluate_config", "fit"]

@@ -1,4 +1,4 @@
-"""Evaluation: top-1, top-5, mean loss, a table by class, and the confusion matrix."""
+"""Evaluation: top-1, top-5, mean loss, a table by class and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -14,86 +14,105 @@ from paddle import nn
 from .. import ops
 from ..builders import load_trained, make_loader, set_device
 from ..config import Config
-from ..data.dataset import Loader
+from ..data.loader import Loader
 from ..errors import UserError
 from ..files import atomic_write, write_text
+from .distributed import ProcessGroup
 from .plots import plot_confusion
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of a network on a set of images; top-1 and top-5 are fractions of 1."""
+    """The metrics of a network on a set of images; top-1 and top-5 are fractions of 1."""
 
     top1: float
     top5: float
-    loss: float  # mean cross entropy
+    loss: float  # mean cross entropy, without label smoothing
     classes: list[str]
     confusion: np.ndarray  # [true, predicted] counts
 
     def by_class(self) -> list[dict[str, str | int | float]]:
-        """For each class: its images, the fraction found (recall), and how many of those called so are so (precision)."""
-        table = []
-        for index, name in enumerate(self.classes):
-            images, called = self.confusion[index].sum(), self.confusion[:, index].sum()
-            hits = self.confusion[index, index]
-            table.append(
-                {
-                    "class": name,
-                    "images": int(images),
-                    "recall": float(hits / max(images, 1)),
-                    "precision": float(hits / max(called, 1)),
-                }
-            )
-        return table
+        """For each class the number of its images, its recall and its precision."""
+        hits, images, predicted = self.confusion.diagonal(), self.confusion.sum(1), self.confusion.sum(0)
+        return [
+            {
+                "class": name,
+                "images": int(images[index]),
+                "recall": float(hits[index] / max(images[index], 1)),
+                "precision": float(hits[index] / max(predicted[index], 1)),
+            }
+            for index, name in enumerate(self.classes)
+        ]
 
     def write(self, folder: Path) -> None:
         """Write `metrics.json` and `confusion.png`."""
-        figures = {
+        metrics = {
             "top1": self.top1,
             "top5": self.top5,
             "loss": self.loss,
             "images": int(self.confusion.sum()),
             "classes": self.by_class(),
         }
-        write_text(folder / "metrics.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+        write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         atomic_write(
-            folder / "confusion.png", lambda aside: plot_confusion(self.confusion, self.classes, aside)
+            folder / "confusion.png", lambda part: plot_confusion(self.confusion, self.classes, part)
         )
 
 
 @paddle.no_grad()
-def evaluate(net: nn.Layer, loader: Loader, classes: list[str]) -> Evaluation:
-    """Run a network over a loader in eval mode; no augmentation, no smoothing."""
-    net.eval()
-    confusion = np.zeros([len(classes), len(classes)], "int64")
-    loss, in_top5 = 0.0, 0
-    for images, labels in loader:
-        logits = net(images)
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+def evaluate(
+    network: nn.Layer, loader: Loader, classes: list[str], processes: ProcessGroup | None = None
+) -> Evaluation:
+    """Evaluate a network in eval mode over a loader; with several processes, over the shards of all.
+
+    Args:
+        network: `[N, 3, H, W] -> [N, num_classes]`; it is left in eval mode.
+        loader: not shuffled; in each process its shard.
+        classes: their names, in the network's order.
+        processes: of the run; None for this process alone.
+    """
+    network.eval()
+    confusion = np.zeros([len(classes), len(classes)])
+    loss_sum = top5_hits = 0.0
+    for step, (images, labels) in enumerate(loader):
+        count = loader.shard_length(step)  # the rest pads the shard
+        if not count:
+            continue
+        logits, labels = network(images)[:count], labels[:count]
+        loss_sum += float(F.cross_entropy(logits, labels, reduction="sum"))
         ranked = logits.topk(min(5, len(classes)), axis=1)[1].numpy()
         true = labels.numpy()
-        in_top5 += int((ranked == true[:, None]).any(1).sum())
+        top5_hits += int((ranked == true[:, None]).any(1).sum())
         np.add.at(confusion, (true, ranked[:, 0]), 1)
-    count = confusion.sum()
+    if processes:
+        loss_sum, top5_hits, *counts = processes.all_reduce_sum([loss_sum, top5_hits, *confusion.ravel()])
+        confusion = np.reshape(counts, confusion.shape)
+    images = confusion.sum()
     return Evaluation(
-        float(np.trace(confusion) / count), float(in_top5 / count), float(loss / count), classes, confusion
+        top1=float(confusion.trace() / images),
+        top5=float(top5_hits / images),
+        loss=float(loss_sum / images),
+        classes=classes,
+        confusion=confusion.astype("int64"),
     )
 
 
 def evaluate_config(config: Config, weights: str | Path) -> Evaluation:
-    """Evaluate trained weights on the config's eval images; writes `metrics.json` and `confusion.png` to `train.output`.
+    """Evaluate trained weights on the config's eval images; writes `metrics.json` and `confusion.png` to
+    `train.output`.
 
     Raises: UserError when the weights do not fit, or the data has other classes than the network learned.
     """
     set_device(config.train.device)
     loader = make_loader(config, "eval")
-    net, classes = load_trained(config, weights)
+    network, classes = load_trained(config, weights)
     found = loader.dataset.classes
     if found != classes:
         raise UserError(
-            f"{weights} learned {len(classes)} classes ({classes[0]}, …), expected the {len(found)} of {config.data.root}/eval ({found[0]}, …)"
+            f"{weights} learned {len(classes)} classes ({classes[0]}, …), "
+            f"expected the {len(found)} of {config.data.root}/eval ({found[0]}, …)"
         )
     with ops.using(config.train.ops):
-        result = evaluate(net, loader, classes)
-    result.write(Path(config.train.output))
-    return result
+        evaluation = evaluate(network, loader, classes)
+    evaluation.write(Path(config.train.output))
+    return evaluation

@@ -15,7 +15,8 @@ logging.getLogger("matplotlib.font_manager").setLevel(
     logging.ERROR
 )  # a family that is not installed is passed over
 TRAIN, EVAL = "#7f9bbf", "#c2410c"
-# class names are plain text in any script: fonts that know Chinese where one is installed, and '$' is no formula
+# class names are plain text in any script: fonts that know Chinese where one is installed, and '$' is no
+# formula
 PLAIN_TEXT = {
     "font.family": [
         "DejaVu Sans",
@@ -54,7 +55,9 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
 
 
 def plot_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Rows are the true classes, columns the predicted ones; shaded by the fraction of the row, labelled with counts."""
+    """Rows are the true classes, columns the predicted ones; shaded by the fraction of the row, labelled with
+    counts.
+    """
     with matplotlib.rc_context(PLAIN_TEXT):
         _save(_confusion_figure(confusion, classes), path)
 
@@ -89,7 +92,9 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def plot_ratios(bars: Sequence[tuple[str, float, float]], path: Path) -> None:
-    """Horizontal bars of (label, ratio, aim) on a logarithmic axis; a mark shows the aim, a bar below it has the other colour."""
+    """Horizontal bars of (label, ratio, aim) on a logarithmic axis; a mark shows the aim, a bar below it has
+    the other colour.
+    """
     figure = Figure(figsize=(11, 1.2 + 0.24 * len(bars)), layout="constrained")
     axes = figure.subplots()
     least = min(ratio for _, ratio, _ in bars) / 1.5

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that training can grant when the step that it is in is done."""
+"""Ctrl-C and SIGTERM as a request that training serves when its step is done."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class StopRequest:
-    """Within it the first Ctrl-C or SIGTERM is only noted, in `.signal`; a second one acts as it always does.
+class StopSignal:
+    """Inside the block the first Ctrl-C or SIGTERM is only recorded in `received`; a second one acts as
+    usual.
 
     Args:
-        in_job: a launcher stands behind this process; it repeats its SIGTERM, so that none acts, also behind the block, where the process
-            is about to end. It has SIGKILL if it must.
+        launched: Paddle's launcher started this process. It repeats its SIGTERM while the process saves and
+            ends, so here no signal acts, also after the block. The launcher has SIGKILL if it must.
     """
 
-    def __init__(self, in_job: bool = False):
-        self._in_job = in_job
-        self.signal: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
+    def __init__(self, launched: bool = False):
+        self._launched = launched
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, object] = {}
 
-    def __enter__(self) -> StopRequest:
-        if (
-            threading.current_thread() is threading.main_thread()
-        ):  # elsewhere Python lets nobody handle signals
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():  # Python handles signals only there
+            self._previous = {number: signal.signal(number, self._record) for number in SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        if not self._in_job:  # there SIGTERM may still come while Python ends, and would change the exit code
+        if not self._launched:
             self._restore()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        if not self._in_job:
+    def _record(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        if not self._launched:
             self._restore()
 
     def _restore(self) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._previous = {}

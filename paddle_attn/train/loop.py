@@ -1,0 +1,401 @@
+"""Training: from a config to a folder with weights, metrics and pictures.
+
+`fit` prepares a run, then goes through its epochs and their steps in the order in which they happen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import random
+import signal
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from paddle import nn
+from rich.console import Console
+
+from .. import ops
+from ..builders import make_loader, make_network, make_preprocess, set_device
+from ..config import Config, TrainConfig, flatten
+from ..data.loader import Loader
+from ..errors import Stopped, UserError
+from ..models.complexity import profile
+from ..weights import load_weights
+from .distributed import ProcessGroup, check_device, hide_paddle_flags, is_launched
+from .ema import ExponentialMovingAverage
+from .evaluate import evaluate
+from .history import VisualDLLog, write_history
+from .loss import ClassificationLoss
+from .optim import make_optimizer, make_schedule
+from .progress import ProgressBar
+from .run_folder import LAST, RunFolder
+from .signals import StopSignal
+from .state import EpochMetrics, EpochProgress, TrainState
+
+OnStep = Callable[[TrainState], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the loop works with. Only `state` changes, and the network and optimiser in it."""
+
+    config: Config
+    processes: ProcessGroup
+    console: Console  # quiet in all processes but the main one
+    loader: Loader
+    eval_loader: Loader
+    steps: int  # of an epoch
+    folder: RunFolder
+    state: TrainState
+    model: paddle.Model
+    loss: ClassificationLoss
+
+    @property
+    def classes(self) -> list[str]:
+        return self.loader.dataset.classes
+
+    def print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True)
+
+
+def fit(config: Config, console: Console | None = None, on_step: OnStep | None = None) -> list[EpochMetrics]:
+    """Train the config's network on its data; everything is written to `train.output`.
+
+    With `train.resume` the run continues from its newest intact checkpoint; without, an earlier run in the
+    same folder is moved aside. Under `paddle.distributed.launch` each process trains on its shard of every
+    step, and the main process writes.
+
+    Args:
+        config: of the run.
+        console: where progress is printed; None is the terminal.
+        on_step: called with the state after each update; it may observe, log, or raise to end the run.
+
+    Returns: the metrics of each epoch.
+
+    Raises: UserError for a mistake of the user, if possible before anything is written; Stopped after Ctrl-C
+        or SIGTERM, when the step is done and saved.
+    """
+    train = config.train
+    # a checkpoint names the optimiser's tensors as a new process would, hence the guard
+    with StopSignal(is_launched()) as stop, ops.using(train.ops), paddle.utils.unique_name.guard():
+        run = prepare(config, console or Console(markup=False, emoji=False, highlight=False))
+        state = run.state
+        if is_finished(state, train):
+            run.print(f"nothing to do: train.epochs is {train.epochs}, train.patience {train.patience}")
+            return state.history
+        with open_log(run) as log, progress_bar(run) as bar:
+            while not is_finished(state, train):
+                started = time.perf_counter() - (state.progress.seconds if state.progress else 0.0)
+                train_epoch(run, started, stop, bar, on_step)
+                evaluate_epoch(run, started, log)
+                if not is_finished(state, train) and (number := stop_requested(run, stop)):
+                    raise stopped(run, number, f"after epoch {state.epoch}")
+        if state.epoch < train.epochs:
+            run.print(f"eval top-1 has not risen for {train.patience} epochs (train.patience): stopped")
+        weights = run.folder.path / "best.pdparams"
+        run.print(
+            f"best eval top-1 {100 * state.best.eval_top1:.2f} % at epoch {state.best.epoch}: {weights}"
+        )
+        return state.history
+
+
+def train_epoch(run: Run, started: float, stop: StopSignal, bar: ProgressBar, on_step: OnStep | None) -> None:
+    """Train to the end of an epoch, from its start or from the step where a resumed run stopped."""
+    state, train, optim = run.state, run.config.train, run.config.optim
+    state.progress = state.progress or EpochProgress(lr=state.lr)
+    if not run.processes.is_main:  # the main process alone continues the sums of a resumed epoch
+        state.progress = EpochProgress(lr=state.progress.lr, step=state.step)
+    run.loader.set_epoch(state.epoch, first_step=state.step)
+    for step, (images, *targets) in enumerate(run.loader, state.step):
+        is_update = (step + 1) % optim.accumulate == 0 or step + 1 == run.steps
+        run.loss.loss_weight = loss_weight(run, step)
+        paddle.seed(step_seed(train.seed, state.epoch, step, run.processes.rank))  # of dropout
+        (loss,), ((top1, top5),) = run.model.train_batch(images, targets, update=is_update)
+        loss = float(loss) / run.loss.loss_weight
+        if optim.schedule_unit == "step":
+            state.scheduler.step()
+        state.progress = state.progress.after_step(
+            len(images), loss, top1, top5, seconds=time.perf_counter() - started
+        )
+        if train.stop_on_nan and run.processes.all_reduce_max(not math.isfinite(loss)):
+            raise not_finite(run)
+        bar.advance(state.epoch + 1, loss, state.progress.top1, state.lr)
+        if not is_update:  # a checkpoint cannot hold half of an accumulated gradient
+            continue
+        if state.ema:
+            state.ema.update()
+        if on_step:
+            on_step(state)
+        if step + 1 == run.steps:  # saved after the evaluation
+            break
+        number = stop_requested(run, stop)
+        if number or (train.checkpoint_steps and (step + 1) % train.checkpoint_steps == 0):
+            sum_progress(run)
+            if run.processes.is_main:
+                run.folder.save_checkpoint(state)
+        if number:
+            raise stopped(run, number, f"after step {step + 1} of epoch {state.epoch + 1}")
+    if optim.schedule_unit == "epoch":
+        state.scheduler.step()
+
+
+def evaluate_epoch(run: Run, started: float, log: VisualDLLog | None) -> None:
+    """Evaluate the network, or the moving average of its weights, and save the epoch."""
+    state = run.state
+    trained = sum_progress(run)
+    with state.ema.applied() if state.ema else contextlib.nullcontext():
+        run.processes.broadcast_buffers(state.network)  # all evaluate the network that the main process saves
+        evaluation = evaluate(state.network, run.eval_loader, run.classes, run.processes)
+        is_best = state.best is None or evaluation.top1 > state.best.eval_top1
+        if run.processes.is_main:
+            run.folder.save_weights(state.network, is_best)
+    metrics = EpochMetrics(
+        epoch=state.epoch + 1,
+        lr=trained.lr,
+        train_loss=trained.loss,
+        train_top1=trained.top1,
+        train_top5=trained.top5,
+        eval_loss=evaluation.loss,
+        eval_top1=evaluation.top1,
+        eval_top5=evaluation.top5,
+        seconds=time.perf_counter() - started,
+    )
+    state.history.append(metrics)
+    state.progress = None
+    if run.processes.is_main:
+        log.add_epoch(metrics)
+        write_history(run.folder.path, state.history)
+        run.folder.save_checkpoint(state)
+    run.print(
+        f"epoch {metrics.epoch:3d}/{run.config.train.epochs}  lr {metrics.lr:<7.3g}  "
+        f"train loss {metrics.train_loss:.4f} top1 {100 * metrics.train_top1:5.2f} %  "
+        f"eval loss {metrics.eval_loss:.4f} top1 {100 * metrics.eval_top1:5.2f} %  "
+        f"{metrics.seconds:.1f} s{'  best' if is_best else ''}"
+    )
+
+
+def is_finished(state: TrainState, train: TrainConfig) -> bool:
+    """Whether all epochs are done, or eval top-1 has not risen for `train.patience` epochs."""
+    if train.patience is not None and state.best and state.epoch - state.best.epoch >= train.patience:
+        return True
+    return state.epoch >= train.epochs
+
+
+# ---- the parts of a step
+
+
+def loss_weight(run: Run, step: int) -> float:
+    """This batch's part of the images of its update, so that gradients are averaged over images, not over
+    batches.
+    """
+    accumulate, world_size = run.config.optim.accumulate, run.processes.world_size
+    if accumulate == 1 and world_size == 1:
+        return 1.0
+    first = step // accumulate * accumulate
+    group = range(first, min(run.steps, first + accumulate))
+    images = sum(run.loader.step_length(other) for other in group)
+    return (
+        world_size * run.loader.shard_length(step) / images
+    )  # Paddle divides the sum of gradients by world_size
+
+
+def step_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """All randomness of a step comes from these four, so a resumed run continues as it would have."""
+    return zlib.crc32(f"{seed} {epoch} {step}{f' {rank}' if rank else ''}".encode())
+
+
+def sum_progress(run: Run) -> EpochProgress:
+    """Add the sums of all processes up and move them to the main process. Returns them, in every process."""
+    progress = run.state.progress
+    sums = [progress.images, progress.loss_sum, progress.top1_hits, progress.top5_hits]
+    images, loss_sum, top1_hits, top5_hits = run.processes.all_reduce_sum(sums)
+    total = dataclasses.replace(
+        progress, images=int(images), loss_sum=loss_sum, top1_hits=int(top1_hits), top5_hits=int(top5_hits)
+    )
+    is_main = run.processes.is_main
+    run.state.progress = total if is_main else EpochProgress(lr=progress.lr, step=progress.step)
+    return total
+
+
+def stop_requested(run: Run, stop: StopSignal) -> int:
+    """The number of the signal that any process received, or 0; so all stop after the same step."""
+    return run.processes.all_reduce_max(stop.received or 0)
+
+
+def stopped(run: Run, number: int, where: str) -> Stopped:
+    """The exception that ends a run which a signal stopped and which is saved."""
+    run.processes.barrier()  # the main process has saved: the launcher ends all when one of them ends
+    launcher = "" if run.processes.world_size == 1 else "-m paddle.distributed.launch … "
+    command = f"python {launcher}tools/train.py -c {run.folder.path / 'config.yaml'} --resume"
+    name = signal.Signals(number).name
+    return Stopped(f"{name} {where}, all is saved; continue with: {command}", number)
+
+
+def not_finite(run: Run) -> UserError:
+    state = run.state
+    saved = "no checkpoint was written yet"
+    if state.history:
+        saved = f"the last good checkpoint is {run.folder.path / LAST}, of epoch {state.epoch}"
+    return UserError(
+        f"the loss is not a finite number at step {state.step} of epoch {state.epoch + 1}, "
+        f"learning rate {state.lr:.3g}: {saved}; try a smaller optim.lr or optim.clip_norm"
+    )
+
+
+# ---- before the first step
+
+
+def prepare(config: Config, console: Console) -> Run:
+    """Data, network and optimiser: as they start, or as the run's checkpoint has them."""
+    train, optim = config.train, config.optim
+    check_device(train.device)
+    device = set_device(train.device)
+    check_gpu_options(train, device)
+    processes = ProcessGroup(device)
+    if not processes.is_main:
+        console = Console(quiet=True)
+    random.seed(train.seed), np.random.seed(train.seed), paddle.seed(train.seed)
+
+    with processes.main_process_first():  # it downloads for all
+        loader, eval_loader = (
+            make_loader(config, split, processes.rank, processes.world_size, processes.first_error)
+            for split in ("train", "eval")
+        )
+    classes = loader.dataset.classes
+    check_same_classes(config, classes, eval_loader.dataset.classes)
+
+    folder = RunFolder(config, classes, processes.world_size)
+    resume = train.resume not in (False, "false") and folder.has_checkpoint()
+    network = make_start_network(config, len(classes), resume)
+    schedule = make_schedule(optim, train.epochs, len(loader), processes.world_size)
+    optimizer = make_optimizer(optim, schedule, network.parameters())
+    print_setup(console, config, device, processes.world_size, network, loader, eval_loader)
+    if config.model.weights and not resume:
+        load_start_weights(config, network, console)
+    state = TrainState(
+        network,
+        optimizer,
+        ema=ExponentialMovingAverage(network, optim.ema_decay) if optim.ema_decay else None,
+        scaler=paddle.amp.GradScaler() if train.amp else None,
+    )
+    resume_or_start(folder, state, resume, processes, console)
+
+    loss = ClassificationLoss(optim.label_smoothing)
+    with hide_paddle_flags():
+        model = paddle.Model(network)
+    model.prepare(optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)), amp_configs=train.amp)
+    model._scaler = state.scaler  # Paddle would create another at the first step
+    return Run(config, processes, console, loader, eval_loader, len(loader), folder, state, model, loss)
+
+
+def check_gpu_options(train: TrainConfig, device: str) -> None:
+    for key, value, feature in (
+        ("amp", train.amp, "mixed precision"),
+        ("sync_bn", train.sync_bn, "batch norm over processes"),
+    ):
+        if value and not device.startswith("gpu"):
+            raise UserError(
+                f"train.{key} is {value!r}, but this run is on the {device}, where Paddle lacks {feature}: "
+                "expected the default, or a GPU"
+            )
+
+
+def check_same_classes(config: Config, classes: list[str], eval_classes: list[str]) -> None:
+    if different := sorted(set(classes) ^ set(eval_classes)):
+        raise UserError(
+            f"{config.data.root}: train/ and eval/ must have the same class folders, "
+            f"found {different[0]} in only one of them"
+        )
+
+
+def make_start_network(config: Config, num_classes: int, resume: bool) -> nn.Layer:
+    """The network before training; a resumed run gets all weights from its checkpoint."""
+    if resume:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, pretrained=False))
+    network = make_network(config, num_classes)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network) if config.train.sync_bn else network
+
+
+def load_start_weights(config: Config, network: nn.Layer, console: Console) -> None:
+    report = load_weights(network, config.model.weights, new_classifier=True)
+    note = f"; the classifier starts untrained ({'; '.join(report.mismatched)})" if report.mismatched else ""
+    line = f"started from {config.model.weights}: {len(report.loaded)} tensors{note}"
+    console.print(line, soft_wrap=True)
+
+
+def resume_or_start(
+    folder: RunFolder, state: TrainState, resume: bool, processes: ProcessGroup, console: Console
+) -> None:
+    """Restore the run's checkpoint, or move an earlier run aside."""
+    if resume:
+        if note := folder.restore(state):
+            console.print(note, soft_wrap=True)
+        where = f"step {state.step} of epoch {state.epoch + 1}" if state.step else f"epoch {state.epoch}"
+        console.print(f"resuming after {where} of {folder.path}", soft_wrap=True)
+    # the comparison is also a barrier: the folder is moved only when all processes have looked for a
+    # checkpoint
+    if not processes.all_equal(state.epoch * 10**9 + state.step):
+        raise UserError(
+            f"the processes found different checkpoints: "
+            f"expected {folder.path} to be the same folder for all of them"
+        )
+    if not resume and processes.is_main and folder.has_checkpoint():
+        console.print(f"the earlier run in {folder.path} was moved to {folder.move_aside()}", soft_wrap=True)
+
+
+# ---- what a run shows
+
+
+def print_setup(
+    console: Console,
+    config: Config,
+    device: str,
+    world_size: int,
+    network: nn.Layer,
+    loader: Loader,
+    eval_loader: Loader,
+) -> None:
+    model, size = config.model, make_preprocess(config).size
+    classes = len(loader.dataset.classes)
+    place = device if world_size == 1 else f"{device} in {world_size} processes"
+    console.print(f"{model.name}, attention {model.attn or 'none'}, {size} px, {classes} classes, on {place}")
+    console.print(str(profile(network, size)), soft_wrap=True)
+    console.print(f"{len(loader.dataset)} training images, {len(eval_loader.dataset)} eval images")
+
+
+def progress_bar(run: Run) -> ProgressBar:
+    done = run.state.epoch * run.steps + run.state.step
+    return ProgressBar(run.console, run.config.train.epochs, run.steps, done)
+
+
+@contextlib.contextmanager
+def open_log(run: Run) -> Iterator[VisualDLLog | None]:
+    """Write the files that a run's folder has from the start and open its VisualDL log; None in other
+    processes.
+    """
+    if not run.processes.is_main:
+        yield None
+        return
+    run.folder.write_config()
+    log = VisualDLLog(run.folder.path, run.state.history)
+    try:
+        log.add_hyperparameters(flatten(run.config))
+        log.add_samples(sample_images(run.loader))
+        yield log
+    finally:
+        log.close()
+
+
+def sample_images(loader: Loader, count: int = 16) -> np.ndarray:
+    """Evenly spread training images as the network sees them, back in pixels: uint8 `[N, H, W, 3]`."""
+    dataset, preprocess = loader.dataset, loader.dataset.preprocess
+    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
+    images = np.stack([dataset.load(int(index)) for index in chosen]).transpose(0, 2, 3, 1)
+    pixels = images * np.float32(preprocess.std) + np.float32(preprocess.mean)
+    return (pixels * 255).round().clip(0, 255).astype("uint8")

@@ -1,0 +1,146 @@
+"""The folder of a training run: what it writes there, and how it continues from there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..config import Config, dump_config, flatten
+from ..errors import UserError
+from ..files import write_text
+from ..weights import save_weights
+from .checkpoint import read_checkpoint, write_checkpoint
+from .state import TrainState
+
+LAST, BEFORE = "last.pdstate", "before.pdstate"  # the newest checkpoint, and the one before it
+
+# a resumed run may change these options: they do not change the result, or only how long it trains
+RESUMABLE = {
+    "model.weights",
+    "model.pretrained",
+    "train.epochs",
+    "train.device",
+    "train.output",
+    "train.resume",
+    "train.ops",
+    "train.patience",
+    "train.stop_on_nan",
+    "train.checkpoint_steps",
+    "data.root",
+    "data.workers",
+    "data.cache",
+}
+
+
+class AnotherRun(UserError):
+    """The checkpoint is intact but belongs to another run."""
+
+
+class RunFolder:
+    """The folder `train.output` of a run; only the main process writes to it.
+
+    Args:
+        config: of the run.
+        classes: their names, in the network's order.
+        world_size: the number of processes, which decides what a step is.
+    """
+
+    def __init__(self, config: Config, classes: Sequence[str], world_size: int = 1):
+        self.path = Path(config.train.output)
+        self._config, self._classes, self._world_size = config, list(classes), world_size
+
+    def has_checkpoint(self) -> bool:
+        """Whether there is a run to resume."""
+        return (self.path / LAST).exists() or (self.path / BEFORE).exists()
+
+    def move_aside(self) -> Path:
+        """Rename an earlier run's folder to `<folder>.1`, or the next free number. Returns the new path."""
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
+            number += 1
+        self.path.rename(target)
+        return target
+
+    def write_config(self) -> None:
+        """Write `config.yaml` and `classes.txt`."""
+        write_text(self.path / "config.yaml", dump_config(self._config))
+        write_text(self.path / "classes.txt", "".join(f"{name}\n" for name in self._classes))
+
+    def save_weights(self, state: TrainState, is_best: bool) -> None:
+        """Write the network's present weights as `last.pdparams`, and as `best.pdparams` if they are the
+        best.
+        """
+        if is_best:
+            save_weights(state.network, self.path / "best.pdparams")
+        save_weights(state.network, self.path / "last.pdparams")
+
+    def save_checkpoint(self, state: TrainState) -> None:
+        """Write `last.pdstate`; the checkpoint before it becomes `before.pdstate`."""
+        new = self.path / f"new.{LAST}"
+        checkpoint = {
+            "fingerprint": self._fingerprint(),
+            "classes": self._classes,
+            "state": state.state_dict(),
+        }
+        write_checkpoint(checkpoint, new)
+        if (self.path / LAST).exists():
+            os.replace(self.path / LAST, self.path / BEFORE)
+        os.replace(new, self.path / LAST)
+
+    def restore(self, state: TrainState) -> str:
+        """Load the newest intact checkpoint into the state.
+
+        Returns: '' or, when the newest checkpoint was damaged and the one before it was taken, a sentence
+            about it.
+
+        Raises: UserError when no checkpoint is intact, or the run had another config.
+        """
+        try:
+            self._load(self.path / LAST, state)
+            return ""
+        except AnotherRun:
+            raise
+        except UserError as error:
+            if not (self.path / BEFORE).exists():
+                raise
+            self._load(self.path / BEFORE, state)
+            return f"{error}; continuing from {self.path / BEFORE}"
+
+    def _load(self, path: Path, state: TrainState) -> None:
+        checkpoint = read_checkpoint(path)
+        try:
+            self._check_same_run(path, checkpoint["fingerprint"], checkpoint["classes"])
+            state.load_state_dict(checkpoint["state"])
+        except UserError:
+            raise
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(
+                f"{path} is not a checkpoint of this network ({error}): "
+                "expected one that tools/train.py wrote; remove it to start again"
+            ) from None
+
+    def _check_same_run(self, path: Path, fingerprint: dict[str, Any], classes: list[str]) -> None:
+        for key, value in self._fingerprint().items():
+            found = fingerprint.get(key, DEFAULTS.get(key))  # an older version lacks new options: the default
+            if found != value:
+                raise AnotherRun(
+                    f"the run in {path.parent} had {key} {found!r}, expected the same to resume, "
+                    f"found {value!r}; or choose another train.output"
+                )
+        if classes != self._classes:
+            lacking, new = sorted({*classes} - {*self._classes}), sorted({*self._classes} - {*classes})
+            raise AnotherRun(
+                f"the run in {path.parent} learned {len(classes)} classes, expected the same to resume: "
+                f"the data lacks {', '.join(lacking[:3]) or 'none'}, adds {', '.join(new[:3]) or 'none'}; "
+                "or choose another train.output"
+            )
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What decides the run's result; a resumed run must have the same."""
+        options = {key: value for key, value in flatten(self._config).items() if key not in RESUMABLE}
+        return options | {"processes": self._world_size}
+
+
+DEFAULTS = flatten(Config())
