@@ -1,8 +1,14 @@
-"""Export and prediction: the exported program does what the network does, and damaged ones are refused."""
+"""Export and prediction: an export computes what its network computes; a damaged one is refused."""
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +16,25 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 import yaml
-from helpers import fits, kwargs_for, picture
+from helpers import HANG, ROOT, fits, kwargs_for, picture, tree
 
 from paddle_attn import Predictor, create_model, list_attention, list_models, model_spec
+from paddle_attn.config import Config, DataConfig, ModelConfig, dump_config
 from paddle_attn.data.images import load_image
 from paddle_attn.data.transforms import Preprocess
-from paddle_attn.deploy import export as export_room
-from paddle_attn.deploy.export import export_model
-from paddle_attn.deploy.predictor import print_results
+from paddle_attn.deploy import export_config, export_model
+from paddle_attn.deploy.formats import FORMATS, Format
+from paddle_attn.deploy.results import print_results
 from paddle_attn.errors import UserError
+from paddle_attn.weights import save_weights
 
-CLASSES = ["blue", "green", "grün 01", "no"]  # names that YAML must not take for something else
+CLASSES = ["blue", "green", "grün 01", "no"]  # YAML would read an unquoted "no" as a boolean
 PREPROCESS = Preprocess(128, "stretch", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
-SMALL = (
-    "cifar_preresnet20",
-    "mobilenet_v2",
-    "resnet18",
-    "towernet",
-)  # one of each family; the others are slow
+SMALL = ("cifar_preresnet20", "mobilenet_v2", "resnet18", "towernet")  # one of each family, and fast
 
 
 def network(model: str = "towernet", attn: str | None = "simam") -> paddle.nn.Layer:
+    """A network in eval mode whose attention parameters are not at their neutral initial values."""
     net = create_model(model, attn, kwargs_for(model, attn), num_classes=4)
     for name, parameter in net.named_parameters():
         if "attn." in name and not parameter.stop_gradient:
@@ -40,46 +44,43 @@ def network(model: str = "towernet", attn: str | None = "simam") -> paddle.nn.La
 
 
 def noise(batch: int, size: int = 128) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal([batch, 3, size, size]).astype("float32")
+    return np.random.default_rng(0).standard_normal([batch, 3, size, size], "float32")
+
+
+def softmax_of(net: paddle.nn.Layer, images: np.ndarray) -> np.ndarray:
+    with paddle.no_grad():
+        return F.softmax(net(paddle.to_tensor(images))).numpy()
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[paddle.nn.Layer, Path]:
+    """A network and the folder of its export. The module shares it: copy it before a change."""
     net, out = network(), tmp_path_factory.mktemp("export") / "towernet"
     assert export_model(net, out, PREPROCESS, CLASSES, noise(3)) < 1e-5
     return net, out
 
 
-def copy(folder: Path, to: Path) -> Path:
-    to.mkdir()
-    for file in folder.iterdir():
-        (to / file.name).write_bytes(file.read_bytes())
-    return to
+# ---- export
 
 
-def test_exported_probabilities_are_the_networks_at_any_batch(exported):
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_an_export_computes_the_probabilities_of_the_network_at_any_batch_size(exported, batch: int):
     net, out = exported
-    predictor = Predictor(out)
-    for batch in (1, 2, 5):
-        with paddle.no_grad():
-            expected = F.softmax(net(paddle.to_tensor(noise(batch)))).numpy()
-        found = predictor.probabilities(noise(batch))
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-        np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    found = Predictor(out).probabilities(noise(batch))
+    np.testing.assert_allclose(found, softmax_of(net, noise(batch)), atol=1e-5)
 
 
-def exports_at_a_second_size(model: str, attn: str | None, out: Path) -> None:
+def check_dynamic_export(model: str, attn: str | None, out: Path) -> None:
+    """Export at one size, compare at another and at another batch size."""
     net = network(model, attn)
-    smallest = max(model_spec(model).min_size, 64)
-    preprocess = Preprocess(smallest, "stretch", (0, 0, 0), (1, 1, 1))
-    export_model(net, out, preprocess, CLASSES, noise(1, smallest), dynamic=True)
+    size = max(model_spec(model).min_size, 64)
+    preprocess = Preprocess(size, "stretch", (0, 0, 0), (1, 1, 1))
+    export_model(net, out, preprocess, CLASSES, noise(1, size), dynamic=True)
     predictor = Predictor(out)
-    for batch, size in [(2, smallest), (1, smallest + 40)]:
-        with paddle.no_grad():
-            expected = F.softmax(net(paddle.to_tensor(noise(batch, size)))).numpy()
-        np.testing.assert_allclose(predictor.probabilities(noise(batch, size)), expected, atol=1e-4)
+    for images in (noise(2, size), noise(1, size + 40)):
+        np.testing.assert_allclose(predictor.probabilities(images), softmax_of(net, images), atol=1e-4)
     del predictor
-    gc.collect()  # the traced program and its network refer to each other: 200 of them are more than a machine holds
+    gc.collect()  # traced programs and their networks form cycles; 200 of them fill the memory
 
 
 COMBINATIONS = [
@@ -88,80 +89,272 @@ COMBINATIONS = [
 
 
 @pytest.mark.parametrize(("model", "attn"), [pair for pair in COMBINATIONS if pair[0] in SMALL])
-def test_a_small_one_of_each_family_exports_with_dynamic_sizes(model: str, attn: str | None, tmp_path: Path):
-    exports_at_a_second_size(model, attn, tmp_path / "out")
+def test_one_model_of_each_family_exports_with_dynamic_sizes(model: str, attn: str | None, tmp_path: Path):
+    check_dynamic_export(model, attn, tmp_path / "out")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "attn"), [pair for pair in COMBINATIONS if pair[0] not in SMALL])
-def test_every_model_exports_with_dynamic_sizes(model: str, attn: str | None, tmp_path: Path):
-    exports_at_a_second_size(model, attn, tmp_path / "out")
+def test_every_other_model_exports_with_dynamic_sizes(model: str, attn: str | None, tmp_path: Path):
+    check_dynamic_export(model, attn, tmp_path / "out")
 
 
-def test_the_description_is_what_paddlex_reads(exported):
-    described = yaml.safe_load((exported[1] / "inference.yml").read_text(encoding="utf-8"))
-    assert [next(iter(op)) for op in described["PreProcess"]["transform_ops"]] == [
-        "ResizeImage",
-        "NormalizeImage",
-        "ToCHWImage",
+def test_the_description_has_the_layout_that_paddlex_reads(exported):
+    content = yaml.safe_load((exported[1] / "inference.yml").read_text(encoding="utf-8"))
+    normalise = {"channel_num": 3, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "order": ""}
+    assert content["PreProcess"]["transform_ops"] == [
+        {"ResizeImage": {"size": 128}},
+        {"NormalizeImage": normalise | {"scale": pytest.approx(1 / 255)}},
+        {"ToCHWImage": None},
     ]
-    normalise = described["PreProcess"]["transform_ops"][1]["NormalizeImage"]
-    assert (
-        normalise["scale"] == pytest.approx(1 / 255)
-        and normalise["order"] == ""
-        and normalise["channel_num"] == 3
-    )
-    assert described["PostProcess"]["Topk"] == {"topk": 4, "label_list": CLASSES}
-    assert set(described["paddle_attn"]["files"]) == {"inference.json", "inference.pdiparams"}
+    assert content["PostProcess"]["Topk"] == {"topk": 4, "label_list": CLASSES}
 
 
-def test_an_export_that_differs_is_an_error_and_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    out = tmp_path / "out"
-    export_model(network(), out, PREPROCESS, CLASSES, noise(1))
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    monkeypatch.setattr(
-        export_room.Predictor, "probabilities", lambda self, images: np.full([len(images), 4], 0.25)
-    )
-    with pytest.raises(RuntimeError, match="differs from the network"):
-        export_model(network(), out, PREPROCESS, CLASSES, noise(1))
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+class TracesWrongly(paddle.nn.Layer):
+    """A network with a branch that only eager mode takes, so that the traced program differs."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = paddle.nn.Linear(3, 4)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        logits = self.classifier(x.mean([2, 3]))
+        return logits + paddle.arange(4, dtype="float32") if paddle.in_dynamic_mode() else logits
 
 
-def test_a_folder_that_is_no_export_is_not_replaced(tmp_path: Path):
-    (tmp_path / "precious").mkdir()
-    (tmp_path / "precious" / "x.txt").write_text("x")
-    with pytest.raises(UserError, match="is no export"):
-        export_model(network(), tmp_path / "precious", PREPROCESS, CLASSES, noise(1))
-    with pytest.raises(UserError, match="4 classes, but 2 names"):
-        export_model(network(), tmp_path / "new", PREPROCESS, CLASSES[:2], noise(1))
-    assert (tmp_path / "precious" / "x.txt").exists() and not (tmp_path / "new").exists()
+def test_an_export_that_differs_is_an_error_and_the_earlier_export_remains(exported, tmp_path: Path):
+    out = shutil.copytree(exported[1], tmp_path / "out")
+    before = tree(tmp_path)
+    with pytest.raises(RuntimeError, match=r"differs from the network by 0\.\d+, expected at most 0\.0001"):
+        export_model(TracesWrongly(), out, PREPROCESS, CLASSES, noise(1))
+    assert tree(tmp_path) == before
+
+
+def test_an_export_replaces_an_earlier_export_but_no_other_folder(exported, tmp_path: Path):
+    out = shutil.copytree(exported[1], tmp_path / "out")
+    net = network(attn=None)
+    export_model(net, out, PREPROCESS, CLASSES, noise(1))
+    np.testing.assert_allclose(Predictor(out).probabilities(noise(1)), softmax_of(net, noise(1)), atol=1e-5)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "x.txt").write_text("x")
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="photos exists and is not an export"):
+        export_model(net, tmp_path / "photos", PREPROCESS, CLASSES, noise(1))
+    assert tree(tmp_path) == before
+
+
+def test_the_number_of_class_names_must_be_that_of_the_network(exported, tmp_path: Path):
+    with pytest.raises(UserError, match="the network has 4 classes, but 2 names were given"):
+        export_model(exported[0], tmp_path / "out", PREPROCESS, CLASSES[:2], noise(1))
+    assert not list(tmp_path.iterdir())
+
+
+# ---- formats
+
+JIT_FORMAT = '''
+"""A format that runs in Paddle itself."""
+
+import numpy as np
+import paddle
+from paddle.static import InputSpec
+
+FILES = ("net.json", "net.pdiparams")
+
+
+def write(net, folder, size):
+    spec = InputSpec([None, 3, size, size], "float32", "x")
+    paddle.jit.save(paddle.jit.to_static(net, input_spec=[spec], full_graph=True), str(folder / "net"))
+
+
+class Engine:
+    def __init__(self, folder, threads):
+        self.net = paddle.jit.load(str(folder / "net"))
+        self.net.eval()
+
+    def run(self, images):
+        return self.net(paddle.to_tensor(images)).numpy()
+'''
+
+
+def test_a_new_format_is_one_file_and_one_entry(exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "jit.py").write_text(JIT_FORMAT)
+    spec = importlib.util.spec_from_file_location("jit", tmp_path / "jit.py")
+    jit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(jit)
+    monkeypatch.setitem(FORMATS, "jit", Format(jit.FILES, jit.write, jit.Engine))
+    net, out = exported[0], tmp_path / "out"
+    assert export_model(net, out, PREPROCESS, CLASSES, noise(2), format="jit") < 1e-5
+    assert sorted(path.name for path in out.iterdir()) == ["inference.yml", "net.json", "net.pdiparams"]
+    np.testing.assert_allclose(Predictor(out).probabilities(noise(3)), softmax_of(net, noise(3)), atol=1e-5)
+
+
+def test_an_unknown_format_is_an_error(exported, tmp_path: Path):
+    with pytest.raises(UserError, match=r"unknown export format 'padle'.*did you mean 'paddle'"):
+        export_model(exported[0], tmp_path / "out", PREPROCESS, CLASSES, noise(1), format="padle")
+    out = shutil.copytree(exported[1], tmp_path / "out")
+    edit_description(out, lambda content: content["paddle_attn"].update(format="padle"))
+    with pytest.raises(UserError, match=r"unknown export format in .*inference\.yml 'padle'"):
+        Predictor(out)
+
+
+# ---- damaged exports
+
+
+def edit_description(folder: Path, change) -> None:
+    path = folder / "inference.yml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.mark.parametrize("file", ["inference.pdiparams", "inference.json"])
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
-def test_damaged_models_are_refused_before_paddle_sees_them(exported, tmp_path: Path, file: str, damage: str):
-    folder = copy(exported[1], tmp_path / "copy")
-    content = bytearray((folder / file).read_bytes())
-    content[len(content) // 2] ^= 255
-    (folder / file).write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    if damage == "missing":
-        (folder / file).unlink()
-    with pytest.raises(UserError, match=rf"{file} is (missing|not the file that was exported)"):
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "is not the exported file: expected"),
+        (flip_a_bit, "is not the exported file: expected"),
+        (Path.unlink, "is missing; export again"),
+    ],
+)
+def test_damaged_files_are_refused(exported, tmp_path: Path, file: str, damage, message: str):
+    folder = shutil.copytree(exported[1], tmp_path / "copy")
+    damage(folder / file)
+    with pytest.raises(UserError, match=f"{file} {message}"):
         Predictor(folder)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "is no exported model"), ("a: [", "is damaged"), ("a: 1", "is damaged"), ("", "is damaged")],
+    [
+        (b"a: [", "is damaged"),
+        (b"a: 1", "is damaged"),
+        (b"", "is damaged"),
+        (b"\xff\xfe", "is damaged"),
+        (None, "is not an exported model"),
+    ],
 )
-def test_a_folder_without_a_description_is_told(exported, tmp_path: Path, text: str | None, message: str):
-    folder = copy(exported[1], tmp_path / "copy")
+def test_a_folder_needs_a_readable_description(exported, tmp_path: Path, text: bytes | None, message: str):
+    folder = shutil.copytree(exported[1], tmp_path / "copy")
     (folder / "inference.yml").unlink()
     if text is not None:
-        (folder / "inference.yml").write_text(text)
+        (folder / "inference.yml").write_bytes(text)
     with pytest.raises(UserError, match=message):
         Predictor(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["paddle_attn"].update(files=[]),
+        lambda content: content["paddle_attn"].update(files={"inference.json": 1}),
+        lambda content: content["paddle_attn"].update(format=["paddle"]),
+        lambda content: content["PostProcess"]["Topk"].update(label_list="abcd"),
+        lambda content: content["PostProcess"]["Topk"].update(label_list=[False, 1, 2, 3]),
+    ],
+)
+def test_a_description_with_values_of_another_type_is_damaged(exported, tmp_path: Path, change):
+    folder = shutil.copytree(exported[1], tmp_path / "copy")
+    edit_description(folder, change)
+    with pytest.raises(UserError, match=r"inference\.yml is damaged"):
+        Predictor(folder)
+
+
+# ---- export from a config
+
+
+@pytest.fixture
+def run_folder(split_data: Path, tmp_path: Path) -> tuple[Config, Path]:
+    """The config and the weights of a small network, in a folder as training writes it."""
+    config = Config(
+        model=ModelConfig(name="cifar_resnet20", attn="simam"), data=DataConfig(root=str(split_data), size=32)
+    )
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+    (folder / "classes.txt").write_text("blue\ngreen\nred\n", encoding="utf-8")
+    save_weights(create_model("cifar_resnet20", "simam", num_classes=3), folder / "best.pdparams")
+    return config, folder / "best.pdparams"
+
+
+def test_export_from_a_config_compares_on_eval_images(run_folder: tuple[Config, Path], tmp_path: Path):
+    config, weights = run_folder
+    source, difference = export_config(config, weights, tmp_path / "out")
+    assert source == "6 eval images" and difference < 1e-5
+    predictor = Predictor(tmp_path / "out")
+    assert predictor.classes == ["blue", "green", "red"] and predictor.preprocess.size == 32
+
+
+def test_export_from_a_config_without_its_data_compares_on_noise(
+    run_folder: tuple[Config, Path], tmp_path: Path
+):
+    config, weights = run_folder
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "gone")))
+    source, difference = export_config(config, weights, tmp_path / "out")
+    assert source.startswith("noise, because there is no data directory") and difference < 1e-5
+
+
+WITHOUT_TRAIN = """
+import runpy, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name == "paddle_attn.train" or name.startswith("paddle_attn.train."):
+            raise ImportError("paddle_attn.train is blocked")
+
+sys.meta_path.insert(0, Blocker())
+root, config, weights, image = sys.argv[1:]
+
+from paddle_attn.cli import prepare_paddle
+prepare_paddle()
+import numpy as np
+import paddle_attn
+from paddle_attn.data.transforms import Preprocess
+from paddle_attn.deploy import Predictor, export_config, export_model
+
+try:
+    paddle_attn.train
+except ImportError:
+    pass
+else:
+    raise SystemExit("the blocker does not work")
+
+net = paddle_attn.create_model("cifar_resnet20", "simam", num_classes=2)
+preprocess = Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3)
+export_model(net, "model", preprocess, ["a", "b"], np.zeros([1, 3, 32, 32], "float32"))
+export_config(paddle_attn.load_config(config), weights, "config")
+for folder in ("model", "config"):
+    (result,) = Predictor(folder).predict(image)
+    assert len(result["labels"]) == {"model": 2, "config": 3}[folder]
+
+sys.argv = ["predict.py", "--model", "config", image]
+runpy.run_path(f"{root}/tools/predict.py", run_name="__main__")
+"""
+
+
+def test_deploy_works_without_train(run_folder: tuple[Config, Path], tmp_path: Path):
+    _, weights = run_folder
+    picture((220, 40, 40)).save(tmp_path / "red.png")
+    arguments = [ROOT, weights.with_name("config.yaml"), weights, tmp_path / "red.png"]
+    result = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TRAIN, *map(str, arguments)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "red.png" in result.stdout
 
 
 # ---- prediction on files
@@ -178,48 +371,49 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_prediction_is_the_network_after_the_training_preprocessing(exported, pictures: Path):
+def test_prediction_is_the_network_after_the_preprocessing_of_training(exported, pictures: Path):
     net, out = exported
     results = Predictor(out).predict([pictures], topk=3, batch_size=2)
-    assert [Path(result["path"]).relative_to(pictures).as_posix() for result in results] == [
-        "a.png",
-        "b.jpg",
-        "deeper/c.jpg",
-    ]
-    for result in results:
-        with paddle.no_grad():
-            expected = F.softmax(net(paddle.to_tensor(PREPROCESS(load_image(result["path"]))[None]))).numpy()[
-                0
-            ]
-        order = np.argsort(-expected)[:3].tolist()
+    paths = [pictures / name for name in ("a.png", "b.jpg", "deeper/c.jpg")]
+    assert [result["path"] for result in results] == list(map(str, paths))
+    for path, result in zip(paths, results, strict=True):
+        (expected,) = softmax_of(net, PREPROCESS(load_image(path))[None])
+        order = np.argsort(-expected)[:3]
         assert set(result) == {"path", "labels", "class_ids", "scores"}
-        assert result["class_ids"] == order and result["labels"] == [CLASSES[i] for i in order]
+        assert result["class_ids"] == order.tolist()
+        assert result["labels"] == [CLASSES[index] for index in order]
         np.testing.assert_allclose(result["scores"], expected[order], atol=1e-5)
 
 
-def test_a_single_path_and_more_topk_than_classes(exported, pictures: Path):
+def test_a_single_path_and_a_topk_above_the_number_of_classes(exported, pictures: Path):
     (result,) = Predictor(exported[1]).predict(str(pictures / "a.png"), topk=50)
-    assert len(result["labels"]) == 4
+    assert sorted(result["labels"]) == CLASSES
 
 
-def test_what_is_no_image_is_reported_and_the_rest_goes_on(exported, pictures: Path):
-    errors: list[UserError] = []
-    inputs = [pictures / "a.png", pictures / "notes.txt", pictures / "none.jpg", pictures / "b.jpg"]
-    results = Predictor(exported[1]).predict(inputs, on_error=errors.append)
-    assert [Path(result["path"]).name for result in results] == ["a.png", "b.jpg"]
-    assert ["notes.txt" in str(errors[0]), "there is no" in str(errors[1])] == [True, True]
+def test_inputs_that_cannot_be_read_are_reported_and_the_others_classified(exported, pictures: Path):
+    errors: list[str] = []
+    inputs = [pictures / name for name in ("a.png", "notes.txt", "none.jpg", "b.jpg")]
+    predictor = Predictor(exported[1])
+    results = predictor.predict(inputs, on_error=lambda error: errors.append(str(error)))
+    assert [result["path"] for result in results] == [str(inputs[0]), str(inputs[3])]
+    first, second = errors
+    assert f"cannot decode the image {inputs[1]}" in first and f"{inputs[2]} does not exist" in second
     with pytest.raises(UserError, match=r"notes\.txt"):
-        Predictor(exported[1]).predict(inputs)
+        predictor.predict(inputs)
 
 
-def test_a_folder_without_images_is_told_and_topk_must_name_one(exported, tmp_path: Path):
-    with pytest.raises(UserError, match="holds no images"):
+def test_a_folder_without_images_is_an_error(exported, tmp_path: Path):
+    with pytest.raises(UserError, match="contains no images"):
         Predictor(exported[1]).predict(tmp_path)
-    with pytest.raises(UserError, match="topk must be at least 1, found 0"):
-        Predictor(exported[1]).predict(tmp_path, topk=0)
 
 
-def test_names_in_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture):
+@pytest.mark.parametrize("option", ["topk", "batch_size"])
+def test_numbers_below_one_are_errors(exported, pictures: Path, option: str):
+    with pytest.raises(UserError, match=f"{option} must be at least 1, found 0"):
+        Predictor(exported[1]).predict(pictures, **{option: 0})
+
+
+def test_brackets_in_names_are_printed_as_they_are(capsys: pytest.CaptureFixture):
     print_results([{"path": "d[/a]/IMG[edited].jpg", "labels": ["[red]"], "class_ids": [0], "scores": [1.0]}])
     printed = capsys.readouterr().out
     assert "d[/a]/IMG[edited].jpg" in printed and "[red]" in printed

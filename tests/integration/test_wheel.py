@@ -1,0 +1,84 @@
+"""The wheel: what it contains, and that it works when it is installed without the repository."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import paddle
+import pytest
+from helpers import HANG, ROOT, picture
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: object, cwd: Path) -> str:
+    """The output of a command that succeeds, without the environment variables that lead Python elsewhere."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    result = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANG
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the repository: a build in place leaves files and packs old ones."""
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("benchmarks", "configs", "paddle_attn", "reference", "tests", "tools"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("README.md", "pyproject.toml", "setup.py"):
+        shutil.copy(ROOT / name, folder)
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "out", ".", cwd=folder)
+    (found,) = (folder / "out").iterdir()
+    return found
+
+
+def test_the_wheel_contains_the_package_and_its_cpp_sources_only(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for pattern in ("*.py", "*.cc", "*.h")
+        for path in (ROOT / "paddle_attn").rglob(pattern)
+    }
+    assert names == expected
+    assert any(name.endswith(".cc") for name in names)
+
+
+EXPORT_AND_PREDICT = """
+import sys
+from pathlib import Path
+
+from paddle_attn.cli import prepare_paddle
+prepare_paddle()
+import numpy as np
+import paddle_attn
+from paddle_attn.data.transforms import Preprocess
+from paddle_attn.deploy import export_model
+
+assert Path(paddle_attn.__file__).is_relative_to(sys.prefix), paddle_attn.__file__
+net = paddle_attn.create_model("cifar_resnet20", "simam", num_classes=2)
+preprocess = Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3)
+export_model(net, "exported", preprocess, ["cat", "dog"], np.zeros([1, 3, 32, 32], "float32"))
+(result,) = paddle_attn.Predictor("exported").predict("image.png")
+assert sorted(result["labels"]) == ["cat", "dog"] and abs(sum(result["scores"]) - 1) < 1e-5
+"""
+
+
+def test_an_installed_wheel_exports_and_predicts_without_the_repository(wheel: Path, tmp_path: Path):
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
+    # Paddle and the other requirements come from this environment: they are too large for another download.
+    # A .pth file adds its packages, but not its own .pth files, such as the one of an editable install.
+    site_packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
+    Path(site_packages.strip(), "requirements.pth").write_text(str(Path(paddle.__file__).parents[1]))
+    picture((220, 40, 40)).save(tmp_path / "image.png")
+    run(python, "-c", EXPORT_AND_PREDICT, cwd=tmp_path)
