@@ -30,7 +30,7 @@ class Stopped(Exception):
 
 def one_line(text: str) -> str:
     """The text on one line: line breaks become spaces, other unprintable characters are escaped."""
-    joined = " ".join(line.strip() for line in text.splitlines())
+    joined = " ".join(filter(None, (line.strip() for line in text.splitlines())))
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in joined

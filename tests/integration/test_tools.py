@@ -1,35 +1,25 @@
-"""The commands as a user types them, from a split to a prediction, and what they say to bad input."""
+"""The commands as a user types them, from a split to a prediction, and what they report for bad input."""
 
 from __future__ import annotations
 
 import json
 import re
-import sys
-import time
+import shutil
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, assert_one_sentence, make_images, picture, tool
+from helpers import ROOT, assert_one_sentence, make_images, picture, tool, tree
 
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
+WEIGHTS = ("--weights", "output/first/best.pdparams")
 
 
 @pytest.mark.parametrize("name", TOOLS)
-def test_help_answers_without_importing_anything_heavy(name: str):
-    started = time.perf_counter()
-    result = tool(name, "-h")
+def test_help_needs_no_heavy_module(name: str):
+    result = tool(name, "-h", PYTHONPROFILEIMPORTTIME="1")  # Python lists every import on stderr
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
     assert result.returncode == 0 and "usage:" in result.stdout
-    assert (
-        time.perf_counter() - started < 5
-    )  # under a second on a quiet machine; Paddle alone takes more than one
-    heavy = "import sys, runpy\nsys.argv = ['x', '-h']\ntry: runpy.run_path({!r}, run_name='__main__')\nexcept SystemExit: pass\n"
-    code = (
-        heavy.format(str(ROOT / "tools" / f"{name}.py"))
-        + "assert not {'paddle', 'numpy', 'matplotlib', 'visualdl'} & set(sys.modules)"
-    )
-    import subprocess
-
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    assert "argparse" in imported and not {"paddle", "numpy", "PIL", "matplotlib", "visualdl"} & imported
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -39,7 +29,7 @@ def test_tools_are_thin(name: str):
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user's folder: a split made and a network trained by the commands, from a zip in datasets/."""
+    """A user's folder: a split and a trained network, made by the commands from photographs in datasets/."""
     folder = tmp_path_factory.mktemp("user")
     make_images(folder / "datasets" / "Images")
     (folder / "config.yaml").write_text(
@@ -52,14 +42,9 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert split.returncode == 0, split.stderr
     trained = tool("train", "-c", "config.yaml", cwd=folder)
     assert trained.returncode == 0 and trained.stderr == "", trained.stderr
-    assert (
-        "1,358," in trained.stdout and "trainable parameters" in trained.stdout and "GMACs" in trained.stdout
-    )
+    assert re.search(r"1,358,\d+ trainable parameters.* GMACs", trained.stdout)
     assert re.search(r"epoch   2/2 .*eval loss", trained.stdout)
     return folder
-
-
-WEIGHTS = ("--weights", "output/first/best.pdparams")
 
 
 def test_evaluation_export_and_prediction_agree(work: Path):
@@ -72,185 +57,125 @@ def test_evaluation_export_and_prediction_agree(work: Path):
     assert exported.returncode == 0 and exported.stderr == "", exported.stderr
     assert "on 6 eval images" in exported.stdout
 
+    outputs = ("--topk", 2, "--csv", "p.csv", "--json", "p.json")
     predicted = tool(
-        "predict",
-        "--model",
-        "inference/first",
-        "datasets/caltech101-16/eval",
-        "--topk",
-        2,
-        "--csv",
-        "p.csv",
-        "--json",
-        "p.json",
-        cwd=work,
+        "predict", "--model", "inference/first", "datasets/caltech101-16/eval", *outputs, cwd=work
     )
     assert predicted.returncode == 0 and predicted.stderr == "", predicted.stderr
+    assert predicted.stdout.split()[:2] == ["image", "class"]  # no messages of Paddle before the table
     results = json.loads((work / "p.json").read_text())
-    right = sum(Path(result["path"]).parent.name == result["labels"][0] for result in results)
-    assert right / len(results) == pytest.approx(metrics["top1"]) and len(results) == 6
+    correct = sum(Path(result["path"]).parent.name == result["labels"][0] for result in results)
+    assert len(results) == 6 and correct / len(results) == pytest.approx(metrics["top1"])
     lines = (work / "p.csv").read_text().splitlines()
     assert lines[0] == "path,rank,class_id,label,score" and len(lines) == 1 + 2 * 6
-    assert predicted.stdout.splitlines()[0].split()[:2] == [
-        "image",
-        "class",
-    ]  # nothing of Paddle's own chatter before
 
 
-def test_prediction_reports_what_is_no_image_and_goes_on(work: Path):
+def test_prediction_reports_unreadable_images_and_predicts_the_others(work: Path):
     (work / "text.jpg").write_text("hello")
     picture((220, 40, 40)).save(work / "ok.png")
     tool("export", "-c", "config.yaml", *WEIGHTS, "--out", "inference/second", cwd=work)
     result = tool("predict", "--model", "inference/second", "text.jpg", "ok.png", "none.jpg", cwd=work)
     assert result.returncode == 0 and "ok.png" in result.stdout
-    assert (
-        len(result.stderr.splitlines()) == 2
-        and "text.jpg: it is not an image" in result.stderr
-        and "none.jpg does not exist" in result.stderr
-    )
+    reports = sorted(result.stderr.splitlines())
+    assert len(reports) == 2 and "none.jpg" in reports[1] and "text.jpg" in reports[0], reports
     assert_one_sentence(tool("predict", "--model", "inference/second", "text.jpg", cwd=work), "text.jpg")
 
 
-def test_resume_goes_on_from_the_command_line(work: Path):
-    arguments = ("-c", "config.yaml", "-o", "train.output=output/resumed", "train.resume=true")
+def test_training_resumes_from_the_command_line(work: Path):
+    arguments = ("-c", "config.yaml", "--resume", "-o", "train.output=output/resumed")
     assert tool("train", *arguments, "train.epochs=1", cwd=work).returncode == 0
     result = tool("train", *arguments, "train.epochs=2", cwd=work)
-    assert (
-        result.returncode == 0
-        and "going on after epoch 1" in result.stdout
-        and "epoch   1/2" not in result.stdout
-    )
+    assert result.returncode == 0, result.stderr
+    assert "epoch   2/2" in result.stdout and "epoch   1/2" not in result.stdout
     assert "nothing to do" in tool("train", *arguments, "train.epochs=2", cwd=work).stdout
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-BAD = [
-    # what is changed on the command line, and what the sentence must say: expected and found
-    (["-o", "model.name=towrnet"], ["unknown model 'towrnet'", "resnet50", "did you mean 'towernet'?"]),
-    (
-        ["-o", "model.attn=simm"],
-        ["unknown attention 'simm'", "cbam, eca, gc, se, sge, simam, sk, srm", "did you mean 'simam'?"],
-    ),
-    (["-o", "optim.learning_rate=1"], ["unknown config key 'optim.learning_rate'", "optim.lr"]),
-    (["-o", "train.epochs=ten"], ["train.epochs must be a whole number, found 'ten'"]),
-    (["-o", "train.device=gpu:7"], ["train.device is 'gpu:7'", "expected"]),
-    (["-o", "train.device=npu"], ["found 'npu'"]),
-    (["-o", "data.root=nowhere"], ["there is no data directory nowhere/", "tools/split.py"]),
-    (["-o", "model.num_classes=10"], ["model.num_classes is 10, but there are 3 classes"]),
-    (
-        ["-o", "data.root=datasets/empty-class"],
-        ["the class folder", "empty-class/train/nothing has no images"],
-    ),
-    (["-o", "data.root=datasets/corrupt"], ["cannot decode the image", "red/image_02.jpg"]),
-    (["-o", "data.root=datasets/text"], ["cannot decode the image", "red/image_02.jpg: it is not an image"]),
-    (["-o", "data.root=datasets/one-sided"], ["must have the same class folders, found extra"]),
-    (
-        ["-o", "model.weights=broken.pdparams"],
-        ["broken.pdparams is damaged", "expected a whole .pdparams file"],
-    ),
-    (["-o", "model.attn=sge", "model.attn_kwargs.groups=7"], ["groups must divide channels", "256", "7"]),
-    (["-o", "model.pretrained=true"], ["no ImageNet weights for towernet"]),
-]
-
-
 @pytest.fixture(scope="module")
-def spoilt(work: Path) -> Path:
-    """Data sets that each have one thing wrong."""
-    import shutil
-
+def damaged(work: Path) -> Path:
+    """The user's folder with data sets and weights that each have one fault."""
     good = work / "datasets" / "caltech101-16"
-    for name in ("empty-class", "corrupt", "text", "one-sided"):
+    for name in ("empty-class", "corrupt", "text", "one-sided", "fewer"):
         shutil.copytree(good, work / "datasets" / name)
+    image = Path("train/red/image_02.jpg")
     (work / "datasets/empty-class/train/nothing").mkdir()
-    victim = Path("train/red/image_02.jpg")
-    (work / "datasets/corrupt" / victim).write_bytes((good / victim).read_bytes()[:200])
-    (work / "datasets/text" / victim).write_text("this is no photograph")
+    (work / "datasets/corrupt" / image).write_bytes((good / image).read_bytes()[:200])
+    (work / "datasets/text" / image).write_text("this is not a photograph")
     (work / "datasets/one-sided/train/extra").mkdir()
     picture((1, 2, 3)).save(work / "datasets/one-sided/train/extra/x.png")
-    whole = (work / "output/first/best.pdparams").read_bytes()
-    (work / "broken.pdparams").write_bytes(whole[: len(whole) // 2])
+    shutil.rmtree(work / "datasets/fewer/eval/red")
+    weights = (work / "output/first/best.pdparams").read_bytes()
+    (work / "broken.pdparams").write_bytes(weights[: len(weights) // 2])
     return work
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"), BAD, ids=lambda value: value[1] if value[0] == "-o" else None
+    ("overrides", "words"),
+    [
+        ("model.name=towrnet", ["unknown model 'towrnet'", "resnet50", "did you mean 'towernet'?"]),
+        (
+            "model.attn=simm",
+            ["unknown attention 'simm'", "cbam, eca, gc, se, sge, simam, sk, srm", "did you mean 'simam'?"],
+        ),
+        ("model.attn=sge model.attn_kwargs.groups=7", ["groups must divide channels", "256", "7"]),
+        ("model.pretrained=true", ["no ImageNet weights for towernet"]),
+        ("model.num_classes=10", ["model.num_classes is 10", "3 classes"]),
+        ("model.weights=broken.pdparams", ["broken.pdparams is damaged", "expected a whole .pdparams file"]),
+        ("optim.learning_rate=1", ["unknown config key 'optim.learning_rate'", "optim.lr"]),
+        ("train.epochs=ten", ["train.epochs must be a whole number, found 'ten'"]),
+        ("train.device=gpu:7", ["train.device is 'gpu:7'", "expected"]),
+        ("train.device=npu", ["train.device must be", "found 'npu'"]),
+        ("data.dataset=cifar11", ["cifar11", "did you mean 'cifar10'?"]),
+        ("data.root=nowhere", ["nowhere", "tools/split.py"]),
+        ("data.root=datasets/empty-class", ["empty-class/train/nothing", "has no images"]),
+        ("data.root=datasets/one-sided", ["must have the same class folders", "extra"]),
+    ],
 )
-def test_bad_input_to_training_is_one_sentence_and_nothing_is_lost(
-    spoilt: Path, arguments: list[str], words: list[str]
+def test_a_mistake_found_before_training_is_one_sentence_and_changes_no_file(
+    damaged: Path, overrides: str, words: list[str]
 ):
-    before = tree(spoilt / "output" / "first")
-    result = tool("train", "-c", "config.yaml", *arguments, cwd=spoilt)
+    before = tree(damaged / "output")
+    result = tool("train", "-c", "config.yaml", "-o", *overrides.split(), cwd=damaged)
     assert_one_sentence(result, *words)
-    kept = spoilt / "output" / ("first.1" if (spoilt / "output" / "first.1").exists() else "first")
-    assert tree(kept) == before
-    if (
-        kept.name == "first.1"
-    ):  # a broken image is met after the start: the earlier run was moved aside, not overwritten
-        import shutil
+    assert tree(damaged / "output") == before
 
-        shutil.rmtree(spoilt / "output" / "first")
-        kept.rename(spoilt / "output" / "first")
+
+@pytest.mark.parametrize("fault", ["corrupt", "text"])
+def test_an_image_that_cannot_be_decoded_is_one_sentence_and_the_earlier_run_is_kept(
+    damaged: Path, fault: str
+):
+    output = damaged / "output" / fault
+    shutil.copytree(damaged / "output" / "first", output)
+    overrides = (f"data.root=datasets/{fault}", f"train.output=output/{fault}")
+    result = tool("train", "-c", "config.yaml", "-o", *overrides, cwd=damaged)
+    assert_one_sentence(result, "cannot decode the image", "red/image_02.jpg")
+    assert tree(output.with_name(f"{fault}.1")) == tree(damaged / "output" / "first")  # it was moved aside
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("command", "words"),
     [
+        ("train -c config.yaml --resume -o optim.name=sgd", ["optim.name", "'adam'", "found 'sgd'"]),
+        ("eval -c config.yaml --weights none.pdparams", ["there is no weights file none.pdparams"]),
+        ("eval -c config.yaml --weights broken.pdparams", ["broken.pdparams is damaged", "expected a whole"]),
         (
-            ["eval", "-c", "config.yaml", "--weights", "none.pdparams"],
-            ["there is no weights file none.pdparams"],
-        ),
-        (
-            ["eval", "-c", "config.yaml", "--weights", "broken.pdparams"],
-            ["broken.pdparams is damaged", "expected a whole .pdparams file"],
-        ),
-        (
-            ["eval", "-c", "config.yaml", *WEIGHTS, "-o", "model.attn=se"],
+            "eval -c config.yaml WEIGHTS -o model.attn=se",
             ["was trained with model.attn 'simam'", "found 'se'"],
         ),
-        (
-            ["eval", "-c", "config.yaml", *WEIGHTS, "-o", "model.attn=null"],
-            ["was trained with model.attn 'simam'", "found None"],
-        ),
-        (
-            ["export", "-c", "config.yaml", *WEIGHTS, "--out", "x", "-o", "data.size=256"],
-            ["was trained with data.size 128", "found 256"],
-        ),
-        (
-            ["train", "-c", "config.yaml", "-o", "train.resume=true", "optim.name=sgd"],
-            ["had optim.name 'adam', expected the same to go on, found 'sgd'"],
-        ),
-        (["predict", "--model", "inference/first", "output/first/vdl"], ["contains no images"]),
-        (["eval", "-c", "config.yaml", *WEIGHTS, "-o", "model.num_classes=10"], ["model.num_classes is 10"]),
-        (
-            ["eval", "-c", "config.yaml", *WEIGHTS, "-o", "data.root=datasets/other"],
-            ["learned 3 classes", "expected the 2 of"],
-        ),
-        (
-            ["export", "-c", "config.yaml", *WEIGHTS, "--out", "datasets"],
-            ["datasets exists and is not an export"],
-        ),
-        (["export", "-c", "none.yaml", *WEIGHTS, "--out", "x"], ["cannot read the config none.yaml"]),
-        (["predict", "--model", "datasets", "x.jpg"], ["datasets is not an exported model", "tools/export.py"]),
-        (["split"], ["is there already: pass --force"]),
+        ("eval -c config.yaml WEIGHTS -o model.attn=null", ["model.attn 'simam'", "found None"]),
+        ("eval -c config.yaml WEIGHTS -o model.num_classes=10", ["model.num_classes is 10"]),
+        ("eval -c config.yaml WEIGHTS -o data.root=datasets/fewer", ["3 classes", "expected the 2 of"]),
+        ("export -c config.yaml WEIGHTS --out x -o data.size=256", ["with data.size 128", "found 256"]),
+        ("export -c config.yaml WEIGHTS --out datasets", ["datasets", "is not an export"]),
+        ("export -c none.yaml WEIGHTS --out x", ["cannot read the config none.yaml"]),
+        ("predict --model inference/first output/first/vdl", ["no images"]),
+        ("predict --model datasets x.jpg", ["datasets", "tools/export.py"]),
+        ("split", ["pass --force"]),
     ],
-    ids=lambda value: (
-        None if isinstance(value[0], str) and " " in value[0] else "_".join(value[:1] + value[-1:])
-    ),
 )
-def test_bad_input_to_the_other_tools_is_one_sentence(spoilt: Path, arguments: list[str], words: list[str]):
-    import shutil
-
-    other = spoilt / "datasets" / "other"
-    if not other.exists():
-        shutil.copytree(spoilt / "datasets" / "caltech101-16", other)
-        shutil.rmtree(other / "eval" / "red")
-    before = tree(spoilt)
-    assert_one_sentence(tool(*arguments, cwd=spoilt), *words)
-    assert tree(spoilt) == before
+def test_a_mistake_in_another_command_is_one_sentence_and_changes_no_file(
+    damaged: Path, command: str, words: list[str]
+):
+    before = tree(damaged)
+    name, *arguments = command.replace("WEIGHTS", " ".join(WEIGHTS)).split()
+    assert_one_sentence(tool(name, *arguments, cwd=damaged), *words)
+    assert tree(damaged) == before
