@@ -596,7 +596,7 @@ NOTES = """\
   and MobileNetV2, and much slower for ResNet-50; and an engine with oneDNN and one without disturb each other in one process.
 - Batch norm, ReLU, the 1x1 convolutions and the linear layers are Paddle's own. The first two stand in the table: no operator was written
   for them, because they are faster than PyTorch's already; the other two are MKL's matrix product.
-- Results stay: the networks' logits with and without the compiled operators differ by less than 1e-5 of the largest (`tests/test_ops.py`).
+- Results stay: the networks' logits with and without the compiled operators differ by less than 1e-5 of the largest (`tests/unit/test_ops.py`).
 - Nothing here was run on a GPU.
 """
 

@@ -1,89 +1,272 @@
-"""The READMEs: what they name exists, their code runs, and the two languages say the same."""
+"""READMEs and pages: what they name exists, commands are valid, code runs, both languages agree."""
 
 from __future__ import annotations
 
 import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
+import paddle
 import pytest
-from helpers import ROOT
+from helpers import COLOURS, ROOT, picture, tool
 
-from paddle_attn.config import load_config
+import paddle_attn
+from paddle_attn.config import Config, load_config
+from paddle_attn.data.transforms import Preprocess
+from paddle_attn.deploy import export_model
 
-READMES = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")}
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
-
-
-def without_comments(block: str) -> list[str]:
-    return [line.partition("  #")[0].rstrip() for line in block.splitlines() if line.strip()]
+# README first: the pages continue from its first training
+PAGES = ["README.md", "README.zh-CN.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
+TRANSLATED = [page for page in PAGES if page.endswith(".zh-CN.md")]
 
 
-def test_the_block_on_other_networks_runs(capsys: pytest.CaptureFixture):
-    exec(compile(blocks(READMES["README.md"], "python")[-1], "README.md", "exec"), {})
-    assert "'db_conv_2.conv2_1'" in capsys.readouterr().out
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    number: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}-{self.number}"
 
 
-@pytest.mark.parametrize("language", ["bash", "python"])
-def test_both_languages_have_the_same_commands_and_code(language: str):
-    english, chinese = (list(map(without_comments, blocks(text, language))) for text in READMES.values())
-    assert english == chinese and english
+def text_of(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
 
 
-def test_both_languages_have_the_same_tables_and_pictures():
-    english, chinese = READMES.values()
-    for pattern in (r"^\| [a-z0-9_`]+ \|(?: \d.*)\|$", r"!\[.*?\]\((.*?)\)"):
-        assert re.findall(pattern, english, re.M) == re.findall(pattern, chinese, re.M) != []
+def blocks(page: str, *languages: str) -> list[Block]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", text_of(page), re.S | re.M)
+    named = [Block(page, number, language, text) for number, (language, text) in enumerate(found)]
+    return [block for block in named if not languages or block.language in languages]
 
 
-@pytest.mark.parametrize("name", READMES)
-def test_what_is_named_exists(name: str):
-    text = READMES[name]
-    for path in re.findall(r"\]\((?!http)(.*?)\)", text) + re.findall(r"(?:tools|configs)/\w+\.\w+", text):
-        assert (ROOT / path).exists(), path
-    makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make ([\w-]+)", text, re.M):
-        assert f"\n{target}:" in makefile
+def commands(page: str) -> list[list[str]]:
+    """The words of each command in a page's bash blocks, continued lines joined."""
+    lines = "".join(block.text for block in blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-PAGES = [READMES["README.md"], (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")]
+def prose(page: str) -> str:
+    return re.sub(r"^```.*?^```$", "", text_of(page), flags=re.S | re.M)
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """Each table as rows of cells."""
+    found = re.findall(r"(?:^\|.*\|\n)+", text_of(page), re.M)
+    return [[[c.strip() for c in row.strip("|").split("|")] for row in t.splitlines()] for t in found]
+
+
+# ---- what is named exists
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_lead_to_files_and_headings(page: str):
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", prose(page)):
+        path, _, heading = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M)
+            assert heading in {title.lower().replace(" ", "-") for title in headings}, target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_in_the_text_exist(page: str):
+    """Names in backticks that begin with a folder of the repository, and no placeholder."""
+    folders = "paddle_attn|benchmarks|reference|tests|tools|configs|docs"
+    for name in re.findall(rf"`((?:{folders})/[\w./-]+)`", prose(page)):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_options_named_in_the_text_are_options(page: str):
+    """`section.key` and `section.key=value` in backticks."""
+    for option in re.findall(r"`((?:model|data|optim|train)\.[a-z_.]+(?:=[^`]*)?)`", prose(page)):
+        key, _, value = option.partition("=")
+        if key.count(".") == 1 and not key.endswith((".py", ".csv")):
+            section, name = key.split(".")
+            assert hasattr(getattr(Config(), section), name), option
+            if value:
+                load_config(ROOT / "configs" / "demo.yaml", [option])
+
+
+# ---- the commands
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_targets_of_make_exist(page: str):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = [words[1] for words in commands(page) if words[0] == "make"]
+    for target in [*targets, *re.findall(r"`make ([\w-]+)", prose(page))]:
+        assert re.search(rf"^{re.escape(target)}:", makefile, re.M), target
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    return {path.stem: tool(path.stem, "-h").stdout for path in (ROOT / "tools").glob("*.py")}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tools_have_the_options_that_a_page_uses(page: str, helps: dict[str, str]):
+    for words in commands(page):
+        scripts = [word for word in words if re.fullmatch(r"tools/\w+\.py", word)]
+        for script in scripts:
+            known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", helps[Path(script).stem]))
+            used = [word for word in words[words.index(script) :] if re.fullmatch(r"--?[a-z][\w-]*", word)]
+            assert set(used) <= known, (script, used)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_with_a_config_can_run_in_the_order_of_the_page(page: str):
+    """Configs and overrides are valid; a run's own config, weights and export come from a command before."""
+    made: dict[str, Config] = {}  # the folders of runs
+    exported: set[str] = set()
+    before = [] if page.startswith("README") else commands("README.md")
+    for words in [*before, *commands(page)]:
+        options = {word: words[place + 1] for place, word in enumerate(words[:-1]) if word.startswith("-")}
+        if "--model" in options:
+            assert options["--model"] in exported, words
+        if "-c" not in options:
+            continue
+        path = Path(options["-c"])
+        overrides = [word for word in words if re.fullmatch(r"[a-z]+\.[a-z_.]+=.*", word)]
+        if path.parts[0] == "configs":
+            config = load_config(ROOT / path, overrides)
+        else:
+            assert path.name == "config.yaml" and str(path.parent) in made, words
+            config = made[str(path.parent)]
+            load_config(ROOT / "configs" / "demo.yaml", overrides)
+        if "tools/train.py" in words:
+            made[config.train.output] = config
+        else:
+            assert str(Path(options["--weights"]).parent) in made, words
+            exported |= {options["--out"]} if "tools/export.py" in words else set()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_extras_are_quoted_for_every_shell(page: str):
+    """zsh takes square brackets as a pattern: a bare .[cpu] fails there."""
+    for extra in re.findall(r"pip install -e ([^`\n]*\[.*?\]\S?)", text_of(page)):
+        assert re.fullmatch(r"'\.\[\w+(,\w+)*\]'", extra), extra
+
+
+# ---- the code
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the code of the pages reads: photographs, an exported network, weights."""
+    folder = tmp_path_factory.mktemp("workplace")
+    for name, colour in COLOURS.items():
+        (folder / "datasets/caltech101-16/eval" / name).mkdir(parents=True)
+        picture(colour).save(folder / "datasets/caltech101-16/eval" / name / "image_0001.jpg")
+    net = paddle_attn.create_model("towernet", "simam", num_classes=3)
+    preprocess = Preprocess(128, "stretch", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    sample = np.zeros([1, 3, 128, 128], "float32")
+    export_model(net, folder / "inference/towernet_simam", preprocess, sorted(COLOURS), sample)
+    paddle.seed(0)
+    paddle_attn.save_weights(
+        paddle_attn.create_model("resnet18", attn="simam"), folder / "resnet18_simam.pdparams"
+    )
+    return folder
+
+
+# what the comments and the text of a page say that its code prints
+PRINTED = {
+    "README.md": ["23,540,816 trainable parameters, 4.097 GMACs"],
+    "docs/deployment.md": ["'path': 'datasets/caltech101-16/eval/blue/image_0001.jpg', 'labels': ["],
+    "docs/features.md": [
+        "[256, 512, 1024, 2048] [4, 8, 16, 32]",
+        "[[1, 256, 64, 80], [1, 256, 32, 40], [1, 256, 16, 20], [1, 256, 8, 10]]",
+    ],
+    "docs/models.md": [
+        "[2, 64, 56, 56]",
+        "[2, 64, 1, 1]",
+        "['resnet101', 'resnet152',",
+        "'db_conv_2.conv2_1'",
+    ],
+    "docs/weights.md": [" () () ()"],
+}
 
 
 @pytest.mark.parametrize(
-    "command",
-    [
-        line
-        for page in PAGES
-        for block in blocks(page, "bash")
-        for line in block.splitlines()
-        if " -c " in line
-    ],
+    "page", [page for page in PAGES if page not in TRANSLATED and blocks(page, "python")]
 )
-def test_each_config_and_override_is_valid(command: str):
-    words = command.split()
-    overrides = words[words.index("-o") + 1 :] if "-o" in words else []
-    path = words[words.index("-c") + 1]
-    if path.startswith("configs/"):  # the others are a run's own
-        load_config(ROOT / path, overrides)
-
-
-def test_the_first_python_block_runs(capsys: pytest.CaptureFixture):
-    first = blocks(READMES["README.md"], "python")[0]
-    exec(compile(first, "README.md", "exec"), {})
-    assert "23,540,816 trainable parameters" in capsys.readouterr().out
-
-
-def test_the_page_on_features_runs(capsys: pytest.CaptureFixture):
-    (block,) = blocks((ROOT / "docs" / "features.md").read_text(encoding="utf-8"), "python")
-    exec(compile(block, "features.md", "exec"), {})
-    assert (
-        "[[1, 256, 64, 80], [1, 256, 32, 40], [1, 256, 16, 20], [1, 256, 8, 10]]" in capsys.readouterr().out
-    )
+def test_the_code_of_a_page_runs_and_prints_what_it_says(
+    page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.chdir(workplace)
+    for block in blocks(page, "python"):
+        exec(compile(block.text, str(block), "exec"), {})
+    printed = capsys.readouterr().out
+    for expected in PRINTED.get(page, []):
+        assert expected in printed
+    for block in blocks(page, "text"):
+        assert block.text == printed
 
 
 @pytest.mark.slow
-def test_the_tables_of_models_are_what_its_command_prints():
-    from paddle_attn.models.complexity import tables
+def test_the_tables_of_models_are_what_the_command_prints():
+    printed = tool("models").stdout
+    assert [row for table in tables("docs/models.md")[:2] for row in table] == [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line
+    ]
 
-    assert tables() in READMES["README.md"]
+
+# ---- both languages
+
+
+def english(page: str) -> str:
+    return page.replace(".zh-CN.md", ".md")
+
+
+def test_what_the_chinese_readme_links_to_is_in_chinese_or_says_that_it_is_not():
+    linked = re.findall(r"\]\((docs/[\w.-]+\.md)\)", text_of("README.zh-CN.md"))
+    for page in linked:
+        translation = page if page in TRANSLATED else page.replace(".md", ".zh-CN.md")
+        assert page in TRANSLATED or translation not in TRANSLATED, f"{page} has a translation"
+    assert [english(page) for page in linked] == re.findall(r"\]\((docs/[\w.-]+\.md)\)", text_of("README.md"))
+
+
+@pytest.mark.parametrize("page", TRANSLATED)
+def test_both_languages_have_the_same_commands(page: str):
+    assert commands(page) == commands(english(page))
+
+
+@pytest.mark.parametrize("page", TRANSLATED)
+def test_both_languages_have_the_same_code_and_output(page: str):
+    def without_comments(text: str) -> str:
+        return re.sub(r"  # .*", "", text)
+
+    ours, theirs = (blocks(each, "python", "text") for each in (page, english(page)))
+    assert [without_comments(b.text) for b in ours] == [without_comments(b.text) for b in theirs]
+
+
+@pytest.mark.parametrize("page", TRANSLATED)
+def test_both_languages_have_the_same_headings_pictures_and_tables(page: str):
+    def outline(each: str) -> list[str]:
+        return re.findall(r"^(#+) ", re.sub(r"^```.*?^```$", "", text_of(each), flags=re.S | re.M), re.M)
+
+    def pictures(each: str) -> list[str]:
+        return re.findall(r"!\[.*?\]\((.*?)\)", text_of(each))
+
+    def needs_no_translation(cell: str) -> bool:
+        """Numbers, names in backticks, names with underscores."""
+        return bool(re.fullmatch(r"(`[^`]*`|[a-z0-9]+(_[a-z0-9]+)+|[\d\s.,/%×:+-]|\de-\d)*", cell))
+
+    assert outline(page) == outline(english(page))
+    assert pictures(page) == pictures(english(page))
+    ours, theirs = tables(page), tables(english(page))
+    assert [[len(row) for row in t] for t in ours] == [[len(row) for row in t] for t in theirs]
+    for table, original in zip(ours, theirs, strict=True):
+        for row, its in zip(table, original, strict=True):
+            for cell, its_cell in zip(row, its, strict=True):
+                if needs_no_translation(cell) or needs_no_translation(its_cell):
+                    assert cell == its_cell
+                else:  # translated: the code in it stays
+                    assert re.findall(r"`[^`]*`", cell) == re.findall(r"`[^`]*`", its_cell)
