@@ -1,4 +1,4 @@
-"""Attention modules, one paper a file, each usable alone: `[N, C, H, W] -> [N, C, H, W]`."""
+"""Attention modules, one paper per file, each usable alone: `[N, C, H, W] -> [N, C, H, W]`."""
 
 from __future__ import annotations
 
@@ -33,18 +33,11 @@ ATTENTION: dict[str, type[Attention]] = {
 
 __all__ = [
     "ATTENTION",
-    "BAM",
-    "CBAM",
-    "ECA",
-    "SRM",
     "Attention",
-    "GlobalContext",
     "SelectiveKernel",
-    "SimAM",
-    "SpatialGroupEnhance",
-    "SqueezeExcite",
     "create_attention",
     "list_attention",
+    *(module.__name__ for module in ATTENTION.values()),
 ]
 
 
@@ -58,10 +51,11 @@ def create_attention(name: str, channels: int, **kwargs: Any) -> Attention:
 
     Args:
         name: one of `list_attention()`.
-        channels: of the maps that it will get.
+        channels: of the module's input.
         kwargs: the module's own arguments, such as `reduction=16` or `e_lambda=0.1`.
 
-    Raises: UserError (a ValueError) for an unknown name, an argument that the module does not take, or a value that it refuses.
+    Raises: UserError (a ValueError) for an unknown name, an unknown argument, or a value that the module
+    rejects.
     """
     if name not in ATTENTION:
         raise unknown_name("attention", name, ATTENTION)
@@ -69,7 +63,7 @@ def create_attention(name: str, channels: int, **kwargs: Any) -> Attention:
 
 
 def build(name: str, module: type[nn.Layer], channels: int, kwargs: dict[str, Any]) -> nn.Layer:
-    """`module(channels, **kwargs)`, with its arguments checked; what it refuses is a UserError that names it."""
+    """`module(channels, **kwargs)`. Raises UserError for arguments that the module lacks or rejects."""
     hints = typing.get_type_hints(module.__init__)
     for key, value in kwargs.items():
         if key not in hints or key in ("return", "channels"):

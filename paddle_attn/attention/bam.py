@@ -1,4 +1,4 @@
-"""BAM: one gate from a channel and a spatial branch, at the ends of a network's stages.
+"""BAM: one gate from a channel branch and a spatial branch, at the ends of a network's stages.
 
 Park et al., "BAM: Bottleneck Attention Module", BMVC 2018, arxiv.org/abs/1807.06514
 """
@@ -13,17 +13,35 @@ from .se import hidden_width
 
 
 class BAM(Attention):
-    """`x * (1 + sigmoid(channel(x) * spatial(x)))`. The paper adds the two branches; the authors' code, followed here, multiplies.
+    """`x * (1 + sigmoid(channel(x) * spatial(x)))`.
+
+    The paper adds the two branches; the authors' code multiplies them, as here.
 
     Args:
         channels: of the input.
-        reduction: both branches work on `channels // reduction` channels.
+        reduction: both branches have `channels // reduction` hidden channels.
         dilation: of the spatial branch's two 3x3 convolutions.
 
-    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W (the authors' code needs H = W); the gate lies in [1, 2].
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W (the authors' code needs H = W); the gate lies in [1,
+    2].
 
     Raises: ValueError when reduction leaves no channel, or dilation is below 1.
     """
+
+    paper_slot = "stage"
+    torch_names = (
+        (r"^bam(\d)\.", r"attn.\1."),
+        (r"\bchannel_att\.gate_c\.gate_c_fc_0\.", "channel_gate.0."),
+        (r"\bchannel_att\.gate_c\.gate_c_bn_1\.", "channel_gate.1."),
+        (r"\bchannel_att\.gate_c\.gate_c_fc_final\.", "channel_gate.3."),
+        (r"\bspatial_att\.gate_s\.gate_s_conv_reduce0\.", "spatial_gate.0."),
+        (r"\bspatial_att\.gate_s\.gate_s_bn_reduce0\.", "spatial_gate.1."),
+        (r"\bspatial_att\.gate_s\.gate_s_conv_di_0\.", "spatial_gate.3."),
+        (r"\bspatial_att\.gate_s\.gate_s_bn_di_0\.", "spatial_gate.4."),
+        (r"\bspatial_att\.gate_s\.gate_s_conv_di_1\.", "spatial_gate.6."),
+        (r"\bspatial_att\.gate_s\.gate_s_bn_di_1\.", "spatial_gate.7."),
+        (r"\bspatial_att\.gate_s\.gate_s_conv_final\.", "spatial_gate.9."),
+    )
 
     def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4):
         super().__init__(channels)
@@ -34,17 +52,15 @@ class BAM(Attention):
             nn.Linear(channels, hidden), nn.BatchNorm1D(hidden), nn.ReLU(), nn.Linear(hidden, channels)
         )
         self.spatial_gate = nn.Sequential(
-            *(nn.Conv2D(channels, hidden, 1), nn.BatchNorm2D(hidden), nn.ReLU()),
-            *(
-                nn.Conv2D(hidden, hidden, 3, padding=dilation, dilation=dilation),
-                nn.BatchNorm2D(hidden),
-                nn.ReLU(),
-            ),
-            *(
-                nn.Conv2D(hidden, hidden, 3, padding=dilation, dilation=dilation),
-                nn.BatchNorm2D(hidden),
-                nn.ReLU(),
-            ),
+            nn.Conv2D(channels, hidden, 1),
+            nn.BatchNorm2D(hidden),
+            nn.ReLU(),
+            nn.Conv2D(hidden, hidden, 3, padding=dilation, dilation=dilation),
+            nn.BatchNorm2D(hidden),
+            nn.ReLU(),
+            nn.Conv2D(hidden, hidden, 3, padding=dilation, dilation=dilation),
+            nn.BatchNorm2D(hidden),
+            nn.ReLU(),
             nn.Conv2D(hidden, 1, 1),
         )
 
@@ -54,6 +70,5 @@ class BAM(Attention):
 
     def macs(self, height: int, width: int) -> int:
         area, hidden = height * width, self.spatial_gate[0].weight.shape[0]
-        return (
-            5 * self.channels * area + 6 * hidden * area
-        )  # mean, product of the branches, sigmoid, sum, product; norms and ReLU
+        # mean, product of the branches, sigmoid, addition of 1, product; three norms and ReLUs
+        return 5 * self.channels * area + 6 * hidden * area

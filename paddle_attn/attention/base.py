@@ -1,6 +1,8 @@
-"""What every attention module here has in common."""
+"""The base class of the attention modules, and the operations that they share."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import paddle
 import paddle.nn.functional as F
@@ -8,14 +10,23 @@ from paddle import Tensor, nn
 
 from .. import ops
 
-HALF = (paddle.float16, paddle.bfloat16)  # what a GPU trains in under AMP
+HALF = (paddle.float16, paddle.bfloat16)  # the types of AMP training
 
 
 class Attention(nn.Layer):
     """A multiplicative attention: `[N, C, H, W] -> [N, C, H, W]`, the input times `gate(x)`.
 
-    A subclass takes `channels` first, the rest by keyword, and says what its gate is and what it costs.
+    A subclass takes `channels` first and everything else by keyword. It defines `gate` and `macs`, and may
+    set two attributes:
+
+    - `paper_slot`: where its authors put it, a slot of `models/placement.py`.
+    - `torch_names`: the authors' names for its place and its parameters, as `(regular expression, our
+      replacement)`. They are applied in order to the names in a PyTorch checkpoint. In our networks, an
+      attention is the sublayer `attn`.
     """
+
+    paper_slot: ClassVar[str] = "post_bn"
+    torch_names: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init__(self, channels: int):
         super().__init__()
@@ -24,23 +35,27 @@ class Attention(nn.Layer):
         self.channels = channels
 
     def gate(self, x: Tensor) -> Tensor:
-        """The weights that multiply `x` [N, C, H, W]: a tensor that broadcasts to it."""
+        """The weights that multiply `x` [N, C, H, W]: a tensor that broadcasts to it.
+
+        Raises: ValueError when the module adds to its input instead.
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         return scale(x, self.gate(x))
 
     def macs(self, height: int, width: int) -> int:
-        """Multiply-accumulates for one image of this height and width, beside those of convolutions and linear layers inside.
+        """Multiply-accumulates of the elementwise work for one image of this height and width.
 
-        An elementwise multiplication, addition or function over a map counts one for each element.
+        Every multiplication, addition or function counts one per element. The convolutions and linear layers
+        inside are counted apart (`complexity.profile`).
         """
         raise NotImplementedError
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
-    """`x * gate`, where the gate `[N, C, 1, 1]`, `[N, 1, H, W]` or `[N, C, H, W]` broadcasts to `x`."""
-    fused = ops.kernels(x)
+    """`x * gate`, with a gate `[N, C, 1, 1]`, `[N, 1, H, W]` or `[N, C, H, W]`."""
+    fused = ops.find("scale", x)
     if fused is None:
         return x * gate
     batch, channels, height, width = x.shape
@@ -48,17 +63,17 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
         gate.shape == [batch, channels, 1, 1],
         gate.shape == [batch, 1, height, width] and channels > 1,
     )
-    return fused.scale(x, gate) if by_channel or by_place else x * gate
+    return fused(x, gate) if by_channel or by_place else x * gate
 
 
 def global_mean(x: Tensor) -> Tensor:
-    """`[N, C, H, W] -> [N, C]`. A pooling, because the gradient of Paddle's `mean` is forty times slower on a CPU."""
-    fused = ops.kernels(x)
-    return (fused.mean(x) if fused else F.adaptive_avg_pool2d(x, 1)).flatten(1)
+    """`[N, C, H, W] -> [N, C]`. Pools: the gradient of `Tensor.mean` is forty times slower on a CPU."""
+    fused = ops.find("mean", x)
+    return (fused(x) if fused else F.adaptive_avg_pool2d(x, 1)).flatten(1)
 
 
 def spatial_size(x: Tensor) -> int | Tensor:
-    """H * W of `[N, C, H, W]`: a number where it is known, a tensor in a graph whose height or width is dynamic."""
+    """H * W of `[N, C, H, W]`: an int when known, a tensor in a graph with a dynamic height or width."""
     if is_static(x):
         return x.shape[2] * x.shape[3]
     shape = paddle.shape(x)
@@ -66,12 +81,12 @@ def spatial_size(x: Tensor) -> int | Tensor:
 
 
 def is_static(x: Tensor) -> bool:
-    """Whether all of a map's channels, height and width are known: always, but in a graph that is exported with dynamic ones."""
+    """Whether channels, height and width are known. In an exported graph they can be dynamic."""
     return all(isinstance(side, int) and side > 0 for side in x.shape[1:])
 
 
 def at_least_one(count: int | Tensor) -> int | Tensor:
-    """`max(count, 1)`, so that the variance of a 1x1 map is 0 / 1 and not 0 / 0; a float32 tensor where count is a tensor."""
+    """`max(count, 1)`, so that the variance of a 1x1 map is 0 / 1 and not 0 / 0. A tensor becomes float32."""
     if isinstance(count, int):
         return max(count, 1)
     return paddle.clip(count.astype("float32"), min=1.0)

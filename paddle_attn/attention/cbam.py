@@ -1,4 +1,4 @@
-"""CBAM: a gate for every channel, then one for every position.
+"""CBAM: a gate for every channel, then a gate for every position.
 
 Woo et al., "CBAM: Convolutional Block Attention Module", ECCV 2018, arxiv.org/abs/1807.06521
 """
@@ -15,7 +15,7 @@ from .se import hidden_width
 
 
 class ChannelGate(nn.Layer):
-    """`sigmoid(mlp(mean_HW(x)) + mlp(max_HW(x)))`, one shared perceptron with biases: `[N, C, H, W] -> [N, C, 1, 1]`."""
+    """`sigmoid(mlp(mean_HW(x)) + mlp(max_HW(x)))`, one shared perceptron: `[N, C, H, W] -> [N, C, 1, 1]`."""
 
     def __init__(self, channels: int, reduction: int):
         super().__init__()
@@ -30,7 +30,7 @@ class ChannelGate(nn.Layer):
 class SpatialGate(nn.Layer):
     """`sigmoid(bn(conv([max_C(x), mean_C(x)])))`: `[N, C, H, W] -> [N, 1, H, W]`. The maximum comes first.
 
-    The batch norm's weight starts at 0, as the authors initialise it in every network, so the gate starts at 0.5.
+    The batch norm's weight starts at 0, as in the authors' networks, so the gate starts at 0.5.
     """
 
     def __init__(self, kernel_size: int):
@@ -45,27 +45,38 @@ class SpatialGate(nn.Layer):
 
 
 def max_and_mean(x: Tensor) -> Tensor:
-    """Over the channels: `[N, C, H, W] -> [N, 2, H, W]`. The maximum by a pooling: the gradient of Paddle's `max` takes seconds on a CPU."""
-    fused = ops.kernels(x)
+    """Maximum and mean over the channels: `[N, C, H, W] -> [N, 2, H, W]`.
+
+    The maximum is a pooling, because the gradient of Paddle's `max` takes seconds on a CPU.
+    """
+    fused = ops.find("channel_pool", x)
     if fused:
-        return fused.channel_pool(x)
+        return fused(x)
     most = F.max_pool2d(x.flatten(2).unsqueeze(1), [x.shape[1], 1]).reshape(paddle.shape(x[:, :1]))
     return paddle.concat([most, x.mean(1, keepdim=True)], axis=1)
 
 
 class CBAM(Attention):
-    """The channel gate multiplies the input, the spatial gate what comes out.
+    """The channel gate multiplies the input, then the spatial gate multiplies the product.
 
     Args:
         channels: of the input.
         reduction: the shared perceptron has `channels // reduction` hidden units.
         kernel_size: of the spatial gate's convolution, odd.
-        spatial: False leaves the spatial gate out (the authors' `no_spatial`).
+        spatial: False omits the spatial gate (the authors' `no_spatial`).
 
-    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W; `gate(x)` is the product of the two gates, `[N, C, H, W]`.
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W; `gate(x)` is the product of the two gates, `[N, C, H,
+    W]`.
 
     Raises: ValueError when reduction leaves no hidden unit or kernel_size is even.
     """
+
+    torch_names = (
+        (r"\.cbam\.", ".attn."),
+        (r"\bChannelGate\.mlp\.1\.", "channel_gate.mlp.0."),
+        (r"\bChannelGate\.mlp\.3\.", "channel_gate.mlp.2."),
+        (r"\bSpatialGate\.spatial\.", "spatial_gate."),
+    )
 
     def __init__(self, channels: int, *, reduction: int = 16, kernel_size: int = 7, spatial: bool = True):
         super().__init__(channels)
@@ -84,7 +95,7 @@ class CBAM(Attention):
 
     def macs(self, height: int, width: int) -> int:
         area = height * width
-        channel = 3 * self.channels * area + 2 * self.channels  # mean, max, product; sum of the two, sigmoid
-        return (
-            channel if self.spatial_gate is None else channel + 3 * self.channels * area + 2 * area
-        )  # the same; bn, sigmoid
+        macs = 3 * self.channels * area + 2 * self.channels  # mean, max, product; sum of the two, sigmoid
+        if self.spatial_gate is not None:
+            macs += 3 * self.channels * area + 2 * area  # max, mean, product; batch norm, sigmoid
+        return macs

@@ -1,6 +1,7 @@
-"""ECA: a gate for every channel from the global averages of its neighbours.
+"""ECA: a gate for every channel from the global averages of neighbouring channels.
 
-Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR 2020, arxiv.org/abs/1910.03151
+Wang et al., "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks", CVPR 2020,
+arxiv.org/abs/1910.03151
 """
 
 from __future__ import annotations
@@ -14,22 +15,25 @@ from .base import Attention, global_mean
 
 
 def adaptive_kernel_size(channels: int) -> int:
-    """The paper's formula: `|log2(C) / 2 + 1 / 2|`, its whole part, made odd."""
+    """The paper's formula: the whole part of `|log2(C) / 2 + 1 / 2|`, plus 1 if it is even."""
     size = int(abs(math.log2(channels) / 2 + 0.5))
     return size if size % 2 else size + 1
 
 
 class ECA(Attention):
-    """`x * sigmoid(conv1d(mean_HW(x)))`, one kernel that runs along the channels.
+    """`x * sigmoid(conv1d(mean_HW(x)))`, with one kernel that slides along the channels.
 
     Args:
         channels: of the input.
-        k_size: of the kernel, odd; None is the paper's formula. The released checkpoints fix it for each stage.
+        k_size: of the kernel, odd; None is the paper's formula. The released checkpoints have one value per
+            stage.
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W; the gate is `[N, C, 1, 1]`.
 
     Raises: ValueError when k_size is even or below 1.
     """
+
+    torch_names = ((r"\.eca\.", ".attn."),)
 
     def __init__(self, channels: int, *, k_size: int | None = None):
         super().__init__(channels)
@@ -44,9 +48,8 @@ class ECA(Attention):
         return F.sigmoid(self.conv(averages)).transpose([0, 2, 1]).unsqueeze(3)
 
     def macs(self, height: int, width: int) -> int:
-        return (
-            2 * self.channels * height * width + (self.k_size + 1) * self.channels
-        )  # mean, product; kernel, sigmoid
+        # mean, product; kernel, sigmoid
+        return 2 * self.channels * height * width + (self.k_size + 1) * self.channels
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, k_size={self.k_size}"

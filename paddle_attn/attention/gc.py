@@ -1,6 +1,7 @@
-"""GC: what the whole map says, gathered by attention, transformed, and added at every position.
+"""GC: a context vector, gathered from the whole map by attention, transformed, and added at every position.
 
-Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", ICCVW 2019, arxiv.org/abs/1904.11492
+Cao et al., "GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond", ICCVW 2019,
+arxiv.org/abs/1904.11492
 """
 
 from __future__ import annotations
@@ -11,26 +12,35 @@ from paddle import ParamAttr, Tensor, nn
 
 from .base import Attention, global_mean, scale
 
-ZERO = nn.initializer.Constant(0.0)
+ZERO = ParamAttr(initializer=nn.initializer.Constant(0.0))
 
 
 class GlobalContext(Attention):
     """`x + transform(context(x))`, or `x * sigmoid(transform(context(x)))`.
 
-    The context is the average over the map, weighted by a softmax that a 1x1 convolution decides, or the plain average. The
-    transform is linear, layer norm, ReLU, linear; the last starts at 0, so that the module starts as the identity ('mul': as 0.5).
+    The context is the average over the map, weighted by the softmax of a 1x1 convolution, or the plain
+    average. The transform is linear, layer norm, ReLU, linear. The last layer starts at 0, so the module
+    starts as the identity ('mul': as half of it).
 
     Args:
         channels: of the input.
-        ratio: the transform's hidden width is `int(channels * ratio)`; 1/16 or 1/4 in the paper. A width of 1 (16 to 31 channels at
-            1/16) leaves the layer norm one value, so that the context is a constant: narrow networks want a larger ratio.
-        pooling: 'att' weighs the average, 'avg' is the plain one.
+        ratio: the transform's hidden width is `int(channels * ratio)`; 1/16 or 1/4 in the paper. With a width
+            of 1 (16 to 31 channels at 1/16) the layer norm sees one value and the context is constant: narrow
+            networks need a larger ratio.
+        pooling: 'att' is the weighted average, 'avg' the plain one.
         fusion: 'add' adds the transformed context, 'mul' scales by its sigmoid.
 
-    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. `gate(x)` is `[N, C, 1, 1]` and exists for 'mul' alone.
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. `gate(x)` is `[N, C, 1, 1]` and exists only with
+    'mul'.
 
     Raises: ValueError when ratio leaves no hidden channel, or for another pooling or fusion.
     """
+
+    torch_names = (
+        (r"\.context_block\.", ".attn."),
+        (r"\bconv_mask\.", "mask."),
+        (r"\bchannel_(add|mul)_conv\.", "transform."),
+    )
 
     def __init__(self, channels: int, *, ratio: float = 1 / 16, pooling: str = "att", fusion: str = "add"):
         super().__init__(channels)
@@ -44,15 +54,10 @@ class GlobalContext(Attention):
         self.fusion = fusion
         self.mask = nn.Conv2D(channels, 1, 1) if pooling == "att" else None
         self.transform = nn.Sequential(
-            nn.Linear(channels, hidden),  # the authors' 1x1 convolutions, on the one value of a channel
+            nn.Linear(channels, hidden),  # a 1x1 convolution in the authors' code
             nn.LayerNorm(hidden),
             nn.ReLU(),
-            nn.Linear(
-                hidden,
-                channels,
-                weight_attr=ParamAttr(initializer=ZERO),
-                bias_attr=ParamAttr(initializer=ZERO),
-            ),
+            nn.Linear(hidden, channels, weight_attr=ZERO, bias_attr=ZERO),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,9 +66,7 @@ class GlobalContext(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         if self.fusion == "add":
-            raise ValueError(
-                "GC with fusion='add' has no gate: it adds to its input, it does not multiply it"
-            )
+            raise ValueError("GC with fusion='add' has no gate: it adds to its input, expected fusion='mul'")
         return F.sigmoid(self._transformed_context(x))
 
     def _transformed_context(self, x: Tensor) -> Tensor:
@@ -76,4 +79,5 @@ class GlobalContext(Attention):
         return self.transform(context).unsqueeze([2, 3])
 
     def macs(self, height: int, width: int) -> int:
-        return 2 * self.channels * height * width + 2 * height * width  # weighted sum, addition; softmax
+        # weighted sum, addition; softmax
+        return 2 * self.channels * height * width + 2 * height * width

@@ -1,4 +1,4 @@
-"""SE: a gate for every channel from the global averages of all of them.
+"""SE: a gate for every channel from the global averages of all channels.
 
 Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arxiv.org/abs/1709.01507
 """
@@ -11,7 +11,7 @@ from .base import Attention, global_mean
 
 
 def hidden_width(channels: int, reduction: int) -> int:
-    """The width of a squeezing layer, `channels // reduction`; ValueError where nothing would be left of it."""
+    """The width of a hidden layer, `channels // reduction`. Raises ValueError when it would be 0."""
     if reduction < 1 or channels // reduction < 1:
         raise ValueError(f"reduction must be between 1 and channels ({channels}), found {reduction}")
     return channels // reduction
@@ -23,12 +23,15 @@ class SqueezeExcite(Attention):
     Args:
         channels: of the input.
         reduction: the hidden layer has `channels // reduction` units.
-        bias: of the two linear layers: True is the authors' Caffe code, False the form that the SimAM paper compares with.
+        bias: of the two linear layers. The authors' Caffe code has it; the SimAM paper compares with the form
+            without.
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W; the gate is `[N, C, 1, 1]`.
 
     Raises: ValueError when reduction leaves no hidden unit.
     """
+
+    torch_names = ((r"\.se\.", ".attn."),)
 
     def __init__(self, channels: int, *, reduction: int = 16, bias: bool = False):
         super().__init__(channels)

@@ -1,7 +1,7 @@
-"""SGE: in every group of channels, a gate for every position from its likeness to the group's average.
+"""SGE: in every group of channels, a gate for every position from its similarity to the group's average.
 
-Li, Hu and Yang, "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks", 2019,
-arxiv.org/abs/1905.09646
+Li, Hu and Yang, "Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks",
+2019, arxiv.org/abs/1905.09646
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from .base import HALF, Attention, at_least_one, spatial_size
 
 
 class SpatialGroupEnhance(Attention):
-    """Per group: `s = sum_C(x * mean_HW(x))`, normalised over the map, then `x * sigmoid(s * weight + bias)`.
+    """Per group: `s = sum_C(x * mean_HW(x))`, normalised over the map; then `x * sigmoid(s * weight + bias)`.
 
     Args:
         channels: of the input, a multiple of groups.
         groups: 64 in the paper; 8 for MobileNetV2 and CIFAR's widths.
 
-    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. The normalised score of a 1x1 map is 0. `weight` starts at 0 and `bias`
-    at 1, both `[1, groups, 1, 1]`, as the authors confirm.
-
-    Half-precision maps are computed in float32 inside.
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. The normalised score of a 1x1 map is 0. `weight`
+    starts at 0 and `bias` at 1, both `[1, groups, 1, 1]`, as the authors confirm. Half-precision maps are
+    computed in float32.
 
     Raises: ValueError when groups does not divide channels.
     """
 
-    EPS = 1e-5  # added to the deviation, after the root
+    torch_names = ((r"\.sge\.", ".attn."),)
+    EPS = 1e-5  # added to the standard deviation, after the root
 
     def __init__(self, channels: int, *, groups: int = 64):
         super().__init__(channels)
         if groups < 1 or channels % groups:
             raise ValueError(
-                f"groups must divide channels: {channels} channels do not make {groups} equal groups"
+                f"groups must divide channels: expected a divisor of {channels} channels, found {groups}"
             )
         self.groups = groups
         self.weight = self.create_parameter(
@@ -46,9 +46,9 @@ class SpatialGroupEnhance(Attention):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
             return self.forward(x.astype("float32")).astype(x.dtype)
-        fused = ops.kernels(x)
+        fused = ops.find("sge", x)
         if fused and self.weight.dtype == x.dtype:
-            return fused.sge(x, self.weight, self.bias)
+            return fused(x, self.weight, self.bias)
         grouped = self._grouped(x)
         return (grouped * self._gate(grouped, spatial_size(x))).reshape(paddle.shape(x))
 
@@ -66,7 +66,7 @@ class SpatialGroupEnhance(Attention):
         score = (grouped * grouped.mean(3, keepdim=True)).sum(2, keepdim=True)  # [N, G, 1, H*W]
         score = score - score.mean(3, keepdim=True)
         variance = (score * score).sum(3, keepdim=True) / at_least_one(size - 1)
-        # a constant map has variance 0, where the root has no gradient: the clip passes none on
+        # a constant map has variance 0, where the root has no finite gradient: the clip passes none back
         deviation = paddle.sqrt(paddle.clip(variance, min=1e-30))
         return F.sigmoid(
             score / (deviation + self.EPS) * self.weight.astype(score.dtype) + self.bias.astype(score.dtype)
@@ -74,7 +74,9 @@ class SpatialGroupEnhance(Attention):
 
     def macs(self, height: int, width: int) -> int:
         area = height * width
-        return 4 * self.channels * area + 7 * self.groups * area  # mean, product, sum, scale; the score's own
+        # mean, product, sum, product with the gate; the score's mean, difference, square, sum, quotient,
+        # scale and shift, sigmoid
+        return 4 * self.channels * area + 7 * self.groups * area
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, groups={self.groups}"

@@ -15,18 +15,21 @@ from .base import HALF, Attention, at_least_one, is_static, spatial_size
 
 
 class SimAM(Attention):
-    """`x * sigmoid(d / (4 (v + e_lambda)) + 0.5)`, d the squared distance from the map's mean, v its unbiased variance.
+    """`x * sigmoid(d / (4 (v + e_lambda)) + 0.5)`.
+
+    d is a neuron's squared distance from the mean of its map, v the map's unbiased variance.
 
     Args:
-        channels: of the input; not used, SimAM has no parameters and suits any number of them.
-        e_lambda: the regulariser λ. The paper's ImageNet and COCO runs use 0.1, CIFAR 1e-4.
+        channels: of the input. SimAM has no parameters and accepts any number.
+        e_lambda: the regulariser λ. The paper uses 0.1 for ImageNet and COCO, 1e-4 for CIFAR.
 
-    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. The gate lies in [sigmoid(0.5), 1); a 1x1 map gets sigmoid(0.5).
-
-    Half-precision maps are computed in float32 inside.
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. The gate lies in [sigmoid(0.5), 1); a 1x1 map gets
+    sigmoid(0.5). Half-precision maps are computed in float32.
 
     Raises: ValueError when e_lambda is not positive.
     """
+
+    paper_slot = "pre_bn"
 
     def __init__(self, channels: int, *, e_lambda: float = 1e-4):
         super().__init__(channels)
@@ -37,8 +40,8 @@ class SimAM(Attention):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:  # a sum of squares would overflow
             return self.forward(x.astype("float32")).astype(x.dtype)
-        fused = ops.kernels(x)
-        return fused.simam(x, self.e_lambda) if fused else x * self.gate(x)
+        fused = ops.find("simam", x)
+        return fused(x, self.e_lambda) if fused else x * self.gate(x)
 
     def gate(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
@@ -46,7 +49,7 @@ class SimAM(Attention):
         return F.sigmoid(self.inverse_energy(x))
 
     def inverse_energy(self, x: Tensor) -> Tensor:
-        """`1 / e_t` of the paper for every neuron: the larger, the more it stands out. `[N, C, H, W] -> [N, C, H, W]`."""
+        """The paper's `1 / e_t` for every neuron, its importance: `[N, C, H, W] -> [N, C, H, W]`."""
         if is_static(x):
             return self._by_instance_norm(x, x.shape[2] * x.shape[3])
         d = x - x.mean([2, 3], keepdim=True)
@@ -55,16 +58,15 @@ class SimAM(Attention):
         return d / (4 * (v + self.e_lambda)) + 0.5
 
     def _by_instance_norm(self, x: Tensor, size: int) -> Tensor:
-        """The same where H * W is a number, in one kernel: z = instance_norm(x) has z^2 = d / (biased variance + eps)."""
+        """The same in one kernel: z = instance_norm(x) has z^2 = d / (biased variance + eps)."""
         if size == 1:
             return paddle.zeros_like(x) + 0.5
         z = F.instance_norm(x, eps=self.e_lambda * (size - 1) / size)
         return z * z * ((size - 1) / (4 * size)) + 0.5
 
     def macs(self, height: int, width: int) -> int:
-        return (
-            7 * self.channels * height * width
-        )  # mean, difference, square, sum, scale and shift, sigmoid, product
+        # mean, difference, square, sum, scale and shift, sigmoid, product
+        return 7 * self.channels * height * width
 
     def extra_repr(self) -> str:
         return f"e_lambda={self.e_lambda:g}"

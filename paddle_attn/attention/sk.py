@@ -1,7 +1,7 @@
-"""SK: a convolution with two receptive fields, and for every channel a choice between them.
+"""SK: two convolutions with different receptive fields, and for every channel a soft choice between them.
 
-Li et al., "Selective Kernel Networks", CVPR 2019, arxiv.org/abs/1903.06586; in the form of the PytorchInsight repository, which
-is behind the published figures of the SGE paper's comparison.
+Li et al., "Selective Kernel Networks", CVPR 2019, arxiv.org/abs/1903.06586, in the form of the PytorchInsight
+repository, which produced the figures that the SGE paper compares with.
 """
 
 from __future__ import annotations
@@ -13,25 +13,39 @@ from .se import hidden_width
 
 
 class SelectiveKernel(nn.Layer):
-    """Replaces a bottleneck's 3x3 convolution, its batch norm and its ReLU: `[N, C, H, W] -> [N, C, H/stride, W/stride]`.
+    """Replaces a bottleneck's 3x3 convolution with its batch norm and ReLU.
 
-    A dense and a grouped 3x3 convolution, each with batch norm and ReLU; the global average of their sum goes through two 1x1
-    convolutions, whose softmax over the branches weighs them channel by channel.
+    The branches are a dense and a grouped 3x3 convolution, each with batch norm and ReLU. The global average
+    of their sum goes through two 1x1 convolutions; a softmax over the branches gives each channel its
+    weights.
 
     Args:
         channels: in and out.
         stride: of both convolutions.
-        groups: of the second; it must divide channels.
-        reduction: the choice is made from `channels // reduction` hidden channels.
+        groups: of the grouped convolution, a divisor of channels.
+        reduction: the 1x1 convolutions have `channels // reduction` hidden channels.
+
+    Shape: `[N, C, H, W] -> [N, C, H/stride, W/stride]`.
 
     Raises: ValueError when groups does not divide channels, or reduction leaves no hidden channel.
     """
+
+    paper_slot = "unit"
+    torch_names = (
+        (r"\.conv2\.", ".unit.conv."),
+        (r"\.bn2\.", ".unit.bn."),
+        (r"\.conv2g\.", ".unit.conv_grouped."),
+        (r"\.bn2g\.", ".unit.bn_grouped."),
+        (r"\.conv_fc1\.", ".unit.squeeze."),
+        (r"\.bn_fc1\.", ".unit.squeeze_bn."),
+        (r"\.conv_fc2\.", ".unit.select."),
+    )
 
     def __init__(self, channels: int, *, stride: int = 1, groups: int = 32, reduction: int = 16):
         super().__init__()
         if groups < 1 or channels % groups:
             raise ValueError(
-                f"groups must divide channels: {channels} channels do not make {groups} equal groups"
+                f"groups must divide channels: expected a divisor of {channels} channels, found {groups}"
             )
         hidden = hidden_width(channels, reduction)
         self.channels, self.stride = channels, stride
@@ -52,8 +66,6 @@ class SelectiveKernel(nn.Layer):
         return dense * weights[:, 0] + grouped * weights[:, 1]
 
     def macs(self, height: int, width: int) -> int:
-        """Elementwise work for one image, beside the convolutions; height and width are the input's."""
+        """Elementwise work for one image of this height and width, without the convolutions inside."""
         area = -(-height // self.stride) * -(-width // self.stride)
-        return (
-            6 * self.channels * area
-        )  # sum of the branches, mean, two products, sum; softmax on one value of a channel
+        return 6 * self.channels * area

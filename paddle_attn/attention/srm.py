@@ -1,4 +1,4 @@
-"""SRM: a gate for every channel from its style, the mean and the deviation of its map.
+"""SRM: a gate for every channel from its style, the mean and the standard deviation of its map.
 
 Lee, Kim and Nam, "SRM: A Style-Based Recalibration Module for Convolutional Neural Networks", ICCV 2019,
 arxiv.org/abs/1903.10829
@@ -13,13 +13,13 @@ from paddle.regularizer import L2Decay
 
 from .base import Attention, at_least_one, spatial_size
 
-NO_DECAY = L2Decay(0.0)  # a parameter's own regulariser goes before the optimiser's weight decay
+NO_DECAY = L2Decay(0.0)  # a parameter's own regulariser overrides the optimiser's weight decay
 
 
 class SRM(Attention):
-    """`x * sigmoid(bn(w_c . [mean_HW(x), std_HW(x)]))`, a weight pair `w_c` for every channel, which starts at 0.
+    """`x * sigmoid(bn(w_c . [mean_HW(x), std_HW(x)]))`, with a pair of weights `w_c` for every channel.
 
-    As in the authors' training, its parameters get no weight decay.
+    The weights start at 0. No parameter has weight decay, as in the authors' training.
 
     Args:
         channels: of the input.
@@ -27,6 +27,7 @@ class SRM(Attention):
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W (a 1x1 map has variance 0); the gate is `[N, C, 1, 1]`.
     """
 
+    torch_names = ((r"\.rclb\.", ".attn."),)
     EPS = 1e-5  # added to the unbiased variance, under the root
 
     def __init__(self, channels: int):
@@ -47,6 +48,5 @@ class SRM(Attention):
         return F.sigmoid(self.bn((style * self.cfc.unsqueeze([0, 2])).sum(3, keepdim=True)))
 
     def macs(self, height: int, width: int) -> int:
-        return (
-            5 * self.channels * height * width + 5 * self.channels
-        )  # mean, difference, square, sum, product; the style's own
+        # mean, difference, square, sum, product; the style's two products, their sum, batch norm, sigmoid
+        return 5 * self.channels * height * width + 5 * self.channels

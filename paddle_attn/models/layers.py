@@ -1,4 +1,4 @@
-"""Paddle's convolution and max-pool, which go by a compiled operator where that serves (`ops`). Same arguments, names and results."""
+"""Paddle's convolution and max-pool, in their fused form (`ops`) when supported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from .. import ops
 
 
 class Conv2D(nn.Conv2D):
-    """`nn.Conv2D` for a square kernel and zeros around; 3x3 with padding 1 goes faster: dense with stride 1, depthwise with 1 or 2."""
+    """`nn.Conv2D` with a square kernel and zero padding.
+
+    3x3 convolutions with padding 1 have a fused form: dense ones of stride 1, depthwise ones of stride 1 or
+    2.
+    """
 
     def __init__(
         self,
@@ -26,19 +30,26 @@ class Conv2D(nn.Conv2D):
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, **kwargs)
         self.stride = stride
         same = kernel_size == 3 and padding == 1
-        # an image's three channels gain little, and need no gradient, which Paddle's convolution then leaves out; its bias costs more than that
+        # An image's three channels gain little, and Paddle's convolution omits the gradient that they do not
+        # need.
+        # A bias costs more than that.
         self.dense = same and stride == 1 and groups == 1 and (in_channels >= 8 or self.bias is not None)
         self.depthwise = (
             same and stride <= 2 and in_channels == out_channels == groups > 1 and self.bias is None
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        fused = ops.kernels(x) if self.dense or self.depthwise else None
+        fused = ops.find(self._fused_name(), x) if self.dense or self.depthwise else None
         if fused is None:
             return super().forward(x)
         if self.depthwise:
-            return fused.depthwise(x, self.weight, self.stride)
-        return fused.conv3x3(x, self.weight, self.bias)
+            return fused(x, self.weight, self.stride)
+        return fused(x, self.weight) if self.bias is None else fused(x, self.weight, self.bias)
+
+    def _fused_name(self) -> str:
+        if self.depthwise:
+            return "depthwise"
+        return "conv3x3" if self.bias is None else "conv3x3_bias"
 
 
 class MaxPool2D(nn.Layer):
@@ -54,9 +65,5 @@ class MaxPool2D(nn.Layer):
 
 def max_pool2d(x: Tensor, kernel_size: int, stride: int, padding: int = 0) -> Tensor:
     """`F.max_pool2d` of `[N, C, H, W]`."""
-    fused = ops.kernels(x)
-    return (
-        fused.max_pool(x, kernel_size, stride, padding)
-        if fused
-        else F.max_pool2d(x, kernel_size, stride, padding)
-    )
+    fused = ops.find("max_pool", x) or F.max_pool2d
+    return fused(x, kernel_size, stride, padding)

@@ -1,17 +1,21 @@
-"""MobileNetV2, for ImageNet's images and for CIFAR's.
+"""MobileNetV2, for ImageNet and for CIFAR.
 
-Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arxiv.org/abs/1801.04381. Parameters have
-the names of `paddle.vision.models.mobilenetv2`; the attention's are `*.attn.*`.
+Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arxiv.org/abs/1801.04381.
+Parameters have the names of `paddle.vision.models.mobilenetv2`; an attention's are `*.attn.*`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import ClassVar
 
 from paddle import ParamAttr, Tensor, nn
+from paddle.vision.models.mobilenetv2 import model_urls
 
 from .placement import Placement
-from .resnet import conv
+from .resnet import SIMAM_REPOSITORY, conv
+from .spec import CifarSpec, ModelSpec
 
 STAGES = (  # expansion, output channels, blocks, stride of the first
     (1, 16, 1, 1),
@@ -22,6 +26,7 @@ STAGES = (  # expansion, output channels, blocks, stride of the first
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+BLOCKS = sum(blocks for _, _, blocks, _ in STAGES)
 LAST_CHANNELS = 1280
 
 
@@ -34,10 +39,13 @@ def conv_bn_relu(
 
 
 class InvertedResidual(nn.Layer):
-    """Expand 1x1, depthwise 3x3, project 1x1; a shortcut where the shape stays: `[N, in, H, W] -> [N, out, H/stride, W/stride]`.
+    """Expand 1x1, depthwise 3x3, project 1x1; a shortcut when the shape stays the same.
 
-    `conv` holds the layers under Paddle's names: [expand,] depthwise, projection, batch norm. `small_images` is the block of the
-    CIFAR network: it expands by 1 too, has ReLU for ReLU6, and projects the shortcut where only the channels change.
+    Shape: `[N, in, H, W] -> [N, out, H/stride, W/stride]`.
+
+    `conv` holds the layers under Paddle's names: [expand,]
+    depthwise, projection, batch norm. `small_images` is the block of the CIFAR network: it expands by 1 too,
+    uses ReLU instead of ReLU6, and projects the shortcut when only the channels change.
     """
 
     def __init__(
@@ -89,21 +97,42 @@ class MobileNetV2(nn.Layer):
 
     Args:
         num_classes: of the classifier.
-        placements: of the attention, one for each of the seven stages (`placement.place`).
-        small_images: CIFAR's form: stride 1 in the stem and the second stage, and its own blocks; no dropout.
+        placements: of the attention, one for each stage (`placement.place`).
+        small_images: the CIFAR form: stride 1 in the stem and the second stage, other blocks, no dropout.
     """
 
-    classifier_prefix = "classifier."
+    classifier_name = "classifier."
+    void_biases: ClassVar[Mapping[str, str]] = {}
+    torch_names = (
+        # the SimAM repository for ImageNet: an attention is an element of `conv`, and SimAM shifts a batch
+        # norm by one
+        (r"^(features\.\d+)\.conv\.\d+\.([A-Za-z]\w*\.)", r"\1.attn.\2"),
+        (r"^(features\.\d+\.conv\.\d)\.2\.", r"\1.1."),
+        (r"^classifier\.0\.", "classifier.1."),
+        # the SimAM repository for CIFAR
+        *((rf"^layers\.{index}\.", f"features.{index + 1}.") for index in range(BLOCKS)),
+        (r"^conv1\.", "features.0.0."),
+        (r"^bn1\.", "features.0.1."),
+        (r"^conv2\.", f"features.{BLOCKS + 1}.0."),
+        (r"^bn2\.", f"features.{BLOCKS + 1}.1."),
+        (r"^linear\.", "classifier.1."),
+        *SIMAM_REPOSITORY,
+        (r"\.shortcut\.", ".downsample."),
+        (r"^(features\.\d+)\.conv1\.", r"\1.conv.0.0."),
+        (r"^(features\.\d+)\.bn1\.", r"\1.conv.0.1."),
+        (r"^(features\.\d+)\.conv2\.", r"\1.conv.1.0."),
+        (r"^(features\.\d+)\.bn2\.", r"\1.conv.1.1."),
+        (r"^(features\.\d+)\.conv3\.", r"\1.conv.2."),
+        (r"^(features\.\d+)\.bn3\.", r"\1.conv.3."),
+    )
 
     def __init__(self, num_classes: int, placements: Sequence[Placement], small_images: bool = False):
         super().__init__()
         relu = nn.ReLU if small_images else nn.ReLU6
         channels = 32
-        features: list[nn.Layer] = [conv_bn_relu(3, channels, 3, 1 if small_images else 2, 1, relu)]
+        features = [conv_bn_relu(3, channels, 3, 1 if small_images else 2, 1, relu)]
         self.feature_channels: list[int] = []
-        self.feature_ends: list[
-            int
-        ] = []  # the last block before the stride grows beyond 4, 8, 16, and the last of all
+        self.feature_ends: list[int] = []  # indices of the blocks whose maps are features
         for stage, ((expansion, out_channels, blocks, stride), placement) in enumerate(
             zip(STAGES, placements, strict=True)
         ):
@@ -134,7 +163,7 @@ class MobileNetV2(nn.Layer):
         )
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """The maps of strides 4, 8, 16, 32 (of ImageNet's form), before the last convolution."""
+        """The last map of each stride, before the last convolution: 4, 8, 16, 32 (1, 2, 4, 8)."""
         maps = []
         for index, layer in enumerate(self.features[:-1]):
             x = layer(x)
@@ -147,9 +176,14 @@ class MobileNetV2(nn.Layer):
         return self.classifier(self.pool2d_avg(x).flatten(1))
 
 
-def mobilenet_v2(num_classes: int, placements: Sequence[Placement]) -> MobileNetV2:
-    return MobileNetV2(num_classes, placements)
-
-
-def cifar_mobilenetv2(num_classes: int, placements: Sequence[Placement]) -> MobileNetV2:
-    return MobileNetV2(num_classes, placements, small_images=True)
+COMMON = {
+    "slots": ("pre_bn", "post_bn", "post_add"),
+    "unpublished_slots": ("stage",),
+    "stages": len(STAGES),
+}
+MODELS: dict[str, ModelSpec] = {
+    "mobilenet_v2": ModelSpec(MobileNetV2, **COMMON, pretrained=model_urls["mobilenetv2_1.0"]),
+    "cifar_mobilenetv2": CifarSpec(
+        partial(MobileNetV2, small_images=True), **COMMON, feature_strides=(1, 2, 4, 8)
+    ),
+}

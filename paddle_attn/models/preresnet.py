@@ -1,26 +1,31 @@
-"""CIFAR's networks with the activation before the convolution: PreResNet and WideResNet.
+"""PreResNet and WideResNet for CIFAR: batch norm and ReLU come before each convolution.
 
-He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016, arxiv.org/abs/1603.05027; Zagoruyko and Komodakis, "Wide
-Residual Networks", BMVC 2016, arxiv.org/abs/1605.07146. The attention's parameters are `*.attn.*`.
+He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016, arxiv.org/abs/1603.05027; Zagoruyko and
+Komodakis, "Wide Residual Networks", BMVC 2016, arxiv.org/abs/1605.07146. An attention's parameters are
+`*.attn.*`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import ClassVar
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from .placement import Placement
-from .resnet import conv
+from .resnet import SIMAM_REPOSITORY, conv
+from .spec import CifarSpec, ModelSpec
 
 
 class PreBasicBlock(nn.Layer):
-    """Batch norm, ReLU, 3x3 convolution, twice, and a shortcut: `[N, in, H, W] -> [N, width, H/stride, W/stride]`.
+    """Twice batch norm, ReLU, 3x3 convolution; a shortcut: `[N, in, H, W] -> [N, width, H/stride, W/stride]`.
 
-    A shortcut that changes the shape is a 1x1 convolution of the input, as in the SimAM repository.
+    A shortcut that changes the shape is a 1x1 convolution of the block's input, as in the SimAM repository.
     """
 
+    slots = ("post_bn", "post_add", "stage")  # no pre_bn: the 3x3 convolution ends the branch
     expansion = 1
     dropout_rate = 0.0
     activates_shortcut = False
@@ -53,15 +58,16 @@ class PreBasicBlock(nn.Layer):
 
 
 class WideBasicBlock(PreBasicBlock):
-    """WideResNet's: dropout before the second convolution, and a shortcut that changes the shape takes the activated input."""
+    """WideResNet's block: dropout before the second convolution; the shortcut's takes the activated input."""
 
     dropout_rate = 0.3
     activates_shortcut = True
 
 
 class PreBottleneckBlock(nn.Layer):
-    """The same with 1x1, 3x3, 1x1 convolutions: `[N, in, H, W] -> [N, 4 * width, H/stride, W/stride]`."""
+    """The same with 1x1, 3x3 and 1x1 convolutions: `[N, in, H, W] -> [N, 4 * width, H/stride, W/stride]`."""
 
+    slots = ("pre_bn", "post_bn", "post_add", "stage")
     expansion = 4
 
     def __init__(self, in_channels: int, width: int, stride: int, placement: Placement):
@@ -95,22 +101,37 @@ class PreBottleneckBlock(nn.Layer):
         return x
 
 
+Block = type[PreBasicBlock] | type[PreBottleneckBlock]
+
+
 class PreResNet(nn.Layer):
-    """A 3x3 convolution, three stages of blocks, batch norm, ReLU, global average, classifier: `[N, 3, H, W] -> [N, num_classes]`.
+    """A 3x3 convolution, three stages of blocks, batch norm, ReLU, global average pooling, a classifier.
+
+    Shape: `[N, 3, H, W] -> [N, num_classes]`.
 
     Args:
         block: PreBasicBlock, WideBasicBlock or PreBottleneckBlock.
         depth: the number of blocks in each stage.
         num_classes: of the classifier.
         placements: of the attention, one for each stage (`placement.place`).
-        widen: WideResNet's factor: the stages are `16 * widen`, twice and four times that wide; the first convolution stays 16.
+        widen: WideResNet's factor: the stages have `16 * widen` channels, twice and four times that many; the
+            first convolution keeps 16.
     """
 
-    classifier_prefix = "fc."
+    classifier_name = "fc."
+    void_biases: ClassVar[Mapping[str, str]] = {}
+    torch_names = (
+        (r"^block(\d)\.layer\.", r"layer\1."),  # WideResNet's
+        (r"^bn1\.", "bn."),
+        *SIMAM_REPOSITORY,
+        (r"^linear\.", "fc."),
+        (r"\.shortcut\.0\.", ".downsample."),
+        (r"\.convShortcut\.", ".downsample."),
+    )
 
     def __init__(
         self,
-        block: type[PreBasicBlock] | type[PreBottleneckBlock],
+        block: Block,
         depth: int,
         num_classes: int,
         placements: Sequence[Placement],
@@ -119,6 +140,7 @@ class PreResNet(nn.Layer):
         super().__init__()
         channels = 16
         self.conv1 = conv(3, channels, 3)
+        self.feature_channels: list[int] = []
         self.attn = nn.LayerDict()
         for stage, placement in enumerate(placements):
             blocks = []
@@ -129,43 +151,37 @@ class PreResNet(nn.Layer):
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
             if placement.slot == "stage" and stage + 1 < len(placements):
                 self.attn[str(stage + 1)] = placement.make(channels)
+            self.feature_channels.append(channels)
         self.bn = nn.BatchNorm2D(channels)
         self.avgpool = nn.AdaptiveAvgPool2D(1)
         self.fc = nn.Linear(channels, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """The map after each stage, before the last batch norm: strides 1, 2 and 4."""
         x = self.conv1(x)
+        maps = []
         for stage in ("1", "2", "3"):
             x = getattr(self, f"layer{stage}")(x)
             if stage in self.attn:
                 x = self.attn[stage](x)
-        x = F.relu(self.bn(x))
+            maps.append(x)
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.forward_features(x)[-1]))
         return self.fc(self.avgpool(x).flatten(1))
 
 
-def cifar_preresnet20(num_classes: int, placements: Sequence[Placement]) -> PreResNet:
-    return PreResNet(PreBasicBlock, 3, num_classes, placements)
+def cifar_spec(block: Block, depth: int, **kwargs: int) -> ModelSpec:
+    return CifarSpec(partial(PreResNet, block, depth, **kwargs), slots=block.slots)
 
 
-def cifar_preresnet32(num_classes: int, placements: Sequence[Placement]) -> PreResNet:
-    return PreResNet(PreBasicBlock, 5, num_classes, placements)
-
-
-def cifar_preresnet56(num_classes: int, placements: Sequence[Placement]) -> PreResNet:
-    return PreResNet(PreBasicBlock, 9, num_classes, placements)
-
-
-def cifar_preresnet110(num_classes: int, placements: Sequence[Placement]) -> PreResNet:
-    return PreResNet(PreBasicBlock, 18, num_classes, placements)
-
-
-def cifar_preresnet164(num_classes: int, placements: Sequence[Placement]) -> PreResNet:
-    return PreResNet(PreBottleneckBlock, 18, num_classes, placements)
-
-
-def cifar_wideresnet28x10(num_classes: int, placements: Sequence[Placement]) -> PreResNet:
-    return PreResNet(WideBasicBlock, 4, num_classes, placements, widen=10)
-
-
-def cifar_wideresnet40x10(num_classes: int, placements: Sequence[Placement]) -> PreResNet:
-    return PreResNet(WideBasicBlock, 6, num_classes, placements, widen=10)
+MODELS: dict[str, ModelSpec] = {
+    "cifar_preresnet20": cifar_spec(PreBasicBlock, 3),
+    "cifar_preresnet32": cifar_spec(PreBasicBlock, 5),
+    "cifar_preresnet56": cifar_spec(PreBasicBlock, 9),
+    "cifar_preresnet110": cifar_spec(PreBasicBlock, 18),
+    "cifar_preresnet164": cifar_spec(PreBottleneckBlock, 18),
+    "cifar_wideresnet28x10": cifar_spec(WideBasicBlock, 4, widen=10),
+    "cifar_wideresnet40x10": cifar_spec(WideBasicBlock, 6, widen=10),
+}

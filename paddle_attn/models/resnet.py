@@ -1,24 +1,36 @@
-"""ResNet and ResNeXt (version 1.5: the stride is on the 3x3 convolution), for ImageNet's images and for CIFAR's.
+"""ResNet and ResNeXt (version 1.5: the 3x3 convolution has the stride), for ImageNet and for CIFAR.
 
-He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; Xie et al., "Aggregated Residual Transformations for
-Deep Neural Networks", CVPR 2017. Parameters have the names of `paddle.vision.models.resnet`; the attention's are `*.attn.*`.
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; Xie et al., "Aggregated Residual
+Transformations for Deep Neural Networks", CVPR 2017. Parameters have the names of
+`paddle.vision.models.resnet`; an attention's are `*.attn.*`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import ClassVar
 
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
+from paddle.vision.models.resnet import model_urls
 
 from .layers import Conv2D, MaxPool2D
 from .placement import Placement
+from .spec import CifarSpec, ModelSpec
 
 HE_FAN_OUT = ParamAttr(initializer=nn.initializer.KaimingNormal(mode="fan_out"))
 
+# In the SimAM repository, a convolution or batch norm with an attention becomes a Sequential: [layer,
+# attention].
+SIMAM_REPOSITORY = (
+    (r"\.(bn[23]|conv[23])\.0\.", r".\1."),
+    (r"\.(bn[23]|conv[23])\.1\.", ".attn."),
+)
+
 
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> Conv2D:
-    """A convolution in front of a batch norm: size-preserving padding, no bias."""
+    """A convolution before a batch norm: no bias, padding that keeps the size."""
     padding = kernel_size // 2
     return Conv2D(
         in_channels,
@@ -35,6 +47,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
 class BasicBlock(nn.Layer):
     """Two 3x3 convolutions and a shortcut: `[N, in, H, W] -> [N, width, H/stride, W/stride]`."""
 
+    slots = ("pre_bn", "post_bn", "post_add", "stage")
     expansion = 1
 
     def __init__(
@@ -74,6 +87,7 @@ class BasicBlock(nn.Layer):
 class BottleneckBlock(nn.Layer):
     """1x1, 3x3, 1x1 convolutions and a shortcut: `[N, in, H, W] -> [N, 4 * width, H/stride, W/stride]`."""
 
+    slots = ("pre_bn", "post_bn", "post_add", "stage", "unit")
     expansion = 4
 
     def __init__(
@@ -122,8 +136,11 @@ class BottleneckBlock(nn.Layer):
         return F.relu(x)
 
 
+Block = type[BasicBlock] | type[BottleneckBlock]
+
+
 class ResNet(nn.Layer):
-    """A stem, stages of blocks, global average pooling and a linear classifier: `[N, 3, H, W] -> [N, num_classes]`.
+    """A stem, stages of blocks, global average pooling, a classifier: `[N, 3, H, W] -> [N, num_classes]`.
 
     Args:
         block: BasicBlock or BottleneckBlock.
@@ -131,15 +148,21 @@ class ResNet(nn.Layer):
         num_classes: of the classifier.
         placements: of the attention, one for each stage (`placement.place`).
         width: of the first stage; each further one doubles it.
-        small_images: CIFAR's stem, one 3x3 convolution, in place of a 7x7 with stride 2 and a max-pool.
-        groups, base_width: ResNeXt's: of the 3x3 convolutions in bottlenecks.
+        small_images: CIFAR's stem, one 3x3 convolution instead of a 7x7 with stride 2 and a max-pool.
+        groups, base_width: of the 3x3 convolutions in ResNeXt's bottlenecks.
     """
 
-    classifier_prefix = "fc."
+    classifier_name = "fc."
+    void_biases: ClassVar[Mapping[str, str]] = {}
+    torch_names = (
+        *SIMAM_REPOSITORY,
+        (r"^linear\.", "fc."),
+        (r"\.shortcut\.", ".downsample."),
+    )
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[BottleneckBlock],
+        block: Block,
         depths: Sequence[int],
         num_classes: int,
         placements: Sequence[Placement],
@@ -177,7 +200,7 @@ class ResNet(nn.Layer):
         self.fc = nn.Linear(channels, num_classes)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """The map behind each stage; ImageNet's have strides 4, 8, 16, 32."""
+        """The map after each stage, strides 4, 8, 16 and 32; 1, 2 and 4 for small images."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         maps = []
         for stage in range(1, len(self.feature_channels) + 1):
@@ -192,48 +215,26 @@ class ResNet(nn.Layer):
         return self.fc(self.avgpool(x).flatten(1))
 
 
-Placements = Sequence[Placement]
+def imagenet_spec(block: Block, depths: Sequence[int], weights: tuple[str, str], **kwargs: int) -> ModelSpec:
+    return ModelSpec(partial(ResNet, block, depths, **kwargs), slots=block.slots, pretrained=weights)
 
 
-def resnet18(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BasicBlock, (2, 2, 2, 2), num_classes, placements)
+def cifar_spec(block: Block, depth: int) -> ModelSpec:
+    return CifarSpec(partial(ResNet, block, [depth] * 3, width=16, small_images=True), slots=block.slots)
 
 
-def resnet34(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BasicBlock, (3, 4, 6, 3), num_classes, placements)
-
-
-def resnet50(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BottleneckBlock, (3, 4, 6, 3), num_classes, placements)
-
-
-def resnet101(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BottleneckBlock, (3, 4, 23, 3), num_classes, placements)
-
-
-def resnet152(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BottleneckBlock, (3, 8, 36, 3), num_classes, placements)
-
-
-def resnext50_32x4d(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BottleneckBlock, (3, 4, 6, 3), num_classes, placements, groups=32, base_width=4)
-
-
-def cifar_resnet20(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BasicBlock, (3, 3, 3), num_classes, placements, width=16, small_images=True)
-
-
-def cifar_resnet32(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BasicBlock, (5, 5, 5), num_classes, placements, width=16, small_images=True)
-
-
-def cifar_resnet56(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BasicBlock, (9, 9, 9), num_classes, placements, width=16, small_images=True)
-
-
-def cifar_resnet110(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BasicBlock, (18, 18, 18), num_classes, placements, width=16, small_images=True)
-
-
-def cifar_resnet164(num_classes: int, placements: Placements) -> ResNet:
-    return ResNet(BottleneckBlock, (18, 18, 18), num_classes, placements, width=16, small_images=True)
+MODELS: dict[str, ModelSpec] = {
+    "resnet18": imagenet_spec(BasicBlock, (2, 2, 2, 2), model_urls["resnet18"]),
+    "resnet34": imagenet_spec(BasicBlock, (3, 4, 6, 3), model_urls["resnet34"]),
+    "resnet50": imagenet_spec(BottleneckBlock, (3, 4, 6, 3), model_urls["resnet50"]),
+    "resnet101": imagenet_spec(BottleneckBlock, (3, 4, 23, 3), model_urls["resnet101"]),
+    "resnet152": imagenet_spec(BottleneckBlock, (3, 8, 36, 3), model_urls["resnet152"]),
+    "resnext50_32x4d": imagenet_spec(
+        BottleneckBlock, (3, 4, 6, 3), model_urls["resnext50_32x4d"], groups=32, base_width=4
+    ),
+    "cifar_resnet20": cifar_spec(BasicBlock, 3),
+    "cifar_resnet32": cifar_spec(BasicBlock, 5),
+    "cifar_resnet56": cifar_spec(BasicBlock, 9),
+    "cifar_resnet110": cifar_spec(BasicBlock, 18),
+    "cifar_resnet164": cifar_spec(BottleneckBlock, 18),
+}

@@ -1,14 +1,17 @@
-"""TowerNet: four convolutions, then three Inception blocks; the network of the notebook that this project carries on.
+"""TowerNet: four convolutions, then three Inception blocks; the network of the notebook behind this project.
 
-The blocks are those of Szegedy et al., "Going Deeper with Convolutions", CVPR 2015. Parameters have the notebook's names, b1 to
-b6, and its checkpoints load. Three things differ from it and change no result: convolutions in front of a batch norm have no
-bias (the norm takes it away; a checkpoint's is folded into the running mean), ReLU stands behind the max-pool (they commute, and
-a quarter of the elements is left), and global average pooling serves any size, not 256 px alone.
+The blocks are those of Szegedy et al., "Going Deeper with Convolutions", CVPR 2015. Parameters have the
+notebook's names, b1 to b6, and its checkpoints load. Three differences from the notebook change no result:
+
+- Convolutions before a batch norm have no bias, because the norm removes it. A checkpoint's bias is folded
+  into the running mean.
+- ReLU follows the max-pool. The two commute, and a quarter of the elements remains.
+- Global average pooling accepts any size, not only 256 px.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import paddle
@@ -18,12 +21,15 @@ from paddle import Tensor, nn
 from ..errors import UserError
 from .layers import Conv2D, max_pool2d
 from .placement import Placement
+from .spec import ModelSpec
 
-MIN_SIZE = 128  # below, the last of seven halvings would have nothing left
+MIN_SIZE = 128  # px, what seven halvings need
+# the notebook's statistics in the loader's order R, G, B (the notebook had them as B, G, R)
+MEAN, STD = (0.5740969, 0.5463266, 0.5095035), (0.29220656, 0.26041326, 0.26059777)
 
 
 class Inception(nn.Layer):
-    """Four routes side by side, concatenated: `[N, in, H, W] -> [N, 256, H, W]`."""
+    """Four parallel routes, concatenated: `[N, in, H, W] -> [N, 256, H, W]`."""
 
     def __init__(self, in_channels: int):
         super().__init__()
@@ -52,15 +58,17 @@ class TowerNet(nn.Layer):
 
     Args:
         num_classes: of the classifier.
-        placements: of the attention, one for each of four sites: after the max-pools of b3 and b4 and the two inside b5.
+        placements: of the attention, one for each of its four places: after the max-pools of b3 and b4 and
+            the two inside b5.
 
     Raises: UserError from `forward` when the image is smaller than 128 px.
     """
 
-    classifier_prefix = "b6."
-    # biases that the notebook's checkpoints have and this network has not: each goes into the running mean of the norm behind it
-    void_biases: ClassVar[dict[str, str]] = {f"b{i}.0.0.bias": f"b{i}.0.1._mean" for i in (1, 2, 3, 4)}
-
+    classifier_name = "b6."
+    # biases of the notebook's checkpoints that this network lacks: each is folded into the running mean of
+    # the next norm
+    void_biases: ClassVar[Mapping[str, str]] = {f"b{i}.0.0.bias": f"b{i}.0.1._mean" for i in (1, 2, 3, 4)}
+    torch_names = ()
     feature_channels = (64, 128, 256, 256)
 
     def __init__(self, num_classes: int, placements: Sequence[Placement]):
@@ -69,7 +77,8 @@ class TowerNet(nn.Layer):
         self.b2 = nn.Sequential(conv_bn(64, 128))
         self.b3 = nn.Sequential(conv_bn(128, 256))
         self.b4 = nn.Sequential(conv_bn(256, 256))
-        # the notebook counts the pools and attentions in between too, so its Inception blocks are 0, 3 and 6
+        # the notebook also counts the pools and attentions between them, so its Inception blocks are 0, 3 and
+        # 6
         self.b5 = nn.LayerDict({"0": Inception(256), "3": Inception(256), "6": Inception(256)})
         self.b6 = nn.Linear(256, num_classes)
         self.attn = nn.LayerDict()
@@ -78,7 +87,7 @@ class TowerNet(nn.Layer):
                 self.attn[str(site)] = placement.make(256)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """The maps behind b1 to b4, strides 4, 8, 16, 32."""
+        """The maps after b1 to b4 and their max-pools, strides 4, 8, 16 and 32."""
         if paddle.in_dynamic_mode() and min(x.shape[2:]) < MIN_SIZE:
             raise UserError(
                 f"towernet needs images of at least {MIN_SIZE}x{MIN_SIZE} px, found {x.shape[2]}x{x.shape[3]}"
@@ -102,5 +111,15 @@ class TowerNet(nn.Layer):
         return self.attn[str(site)](x) if str(site) in self.attn else x
 
 
-def towernet(num_classes: int, placements: Sequence[Placement]) -> TowerNet:
-    return TowerNet(num_classes, placements)
+MODELS: dict[str, ModelSpec] = {
+    "towernet": ModelSpec(
+        TowerNet,
+        slots=("post_pool",),
+        default_slot="post_pool",
+        input_size=256,
+        min_size=MIN_SIZE,
+        mean=MEAN,
+        std=STD,
+        num_classes=16,
+    ),
+}

@@ -1,37 +1,41 @@
-"""VGG19, without batch norm, as Paddle's own.
+"""VGG19 without batch norm.
 
 Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015,
-arxiv.org/abs/1409.1556. Parameters have the names of `paddle.vision.models.vgg`; the attention's are `attn.<stage>.*`.
+arxiv.org/abs/1409.1556. Parameters have the names of `paddle.vision.models.vgg`; an attention's are
+`attn.<stage>.*`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import ClassVar
 
 from paddle import Tensor, nn
+from paddle.vision.models.vgg import model_urls
 
 from .layers import Conv2D, MaxPool2D
 from .placement import Placement
+from .spec import ModelSpec
 
-VGG19_STAGES = (
-    (64, 2),
-    (128, 2),
-    (256, 4),
-    (512, 4),
-    (512, 4),
-)  # channels, convolutions; a max-pool ends each
+# channels and convolutions of each stage, which a max-pool ends
+VGG19_STAGES = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 
 
 class VGG(nn.Layer):
-    """Five stages of 3x3 convolutions with ReLU, then three linear layers: `[N, 3, H, W] -> [N, num_classes]`, H and W >= 32.
+    """Five stages of 3x3 convolutions with ReLU, then three linear layers.
+
+    Shape: `[N, 3, H, W] -> [N, num_classes]`, H and W at least 32.
 
     Args:
-        stages: channels and number of convolutions of each stage.
+        stages: channels and number of convolutions in each stage.
         num_classes: of the classifier.
         placements: of the attention, one for each stage (`placement.place`).
     """
 
-    classifier_prefix = "classifier.6."
+    classifier_name = "classifier.6."
+    void_biases: ClassVar[Mapping[str, str]] = {}
+    torch_names = ()
 
     def __init__(self, stages: Sequence[tuple[int, int]], num_classes: int, placements: Sequence[Placement]):
         super().__init__()
@@ -60,7 +64,7 @@ class VGG(nn.Layer):
         )
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
-        """The maps behind the second to the last max-pool, strides 4, 8, 16, 32."""
+        """The maps after the second to the fifth max-pool, strides 4, 8, 16 and 32."""
         maps = []
         for layer in self.features:
             if isinstance(layer, MaxPool2D) and str(len(maps)) in self.attn:
@@ -75,5 +79,12 @@ class VGG(nn.Layer):
         return self.classifier(self.avgpool(x).flatten(1))
 
 
-def vgg19(num_classes: int, placements: Sequence[Placement]) -> VGG:
-    return VGG(VGG19_STAGES, num_classes, placements)
+MODELS: dict[str, ModelSpec] = {
+    "vgg19": ModelSpec(
+        partial(VGG, VGG19_STAGES),
+        slots=("pre_pool",),
+        default_slot="pre_pool",
+        stages=len(VGG19_STAGES),
+        pretrained=model_urls["vgg19"],
+    ),
+}
