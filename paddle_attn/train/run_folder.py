@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from paddle import nn
+
 from ..config import Config, dump_config, flatten
 from ..errors import UserError
 from ..files import write_text
@@ -68,13 +70,13 @@ class RunFolder:
         write_text(self.path / "config.yaml", dump_config(self._config))
         write_text(self.path / "classes.txt", "".join(f"{name}\n" for name in self._classes))
 
-    def save_weights(self, state: TrainState, is_best: bool) -> None:
+    def save_weights(self, network: nn.Layer, is_best: bool) -> None:
         """Write the network's present weights as `last.pdparams`, and as `best.pdparams` if they are the
         best.
         """
         if is_best:
-            save_weights(state.network, self.path / "best.pdparams")
-        save_weights(state.network, self.path / "last.pdparams")
+            save_weights(network, self.path / "best.pdparams")
+        save_weights(network, self.path / "last.pdparams")
 
     def save_checkpoint(self, state: TrainState) -> None:
         """Write `last.pdstate`; the checkpoint before it becomes `before.pdstate`."""
