@@ -1,4 +1,7 @@
-"""The cases of hostile.py: each function writes one after the other and yields what it is and where it lies; the random state decides all."""
+"""The cases of hostile.py. Each generator writes one file after the other and yields what it is and its path.
+
+The random state determines every case.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,8 @@ import struct
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +23,18 @@ from PIL import Image
 
 Case = tuple[str, Path]
 ROOT = Path(__file__).resolve().parent.parent.parent
-EXECUTED = "executed"  # the file that a case makes if it gets anything executed
+EXECUTED = "executed"  # a file of this name appears where code of a case was executed
 
-# ---- damage that any file can take
+
+def pick(names: Iterable[str], index: int, rng: random.Random, weights: list[float] | None = None) -> str:
+    """Each name once, in order, then random ones."""
+    names = list(names)
+    if index < len(names):
+        return names[index]
+    return rng.choices(names, weights)[0] if weights else rng.choice(names)
+
+
+# ---- damage to any file
 
 
 def truncated(content: bytes, rng: random.Random) -> bytes:
@@ -54,7 +67,7 @@ def empty(content: bytes, rng: random.Random) -> bytes:
     return b""
 
 
-def a_text(content: bytes, rng: random.Random) -> bytes:
+def text_file(content: bytes, rng: random.Random) -> bytes:
     return rng.choice(
         (
             b"<html><body>404 Not Found</body></html>",
@@ -73,12 +86,12 @@ def repeated(content: bytes, rng: random.Random) -> bytes:
 DAMAGE: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "truncated": truncated,
     "bits flipped": flipped,
-    "bits of the head flipped": head_flipped,
-    "a stretch of noise": noise,
+    "header bits flipped": head_flipped,
+    "random bytes inside": noise,
     "zeros to the end": zeros,
-    "no byte": empty,
-    "a text by that name": a_text,
-    "a part twice": repeated,
+    "empty": empty,
+    "a text file": text_file,
+    "a part repeated": repeated,
 }
 
 
@@ -128,7 +141,7 @@ def saved(
     return make
 
 
-def another_name(stem: Path, rng: random.Random) -> Path:
+def wrong_suffix(stem: Path, rng: random.Random) -> Path:
     path = stem.with_suffix(rng.choice([".jpg", ".JPEG", ".png", ".gif"]))
     path.write_bytes(encoded(picture(rng), rng.choice(list(SUFFIX))))
     return path
@@ -142,14 +155,13 @@ def spliced_image(stem: Path, rng: random.Random) -> Path:
 
 
 def bomb_image(stem: Path, rng: random.Random) -> Path:
-    """A few bytes that say they are a giant, or unpack to one."""
+    """A small file that declares a huge image, or unpacks to one."""
     side = rng.choice((9500, 20_000, 60_000, 2**31 - 1))
     if rng.random() < 0.3:
         head = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 200, 0, 0, 54, 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
         path = stem.with_suffix(".bmp")
         path.write_bytes(head + bytes(100))
         return path
-    import zlib
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -179,7 +191,7 @@ def animated(stem: Path, rng: random.Random) -> Path:
     return path
 
 
-def turned(stem: Path, rng: random.Random) -> Path:
+def rotated_by_exif(stem: Path, rng: random.Random) -> Path:
     exif = Image.Exif()
     exif[0x0112] = rng.choice((*range(9), 77, 65_535))
     content = exif.tobytes()
@@ -204,16 +216,11 @@ def other_mode(stem: Path, rng: random.Random) -> Path:
         )
     )
     path = stem.with_suffix(SUFFIX[kind])
-    path.write_bytes(
-        encoded(
-            picture(rng).convert("L").convert(mode)
-            if mode == "LA"
-            else picture(rng, mode="RGB").convert(mode)
-            if mode != "LAB"
-            else Image.new("LAB", (20, 20)),
-            kind,
-        )
-    )
+    if mode == "LAB":
+        image = Image.new("LAB", (20, 20))
+    else:
+        image = picture(rng, mode="L" if mode == "LA" else "RGB").convert(mode)
+    path.write_bytes(encoded(image, kind))
     return path
 
 
@@ -227,8 +234,8 @@ def deep(stem: Path, rng: random.Random) -> Path:
     return path
 
 
-def special(stem: Path, rng: random.Random) -> Path:
-    """What is no plain file: a pipe, a folder, a link to nothing, to a device, to a file elsewhere."""
+def special_file(stem: Path, rng: random.Random) -> Path:
+    """Not a regular file: a pipe, or a link to nothing, to a device, to a file elsewhere, to itself."""
     path = stem.with_suffix(".jpg")
     kind = rng.choice(("pipe", "nothing", "device", "elsewhere", "itself"))
     if kind == "pipe":
@@ -243,27 +250,27 @@ def special(stem: Path, rng: random.Random) -> Path:
     return path
 
 
-IMAGES: dict[str, tuple[float, Callable[[Path, random.Random], Path]]] = {  # how often, and how
-    **{name: (8, damaged_image(name)) for name in DAMAGE if name != "no byte"},
-    "no byte": (1, damaged_image("no byte")),
-    "two spliced": (6, spliced_image),
-    "another format's name": (4, another_name),
-    "a bomb": (3, bomb_image),
-    "as large as is taken": (0.3, large_image),
+IMAGES: dict[str, tuple[float, Callable[[Path, random.Random], Path]]] = {  # weight, and what writes one
+    **{name: (8, damaged_image(name)) for name in DAMAGE if name != "empty"},
+    "empty": (1, damaged_image("empty")),
+    "two files spliced": (6, spliced_image),
+    "wrong suffix": (4, wrong_suffix),
+    "decompression bomb": (3, bomb_image),
+    "largest accepted size": (0.3, large_image),
     "1×1": (1, saved("PNG", lambda rng: picture(rng, 1, 1))),
     "30,000×1": (1, saved("PNG", lambda rng: picture(rng, *rng.choice(((30_000, 1), (1, 30_000)))))),
     "16 bits and more": (3, deep),
     "CMYK, palettes, alpha, LAB": (4, other_mode),
     "animated": (3, animated),
-    "turned by EXIF": (4, turned),
-    "pipes, links, devices": (2, special),
+    "rotated by EXIF": (4, rotated_by_exif),
+    "pipes, links, devices": (2, special_file),
 }
 
 
 def images(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
-    names, weights = list(IMAGES), [often for often, _ in IMAGES.values()]
+    weights = [weight for weight, _ in IMAGES.values()]
     for index in range(count):
-        what = names[index] if index < len(names) else rng.choices(names, weights)[0]
+        what = pick(IMAGES, index, rng, weights)
         classes = folder / "images" / f"class_{index % 7}"
         classes.mkdir(parents=True, exist_ok=True)
         name = rng.choice(("图片", "a b", "name", "ñ", "x" * 180, "UPPER", "upper", "%s{}", "-rf"))
@@ -274,7 +281,7 @@ def images(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
 
 
 class Hostile:
-    """Unpickled by the ordinary unpickler, it makes a file."""
+    """Creates a file when Python's own unpickler reads it."""
 
     def __init__(self, function: Callable, *arguments: object):
         self.call = function, arguments
@@ -307,8 +314,8 @@ def hostile_pickle(content: bytes, rng: random.Random) -> bytes:
     return rng.choice((hostile, content[: rng.randrange(len(content))] + hostile, hostile + content))
 
 
-def a_giants_word(content: bytes, rng: random.Random) -> bytes:
-    """A length in the file says that it is far larger than it is."""
+def huge_length(content: bytes, rng: random.Random) -> bytes:
+    """A length field declares far more bytes than the file has."""
     changed = bytearray(content)
     for _ in range(rng.choice((1, 1, 2))):
         start = rng.randrange(max(1, min(len(changed) - 8, 4096)))
@@ -323,37 +330,28 @@ def weights(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
     from paddle_attn import create_model
     from paddle_attn.data.transforms import Preprocess
     from paddle_attn.deploy.export import export_model
-    from paddle_attn.weights import save_checkpoint, save_weights
+    from paddle_attn.train.checkpoint import write_checkpoint
+    from paddle_attn.weights import save_weights
 
     net = nn.Sequential(nn.Conv2D(3, 8, 3), nn.BatchNorm2D(8), nn.Linear(8, 4))
-    whole = {}
     for suffix in (".pdparams", ".safetensors"):
-        save_weights(net, folder / f"whole{suffix}")
-        whole[suffix] = (folder / f"whole{suffix}").read_bytes()
-    save_checkpoint(
-        {"network": net.state_dict(), "rows": [{"epoch": 1}], "within": None}, folder / "whole.pdstate"
-    )
-    whole[".pdstate"] = (folder / "whole.pdstate").read_bytes()
-    whole[".pth"] = torch_file()
+        save_weights(net, folder / f"intact{suffix}")
+    write_checkpoint({"network": net.state_dict(), "history": [{"epoch": 1}]}, folder / "intact.pdstate")
+    intact = {path.suffix: path.read_bytes() for path in sorted(folder.glob("intact.*"))}
+    intact[".pth"] = torch_file()
     small = create_model("mobilenet_v2", "simam", num_classes=3)
-    samples = np.zeros([1, 3, 32, 32], "float32")
-    export_model(
-        small,
-        folder / "exported",
+    preprocess, samples = (
         Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3),
-        ["a", "b", "c"],
-        samples,
+        np.zeros([1, 3, 32, 32], "float32"),
     )
+    export_model(small, folder / "exported", preprocess, ["a", "b", "c"], samples)
     exported = {path.name: path.read_bytes() for path in (folder / "exported").iterdir()}
     paddle.seed(0)
-    damage = {**DAMAGE, "a hostile pickle": hostile_pickle, "a giant's word": a_giants_word}
+    damage = {**DAMAGE, "malicious pickle": hostile_pickle, "huge length field": huge_length}
     for index in range(count):
-        what, make = (
-            list(damage.items())[index % len(damage)]
-            if index < len(damage)
-            else rng.choice(list(damage.items()))
-        )
-        kind = rng.choice((*whole, *whole, "exported"))
+        what = pick(damage, index, rng)
+        make = damage[what]
+        kind = rng.choice((*intact, *intact, "exported"))
         if kind == "exported":
             case = folder / f"case_{index}"
             case.mkdir()
@@ -362,8 +360,8 @@ def weights(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
                 (case / name).write_bytes(make(content, rng) if name == harmed else content)
         else:
             case = folder / f"case_{index}{kind}"
-            other = rng.random() < 0.1 and what == "a part twice"
-            case.write_bytes(whole[rng.choice(list(whole))] if other else make(whole[kind], rng))
+            other = rng.random() < 0.1 and what == "a part repeated"
+            case.write_bytes(intact[rng.choice(list(intact))] if other else make(intact[kind], rng))
         yield what, case
         if case.is_dir():
             for name in exported:
@@ -374,7 +372,7 @@ def weights(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
 
 
 def torch_file() -> bytes:
-    """What torch.save writes for {'weight': a tensor}, made by hand."""
+    """What torch.save writes for {'weight': a tensor}, written without PyTorch."""
 
     def text(value: str) -> bytes:
         return b"X" + struct.pack("<I", len(value)) + value.encode()
@@ -406,7 +404,7 @@ def packed(members: list[tuple[str, bytes]], suffix: str, **options: object) -> 
             warnings.catch_warnings(),
             zipfile.ZipFile(buffer, "w", options.get("compression", zipfile.ZIP_DEFLATED)) as archive,
         ):
-            warnings.simplefilter("ignore")  # a name twice
+            warnings.simplefilter("ignore")  # a duplicate name
             for name, content in members:
                 archive.writestr(name, content)
     else:
@@ -444,14 +442,14 @@ def linked(members: list[tuple[str, bytes]], suffix: str, rng: random.Random) ->
 
 
 def long_name(suffix: str) -> bytes:
-    """A tar whose header asks for a name of hundreds of megabytes."""
+    """A tar whose header declares a file name of hundreds of megabytes."""
     info = tarfile.TarInfo("././@LongLink")
     info.type, info.size = tarfile.GNUTYPE_LONGNAME, 300 << 20
     content = info.tobuf(tarfile.GNU_FORMAT) + bytes(300 << 20)
     return content if suffix == ".tar" else gzip.compress(content, 1)
 
 
-ODD = (
+ODD_NAMES = (
     "Ä",
     "é",
     " ",
@@ -494,54 +492,44 @@ def archives(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
             name: lambda suffix, make=make: make(packed(members, suffix), rng)
             for name, make in DAMAGE.items()
         },
-        "whole": lambda suffix: packed(members, suffix),
-        "a member that climbs out": lambda suffix: packed(
-            [(rng.choice(climbing), members[0][1]), *members], suffix
-        ),
-        "a link or a device": lambda suffix: linked(members, suffix, rng),
-        "a bomb": lambda suffix: packed(
+        "valid": lambda suffix: packed(members, suffix),
+        "path traversal": lambda suffix: packed([(rng.choice(climbing), members[0][1]), *members], suffix),
+        "link or device": lambda suffix: linked(members, suffix, rng),
+        "decompression bomb": lambda suffix: packed(
             [*members, (f"photos/a/{rng.choice(('big.png', '__MACOSX/big', 'big.txt'))}", bytes(200 << 20))],
             suffix if suffix != ".tar" else ".tgz",
         ),
-        "a name of 300 MB": lambda suffix: long_name(".tgz"),
-        "a million files": lambda suffix: packed(
+        "name of 300 MB": lambda suffix: long_name(".tgz"),
+        "20,000 files": lambda suffix: packed(
             [(f"photos/a/{index}.png", b"") for index in range(20_000)], ".tgz"
         ),
-        "a name twice": lambda suffix: packed([*members, members[0]], suffix),
-        "odd names": lambda suffix: packed(
+        "duplicate name": lambda suffix: packed([*members, members[0]], suffix),
+        "unusual names": lambda suffix: packed(
             [
                 (f"photos/{name}/{index}.png", members[index][1])
-                for name in rng.sample(ODD, 2)
+                for name in rng.sample(ODD_NAMES, 2)
                 for index in range(3)
             ]
             + members,
             suffix,
         ),
-        "nested deeply": lambda suffix: packed(
+        "deeply nested": lambda suffix: packed(
             [("d/" * rng.choice((3, 50, 400)) + name, content) for name, content in members], suffix
         ),
-        "another ending": lambda suffix: packed(members, rng.choice(ARCHIVES)),
-        "files and no classes": lambda suffix: packed(
+        "wrong suffix": lambda suffix: packed(members, rng.choice(ARCHIVES)),
+        "no class folders": lambda suffix: packed(
             [(name.rpartition("/")[2], content) for name, content in members], suffix
         ),
-        "one class, one image": lambda suffix: packed(members[: rng.choice((1, 2, 4))], suffix),
-        "a folder and a file of one name": lambda suffix: packed(
+        "too few images": lambda suffix: packed(members[: rng.choice((1, 2, 4))], suffix),
+        "folder and file of one name": lambda suffix: packed(
             [*members, ("photos/a", b"x"), ("photos/a/0.png/x.png", b"y")], suffix
         ),
     }
-    heavy = {"a bomb", "a name of 300 MB", "a million files"}
-    names = list(sorts)
+    heavy = {"decompression bomb", "name of 300 MB", "20,000 files"}
+    weights = [0.2 if name in heavy else 1 for name in sorts]
     for index in range(count):
-        what = (
-            names[index]
-            if index < len(names)
-            else rng.choices(names, [0.2 if name in heavy else 1 for name in names])[0]
-        )
-        suffix = (
-            ".tgz"
-            if what in ("a name of 300 MB", "a million files") or what == "a bomb"
-            else rng.choice(ARCHIVES)
-        )
+        what = pick(sorts, index, rng, weights)
+        suffix = ".tgz" if what in heavy else rng.choice(ARCHIVES)
         path = folder / f"case_{index}{suffix}"
         path.write_bytes(sorts[what](suffix))
         yield what, path
@@ -550,13 +538,15 @@ def archives(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
 
 # ---- configs
 
-PLAIN_NASTY = """
-[] | {} | null | ~ | true | no | -1 | 0 | 1e99 | -.inf | .nan | 1e-400 | '' | '../../x' | [[[[]]]] | {a: {b: c}} | 1_000 | 12:30:45 | "\\ud800"
-!!python/object/apply:os.system ['touch executed'] | !!python/name:os.system | !!binary aGk= | !!set {a, b} | 2026-11-20 | *unknown | @ | ` | ? a
+PLAIN_VALUES = """
+[] | {} | null | ~ | true | no | -1 | 0 | 1e99 | -.inf | .nan | 1e-400 | '' | '../../x'
+[[[[]]]] | {a: {b: c}} | 1_000 | 12:30:45 | "\\ud800"
+!!python/object/apply:os.system ['touch executed'] | !!python/name:os.system
+!!binary aGk= | !!set {a, b} | 2026-11-20 | *unknown | @ | ` | ? a
 0x7fffffffffffffff | simam | resnet50 | towernet | [0.1, 0.2, 0.3]
 """
-NASTY = [
-    *PLAIN_NASTY.strip().replace("\n", " | ").split(" | "),
+ODD_VALUES = [
+    *PLAIN_VALUES.strip().replace("\n", " | ").split(" | "),
     "1" * 400,
     "1" * 5000,
     "0x" + "f" * 5000,
@@ -566,16 +556,17 @@ NASTY = [
 ]
 
 
-def nasty_value(text: str, rng: random.Random) -> str:
+def odd_value(text: str, rng: random.Random) -> str:
     lines = text.splitlines()
     for _ in range(rng.choice((1, 1, 2, 5))):
         index = rng.randrange(len(lines))
         key, colon, _ = lines[index].partition(": ")
-        lines[index] = f"{key}: {rng.choice(NASTY)}" if colon else f"{lines[index]}\n  {rng.choice(NASTY)}"
+        value = rng.choice(ODD_VALUES)
+        lines[index] = f"{key}: {value}" if colon else f"{lines[index]}\n  {value}"
     return "\n".join(lines)
 
 
-def another_key(text: str, rng: random.Random) -> str:
+def misspelled_key(text: str, rng: random.Random) -> str:
     lines = text.splitlines()
     index = rng.randrange(len(lines))
     return "\n".join(
@@ -583,18 +574,18 @@ def another_key(text: str, rng: random.Random) -> str:
     )
 
 
-def nasty_option(text: str, rng: random.Random) -> str:
-    """An option that there is, of any section, with a value that is nasty for most."""
+def odd_option(text: str, rng: random.Random) -> str:
+    """An existing option of any section with a value that most options reject."""
     from dataclasses import asdict
 
     from paddle_attn.config import Config
 
     section, options = rng.choice(list(asdict(Config()).items()))
-    return f"{section}:\n  {rng.choice(list(options))}: {rng.choice(NASTY)}\n"
+    return f"{section}:\n  {rng.choice(list(options))}: {rng.choice(ODD_VALUES)}\n"
 
 
-def laughs(text: str, rng: random.Random) -> str:
-    """A few lines that are billions of values, were they written out."""
+def nested_aliases(text: str, rng: random.Random) -> str:
+    """Aliases of aliases: a few lines that expand to billions of values."""
     lines = ["a: &a [lol, lol]"] + [
         f"{chr(98 + level)}: &{chr(98 + level)} [*{chr(97 + level)}, *{chr(97 + level)}, *{chr(97 + level)}]"
         for level in range(24)
@@ -614,12 +605,12 @@ def any_bytes(make: Callable[[bytes, random.Random], bytes]) -> Callable[[str, r
 
 CONFIGS: dict[str, Callable[[str, random.Random], str | bytes]] = {
     **{name: any_bytes(make) for name, make in DAMAGE.items()},
-    "a nasty value": nasty_value,
-    "an option with a nasty value": nasty_option,
-    "another key": another_key,
-    "aliases of aliases": laughs,
+    "odd value": odd_value,
+    "option with an odd value": odd_option,
+    "misspelled key": misspelled_key,
+    "nested aliases": nested_aliases,
     "many keys": lambda text, rng: "".join(f"key{index}: {index}\n" for index in range(20_000)) + text,
-    "noise alone": lambda text, rng: rng.randbytes(rng.randrange(1, 3000)),
+    "random bytes": lambda text, rng: rng.randbytes(rng.randrange(1, 3000)),
 }
 
 
@@ -635,10 +626,8 @@ def configs(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
         text for path in files for text in (path.read_text(encoding="utf-8"), dump_config(load_config(path)))
     ]
     for index in range(count):
-        what, make = (
-            list(CONFIGS.items())[index] if index < len(CONFIGS) else rng.choice(list(CONFIGS.items()))
-        )
-        changed = make(rng.choice(texts), rng)
+        what = pick(CONFIGS, index, rng)
+        changed = CONFIGS[what](rng.choice(texts), rng)
         path = folder / "case.yaml"
         path.write_bytes(changed if isinstance(changed, bytes) else changed.encode("utf-8", "surrogatepass"))
         yield what, path

@@ -1,4 +1,4 @@
-"""docs/reliability.csv and the page that is made from it."""
+"""docs/reliability.csv, and the page made from it."""
 
 from __future__ import annotations
 
@@ -9,44 +9,73 @@ from pathlib import Path
 
 from paddle_attn.files import write_text
 
-TITLES = {
-    "images": "Images",
-    "weights": "Weights, checkpoints and exported models",
-    "archives": "Archives",
-    "configs": "Configs",
-    "kills": "Kills",
-}
-MEANING = {
-    "images": "Each is decoded as the split decodes it and preprocessed. *Taken* ones are images after all; the others are left out by name.\n"
-    "Then one split is made of all of them, and an epoch loaded from it.",
-    "weights": "Each is read as its kind is read. *Taken* are changed numbers in formats that carry no checksum,\n"
-    "and whole files with something before or behind that is not read; the others are refused.",
-    "archives": "Each is split over an older split, with `--force`. *Taken* ones made a whole new one; after the others the older one is as it was.",
-    "configs": "Each is read, dumped and read again, and its network is built. *Taken* ones are valid; the others are refused in one sentence.",
-    "kills": "A training run of TowerNet-SimAM on drawn images, killed by SIGKILL and resumed again and again. *Taken*: killed and resumed;\n"
-    "at the end parameters, bit for bit, and history are those of an undisturbed run.",
+HEAD = """\
+# Reliability
+
+Damaged, unusual and malicious files, and killed runs. Made by
+
+    python tests/soak/hostile.py
+    python tests/soak/kills.py --kills 20
+
+Both write their own data, list the failures, and end with exit code 1 if there is one: a crash, a hang (more
+than 20 seconds of CPU time), an error that is not one sentence, executed code, a lost file, a file written
+elsewhere, more than 1 GB of memory. `make test` runs a tenth of the files and three kills, `make soak` new
+random cases.
+"""
+SECTIONS = {
+    "images": (
+        "Images",
+        """\
+Each file is decoded as the split decodes it, and preprocessed. *Accepted* files are readable images; the
+split lists the others and skips them. Then one split is made of all files, and an epoch of it is loaded.""",
+    ),
+    "weights": (
+        "Weights, checkpoints and exported models",
+        """\
+Each file goes to the reader of its kind. *Accepted* are changed numbers in formats without a checksum, and
+complete files with bytes before or behind that the format ignores; the others are rejected.""",
+    ),
+    "archives": (
+        "Archives",
+        """\
+Each archive is split over an older split, with `--force`. *Accepted* ones replace it by a complete new one;
+the others leave it unchanged.""",
+    ),
+    "configs": (
+        "Configs",
+        """\
+Each config is read, dumped and read again, and its network is built. *Accepted* ones are valid; the others
+are rejected with one sentence.""",
+    ),
+    "kills": (
+        "Kills",
+        """\
+A training run of TowerNet-SimAM on synthetic images, killed by SIGKILL and resumed again and again.
+*Accepted*: killed and resumed. At the end all parameters, bit for bit, and the history equal those of an
+undisturbed run.""",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """How one sort of cases ended. Every case was taken or refused; what crashed, hung or raised is a failure, and no row."""
+    """How the cases of one sort ended. A crash, hang or other failure is neither accepted nor rejected."""
 
     kind: str
     what: str
     cases: int
-    taken: int
-    refused: int
+    accepted: int
+    rejected: int
     slowest_s: float
-    memory_mb: int  # the most that the reading process held, of its kind, above what it holds at its start
+    memory_mb: int  # peak of the reading process above its start, over all cases of the kind
 
 
 def write(rows: list[Row], out: Path) -> None:
-    """Put rows in the place of those of the same kinds, and write the page anew."""
+    """Replace the rows of the same kinds in `out/reliability.csv`, and write the page again."""
     path = out / "reliability.csv"
     kinds = {row.kind for row in rows}
     rows = [*(row for row in read(path) if row.kind not in kinds), *rows]
-    rows.sort(key=lambda row: (list(TITLES).index(row.kind), row.what))
+    rows.sort(key=lambda row: (list(SECTIONS).index(row.kind), row.what))
     text = io.StringIO()
     writer = csv.DictWriter(text, list(Row.__annotations__), lineterminator="\n")
     writer.writeheader()
@@ -56,56 +85,34 @@ def write(rows: list[Row], out: Path) -> None:
 
 
 def read(path: Path) -> list[Row]:
+    """The rows of a CSV file; none if it does not exist."""
     if not path.exists():
         return []
+    convert = {"str": str, "int": int, "float": float}
+    kinds = Row.__annotations__
     with open(path, encoding="utf-8", newline="") as file:
         return [
-            Row(
-                r["kind"],
-                r["what"],
-                *(int(r[k]) for k in ("cases", "taken", "refused")),
-                float(r["slowest_s"]),
-                int(r["memory_mb"]),
-            )
-            for r in csv.DictReader(file)
+            Row(**{name: convert[kinds[name]](value) for name, value in row.items()})
+            for row in csv.DictReader(file)
         ]
 
 
 def page(rows: list[Row]) -> str:
-    found = [
-        "# Reliability",
-        "",
-        "What was damaged, odd or hostile, and how it ended, by",
-        "",
-        "    python tests/soak/hostile.py",
-        "    python tests/soak/kills.py --kills 20",
-        "",
-        "Both draw or write their own material, say at the end what failed, and end with exit code 1 if anything did: a crash, a hang (more",
-        "than twenty seconds), an error that is no sentence, anything executed, a file lost or written elsewhere, more than 1 GB of memory.",
-        "A tenth of it, and three kills, are in `make test`.",
-        "",
-    ]
-    for kind, title in TITLES.items():
+    """docs/reliability.md."""
+    found = [HEAD]
+    for kind, (title, meaning) in SECTIONS.items():
         mine = [row for row in rows if row.kind == kind]
         if not mine:
             continue
-        found += [
-            f"## {title}",
-            "",
-            MEANING[kind],
-            "",
-            "| what | cases | taken | refused | slowest, s |",
-            "|---|---|---|---|---|",
-        ]
-        found += [
-            f"| {row.what} | {row.cases} | {row.taken} | {row.refused} | {f'{row.slowest_s:.2f}' if kind != 'kills' else ''} |"
-            for row in mine
-        ]
+        found += [f"## {title}", "", meaning, ""]
+        found += ["| what | cases | accepted | rejected | slowest, s |", "|---|---|---|---|---|"]
+        for row in mine:
+            slowest = "" if kind == "kills" else f"{row.slowest_s:.2f}"
+            found.append(f"| {row.what} | {row.cases} | {row.accepted} | {row.rejected} | {slowest} |")
         if len(mine) > 1:
-            total = [sum(getattr(row, name) for row in mine) for name in ("cases", "taken", "refused")]
-            found.append(
-                f"| all | {' | '.join(map(str, total))} | {max(row.slowest_s for row in mine):.2f} |"
-            )
+            total = [sum(getattr(row, name) for row in mine) for name in ("cases", "accepted", "rejected")]
+            slowest = max(row.slowest_s for row in mine)
+            found.append(f"| all | {' | '.join(map(str, total))} | {slowest:.2f} |")
         if memory := max(row.memory_mb for row in mine):
             found += ["", f"The reading process held at most {memory} MB more than at its start."]
         found.append("")

@@ -1,7 +1,7 @@
-"""How listing, starting and loading grow with the number of images: python tests/soak/size.py
+"""How the time to list, start and load grows with the number of images: python tests/soak/size.py
 
-It writes tiny images into a thousand classes, reads each number of them in a process of its own, prints the table of docs/scaling.md, and
-with --out docs puts it there.
+It writes tiny images into a thousand classes, loads each number of them in its own process, and prints
+the table of docs/scaling.md. With --out docs it updates the page.
 """
 
 from __future__ import annotations
@@ -18,11 +18,8 @@ from pathlib import Path
 
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT))
-
-from paddle_attn.cli import prepare_paddle  # noqa: E402
-from paddle_attn.files import write_text  # noqa: E402
+from paddle_attn.cli import prepare_paddle
+from paddle_attn.files import write_text
 
 COUNTS = (1_000, 10_000, 100_000)
 CLASSES = 1000
@@ -31,7 +28,7 @@ TABLE = re.compile(r"(?<=<!-- by tests/soak/size.py -->\n).*?(?=<!-- end -->)", 
 
 
 def write_images(root: Path, first: int, last: int) -> None:
-    """The images of those numbers, spread over the classes."""
+    """Write the images from number `first` to `last`, spread over the classes."""
     for index in range(first, last):
         folder = root / f"class_{index % CLASSES:04d}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +38,7 @@ def write_images(root: Path, first: int, last: int) -> None:
 
 
 def measure(root: Path) -> dict[str, float]:
-    """In a fresh process: seconds to list, to the first batch and for the epoch, and the memory that is held at the end."""
+    """Seconds to list, to the first batch and for the epoch; bytes held. Runs in a new process."""
     prepare_paddle()
     from paddle_attn.config import AugmentConfig
     from paddle_attn.data.folder import ImageFolder
@@ -87,15 +84,14 @@ def table(found: dict[int, dict[str, float]]) -> str:
     for count, each in found.items():
         listing = f"{each['list']:.2f} | {1e6 * each['list'] / count:.0f}"
         loading = f"{each['first']:.2f} | {each['epoch']:.1f} | {1e6 * each['epoch'] / count:.0f}"
-        lines.append(
-            f"| {count:,} | {listing} | {loading} | {each['listing'] / count:.0f} | {each['held'] / 1e6:.0f} |"
-        )
+        memory = f"{each['listing'] / count:.0f} | {each['held'] / 1e6:.0f}"
+        lines.append(f"| {count:,} | {listing} | {loading} | {memory} |")
     return "\n".join([*lines, "", ""])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--out", type=Path, help="the folder of scaling.md")
+    parser.add_argument("--out", type=Path, help="folder of scaling.md")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
