@@ -8,7 +8,7 @@ from paddle_attn.cli import one_sentence_errors
 def main() -> None:
     parser = argparse.ArgumentParser(
         description="Split photographs into train/ and eval/. "
-        "Without --source: datasets/Images.zip, else datasets/Images/, else the official download of Caltech-101."
+        "Without --source: datasets/Images.zip, else datasets/Images/, else the download of Caltech-101."
     )
     parser.add_argument(
         "--source",
@@ -26,7 +26,7 @@ def main() -> None:
         "--seed",
         type=int,
         metavar="N",
-        help="shuffle each class with this seed; without it, every fifth file of the sorted class goes to eval",
+        help="shuffle each class with this seed; default: every fifth file of the sorted class goes to eval",
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier split")
     parser.add_argument(
