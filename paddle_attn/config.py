@@ -106,7 +106,7 @@ class AugmentConfig(Section):
 class DataConfig(Section):
     section = "data"
 
-    dataset: str = "folder"  # a key of data.datasets.DATASETS; 'folder' reads one folder per class
+    dataset: str = "folder"  # a key of data.datasets.DATASETS; 'folder': one folder per class
     root: str = "datasets/caltech101-16"  # train/<class>/*, eval/<class>/* (or val/); or CIFAR's archive
     size: int | None = option(None, low=1, high=8192)  # pixels, side of the square input; null: the model's
     # 'stretch': to the square; 'crop': short side to size / 0.875, then the centre
