@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import subprocess
 import sys
@@ -82,7 +84,7 @@ def assert_one_sentence(result: subprocess.CompletedProcess, *words: str) -> Non
 def write_cifar(
     folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str = "cifar10", count: int = 20
 ) -> None:
-    """Write a small archive with the layout of CIFAR's, and make its checksum the expected one. A class is a brightness."""
+    """Write a small archive with CIFAR's layout, one brightness per class, and expect its checksum."""
     import io
     import pickle
     import tarfile
@@ -113,22 +115,40 @@ def write_cifar(
     monkeypatch.setattr(DATASETS[dataset], "md5", checksum(path, "md5"))
 
 
+SMALLER = {"groups": 8, "reduction": 4}  # attention arguments for narrow networks
+
+
+def smaller_kwargs(attn: str) -> dict:
+    """The attention's own ones among `SMALLER`."""
+    from paddle_attn.attention import ATTENTION
+    from paddle_attn.models.placement import REPLACEMENTS
+
+    accepted = inspect.signature((ATTENTION | REPLACEMENTS)[attn]).parameters
+    return {key: value for key, value in SMALLER.items() if key in accepted}
+
+
+@functools.cache
 def kwargs_for(model: str, attn: str | None) -> dict:
-    """Attention arguments that fit the widths of the model."""
-    if attn == "sge" and ("mobilenet" in model or model.startswith("cifar")):
-        return {"groups": 8}
-    if attn == "sk" and model.startswith("cifar"):
-        return {"groups": 16}
-    return {"reduction": 4} if attn in ("se", "cbam", "bam") and model.startswith("cifar") else {}
+    """{} when the attention's defaults fit the widths of the model, smaller arguments otherwise."""
+    import paddle
+
+    from paddle_attn import create_model
+    from paddle_attn.errors import UserError
+
+    with paddle.LazyGuard():  # allocates no parameters
+        try:
+            create_model(model, attn)
+        except UserError:
+            return smaller_kwargs(attn)
+    return {}
 
 
 def fits(model: str, attn: str | None) -> bool:
-    """Whether a paper combines them: BAM is in no MobileNetV2, SK replaces a bottleneck's 3x3 convolution."""
+    """Whether a paper has the attention in this model."""
     from paddle_attn import model_spec
+    from paddle_attn.models.placement import paper_slot
 
-    if attn == "sk":
-        return model_spec(model).block == "bottleneck"
-    return not (attn == "bam" and "mobilenet" in model)
+    return attn is None or paper_slot(model_spec(model), attn) is not None
 
 
 def config_for(data: Path, output: Path, **train) -> Config:

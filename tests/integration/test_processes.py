@@ -173,7 +173,8 @@ def shards(count: int, batch_size: int, world_size: int, shuffle: bool) -> list[
 
 
 @pytest.mark.parametrize(
-    ("count", "batch_size", "world_size"), [(23, 5, 2), (24, 4, 3), (7, 2, 3), (9, 4, 4), (10, 10, 1), (11, 4, 1)]
+    ("count", "batch_size", "world_size"),
+    [(23, 5, 2), (24, 4, 3), (7, 2, 3), (9, 4, 4), (10, 10, 1), (11, 4, 1)],
 )
 def test_shards_do_not_overlap_and_every_image_is_tested(count: int, batch_size: int, world_size: int):
     trained = shards(count, batch_size, world_size, shuffle=True)
