@@ -116,6 +116,10 @@ def _latin1(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
+def _ndarray(*_: Any) -> None:
+    raise RefusedFile("a call of numpy.ndarray, which allocates memory of any size")
+
+
 def _ordered_dict(items: Any = ()) -> _Dict:
     if not isinstance(items, (list, tuple)):
         raise RefusedFile("a malformed OrderedDict")
@@ -124,7 +128,7 @@ def _ordered_dict(items: Any = ()) -> _Dict:
 
 # numpy 2 renamed numpy.core to numpy._core
 NUMPY_NAMES: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): "ndarray",  # only an argument of _reconstruct
+    ("numpy", "ndarray"): AllowedCall(_ndarray),  # only passed to _reconstruct, never called
     ("numpy", "dtype"): AllowedCall(_DType),
     ("numpy.core.multiarray", "_reconstruct"): AllowedCall(lambda *_: Array()),
     ("numpy._core.multiarray", "_reconstruct"): AllowedCall(lambda *_: Array()),
