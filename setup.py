@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
     packages=find_packages(include=["paddle_attn", "paddle_attn.*"]),
-    package_data={"paddle_attn.ops": ["*.cc", "*.h"]},  # compiled on first use
+    package_data={"paddle_attn.ops": ["*.h", "*/*.h", "*/*.cc"]},  # compiled on first use
     install_requires=[
         "matplotlib>=3.7,<4",
         "numpy>=1.26,<2.4",  # from 2.4 on, float() of Paddle 3.3's one-element tensors fails

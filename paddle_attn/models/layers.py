@@ -65,5 +65,5 @@ class MaxPool2D(nn.Layer):
 
 def max_pool2d(x: Tensor, kernel_size: int, stride: int, padding: int = 0) -> Tensor:
     """`F.max_pool2d` of `[N, C, H, W]`."""
-    fused = ops.find("max_pool", x) or F.max_pool2d
-    return fused(x, kernel_size, stride, padding)
+    form = ops.find("max_pool", x) or F.max_pool2d
+    return form(x, kernel_size, stride, padding)

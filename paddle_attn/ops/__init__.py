@@ -1,7 +1,14 @@
-"""Compiled CPU operators, each the fused form of something in `attention` or `models` that stays the reference for what it does.
+"""Fused operators: compiled forms of operators whose reference forms are in `attention` and `models`.
 
-`kernels(x)` gives them where they serve, else None, and the caller goes on with plain Paddle operators. They are compiled at first
-use (`build.py`). `PADDLE_ATTN_OPS` says `auto` (the default), `on` or `off`; `with using("off"):` says it for a part of a program.
+A caller asks for the fused form of an operator, and uses the reference form when there is none:
+
+    fused = ops.find("simam", x)
+    return fused(x, e_lambda) if fused else reference(x, e_lambda)
+
+`table.py` lists the fused forms by operator and device, `build.py` compiles them on first use.
+
+`PADDLE_ATTN_OPS` sets the mode, and `with using(mode):` overrides it: `auto` (the default) uses the available
+fused forms, `on` requires them, `off` uses none.
 """
 
 from __future__ import annotations
@@ -13,10 +20,11 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 import paddle
-from paddle import Tensor, _C_ops
+from paddle import Tensor
 
 from ..errors import UserError, unknown_name
-from .build import BuildError, load
+from . import build
+from .table import TABLE, Fused
 
 MODES = ("auto", "on", "off")
 _mode: ContextVar[str | None] = ContextVar("mode", default=None)
@@ -24,9 +32,9 @@ _mode: ContextVar[str | None] = ContextVar("mode", default=None)
 
 @contextlib.contextmanager
 def using(mode: str | None) -> Iterator[None]:
-    """Within it `auto` takes the operators where they serve, `on` takes them or says why not, `off` leaves them; None changes nothing."""
+    """Set the mode of the fused operators within the block; None keeps it."""
     if mode is not None and mode not in MODES:
-        raise unknown_name("mode of the compiled operators", mode, MODES)
+        raise unknown_name("mode of the fused operators", mode, MODES)
     token = _mode.set(mode or _mode.get())
     try:
         yield
@@ -35,79 +43,58 @@ def using(mode: str | None) -> Iterator[None]:
 
 
 def mode() -> str:
-    """What is said: by `using`, else by `PADDLE_ATTN_OPS`, else 'auto'."""
-    said = _mode.get() or os.environ.get("PADDLE_ATTN_OPS") or "auto"
-    if said not in MODES:
-        raise unknown_name("value of PADDLE_ATTN_OPS", said, MODES)
-    return said
+    """The mode set by `using`, else by `PADDLE_ATTN_OPS`, else 'auto'."""
+    value = _mode.get() or os.environ.get("PADDLE_ATTN_OPS") or "auto"
+    if value not in MODES:
+        raise unknown_name("value of PADDLE_ATTN_OPS", value, MODES)
+    return value
 
 
-class Kernels:
-    """The operators as functions, with gradients. float32 on the CPU, in dygraph."""
+def find(name: str, x: Tensor) -> Fused | None:
+    """The fused form of an operator for x `[N, C, H, W]`, or None: then the caller uses the reference form.
 
-    def simam(self, x: Tensor, e_lambda: float) -> Tensor:
-        """`attention.SimAM` of `[N, C, H, W]`."""
-        return _C_ops._run_custom_op("paddle_attn_simam", x, e_lambda)[0]
+    It is None in a graph, in mode `off`, and when the table has no form that supports x on its device.
+    In mode `auto` it is also None when that form cannot be compiled or loaded.
 
-    def sge(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """`attention.SpatialGroupEnhance` of `[N, C, H, W]`, with as many groups as weight and bias have elements."""
-        return _C_ops._run_custom_op("paddle_attn_sge", x, weight, bias)[0]
-
-    def scale(self, x: Tensor, gate: Tensor) -> Tensor:
-        """`x * gate`: `[N, C, H, W]` with `[N, C, 1, 1]` or `[N, 1, H, W]`."""
-        return _C_ops._run_custom_op("paddle_attn_scale", x, gate)[0]
-
-    def mean(self, x: Tensor) -> Tensor:
-        """The mean of every plane: `[N, C, H, W] -> [N, C, 1, 1]`."""
-        return _C_ops._run_custom_op("paddle_attn_mean", x)[0]
-
-    def channel_pool(self, x: Tensor) -> Tensor:
-        """The maximum and the mean over the channels: `[N, C, H, W] -> [N, 2, H, W]`."""
-        return _C_ops._run_custom_op("paddle_attn_channel_pool", x)[0]
-
-    def depthwise(self, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-        """A 3x3 depthwise convolution with padding 1 and stride 1 or 2: `[N, C, H, W] -> [N, C, ceil(H/stride), ceil(W/stride)]`."""
-        return _C_ops._run_custom_op("paddle_attn_depthwise", x, weight, stride)[0]
-
-    def conv3x3(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """A 3x3 convolution with padding 1 and stride 1: `[N, C, H, W] -> [N, K, H, W]`, weight `[K, C, 3, 3]`, bias `[K]`."""
-        if bias is None:
-            return _C_ops._run_custom_op("paddle_attn_conv3x3", x, weight)[0]
-        return _C_ops._run_custom_op("paddle_attn_conv3x3_bias", x, weight, bias)[0]
-
-    def max_pool(self, x: Tensor, kernel_size: int, stride: int, padding: int) -> Tensor:
-        """Max pooling of `[N, C, H, W]`, as `F.max_pool2d`."""
-        return _C_ops._run_custom_op("paddle_attn_max_pool", x, kernel_size, stride, padding)[0]
-
-
-def kernels(x: Tensor) -> Kernels | None:
-    """The operators, if they serve this map `[N, C, H, W]`: float32 on the CPU, larger than 1x1, and not within a graph.
-
-    Raises: UserError when the mode is `on` and they cannot be built.
+    Raises: UserError in mode `on` when the form cannot be compiled or loaded.
     """
-    if not paddle.in_dynamic_mode() or mode() == "off":
+    if not paddle.in_dynamic_mode():
         return None
-    if (
-        x.dtype != paddle.float32
-        or not x.place.is_cpu_place()
-        or x.ndim != 4
-        or x.shape[2] * x.shape[3] < 2
-        or 0 in x.shape
-    ):
+    wanted = mode()
+    if wanted == "off":
         return None
-    found, why_not = _load()
-    if found is None and mode() == "on":
+    device = _device(x)
+    fused = TABLE[name].get(device)
+    if fused is None or not fused.supports(x):
+        return None
+    problem = _problem(device, fused.source)
+    if not problem:
+        return fused
+    if wanted == "on":
         raise UserError(
-            f"the compiled operators were asked for and are not there: {why_not}; PADDLE_ATTN_OPS=auto goes on without them"
+            f"the fused operator '{name}' is required and not available: {problem}; "
+            "PADDLE_ATTN_OPS=auto uses the reference form"
         )
-    return found
+    return None
+
+
+def available(name: str, device: str = "cpu") -> bool:
+    """Whether the fused form of an operator works here and is not turned off. Compiles it if necessary."""
+    fused = TABLE[name].get(device)
+    return fused is not None and mode() != "off" and not _problem(device, fused.source)
+
+
+def _device(x: Tensor) -> str:
+    place = x.place
+    if place.is_cpu_place():
+        return "cpu"
+    if place.is_gpu_place():
+        return "gpu"
+    return place.custom_device_type() if place.is_custom_place() else str(place)
 
 
 @functools.cache
-def _load() -> tuple[Kernels | None, str]:
-    """Once a process: the operators, or why there are none."""
-    try:
-        load()
-    except BuildError as error:
-        return None, str(error)
-    return Kernels(), ""
+def _problem(device: str, source: str) -> str:
+    """Why a source's operators are unavailable, or "". The first call compiles all sources for the device."""
+    sources = {forms[device].source for forms in TABLE.values() if device in forms}
+    return build.load(source, tuple(sorted(sources)))

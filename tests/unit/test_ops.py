@@ -1,10 +1,12 @@
-"""The compiled operators: each does what the plain form does, and is left alone where it does not serve."""
+"""Fused operators: each computes what its reference form computes, and is used only where it is supported."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +22,10 @@ from paddle_attn.attention.base import global_mean, scale
 from paddle_attn.attention.cbam import max_and_mean
 from paddle_attn.errors import UserError
 from paddle_attn.models.layers import Conv2D, MaxPool2D
+from paddle_attn.ops.build import cache_folder
 
-needs_operators = pytest.mark.skipif(
-    ops.kernels(paddle.zeros([1, 1, 2, 2])) is None,
-    reason="no compiled operators here (no C++ compiler?): not held against the plain form",
+needs_fused = pytest.mark.skipif(
+    not ops.available("simam"), reason="needs fused operators: no C++ compiler, or PADDLE_ATTN_OPS=off"
 )
 
 
@@ -32,7 +34,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def results(layer: nn.Layer, x: np.ndarray, dtype: str) -> list[np.ndarray]:
-    """The output, and the gradients of the input and of every parameter, for a gradient of the output that has no symmetry."""
+    """The output, and the gradients of the input and the parameters for a random gradient of the output."""
     layer.to(dtype=dtype)
     layer.clear_gradients()
     tensor = paddle.to_tensor(x.astype(dtype), stop_gradient=False)
@@ -41,14 +43,15 @@ def results(layer: nn.Layer, x: np.ndarray, dtype: str) -> list[np.ndarray]:
     return [y.numpy(), tensor.grad.numpy(), *(parameter.grad.numpy() for parameter in layer.parameters())]
 
 
-def assert_both_forms_are_exact(layer: nn.Layer, x: np.ndarray) -> None:
-    """Against the plain form in float64, which the operators leave alone."""
+def assert_both_forms_are_exact(name: str, layer: nn.Layer, x: np.ndarray) -> None:
+    """Compare both forms of a layer in float32 with its reference form in float64; `name` is the operator."""
     for parameter in layer.parameters():
         parameter.set_value(noise(*parameter.shape))
     exact = results(layer, x, "float64")
     for mode in ("on", "off"):
         with ops.using(mode):
-            assert (ops.kernels(paddle.to_tensor(x)) is not None) == (mode == "on" and x.shape[2:] != (1, 1))
+            fused = ops.find(name, paddle.to_tensor(x))
+            assert (fused is not None) == (mode == "on" and x.shape[2:] != (1, 1))
             for found, expected in zip(results(layer, x, "float32"), exact, strict=True):
                 np.testing.assert_allclose(
                     found, expected, atol=1e-5 * max(1, np.abs(expected).max()), err_msg=mode
@@ -58,46 +61,46 @@ def assert_both_forms_are_exact(layer: nn.Layer, x: np.ndarray) -> None:
 BATCH, CHANNELS, SIDE = st.integers(1, 3), st.integers(1, 5), st.integers(1, 19)
 
 
-@needs_operators
-@settings(max_examples=25, deadline=None)
+@needs_fused
+@settings(max_examples=25)
 @given(BATCH, CHANNELS, SIDE, SIDE, st.sampled_from([1e-4, 0.1]))
 def test_simam(batch: int, channels: int, height: int, width: int, e_lambda: float):
-    assert_both_forms_are_exact(
-        create_attention("simam", channels, e_lambda=e_lambda), noise(batch, channels, height, width)
-    )
+    layer = create_attention("simam", channels, e_lambda=e_lambda)
+    assert_both_forms_are_exact("simam", layer, noise(batch, channels, height, width))
 
 
-@needs_operators
-@settings(max_examples=25, deadline=None)
+@needs_fused
+@settings(max_examples=25)
 @given(BATCH, CHANNELS, st.integers(2, 4), st.integers(2, 19), st.integers(2, 19))
-def test_sge(batch: int, groups: int, each: int, height: int, width: int):
-    assert_both_forms_are_exact(
-        create_attention("sge", groups * each, groups=groups), noise(batch, groups * each, height, width)
-    )
+def test_sge(batch: int, groups: int, channels_per_group: int, height: int, width: int):
+    channels = groups * channels_per_group
+    layer = create_attention("sge", channels, groups=groups)
+    assert_both_forms_are_exact("sge", layer, noise(batch, channels, height, width))
 
 
-@needs_operators
-@settings(max_examples=25, deadline=None)
+@needs_fused
+@settings(max_examples=25)
 @given(BATCH, st.integers(2, 5), SIDE, SIDE, st.sampled_from([1, 2]))
 def test_depthwise_convolution(batch: int, channels: int, height: int, width: int, stride: int):
     layer = Conv2D(channels, channels, 3, stride, padding=1, groups=channels, bias_attr=False)
     assert layer.depthwise
-    assert_both_forms_are_exact(layer, noise(batch, channels, height, width))
+    assert_both_forms_are_exact("depthwise", layer, noise(batch, channels, height, width))
 
 
-@needs_operators
-@settings(max_examples=25, deadline=None)
+@needs_fused
+@settings(max_examples=25)
 @given(BATCH, st.integers(8, 20), st.integers(1, 20), SIDE, SIDE, st.booleans())
 def test_dense_3x3_convolution(
     batch: int, in_channels: int, out_channels: int, height: int, width: int, bias: bool
 ):
     layer = Conv2D(in_channels, out_channels, 3, padding=1, bias_attr=None if bias else False)
     assert layer.dense
-    assert_both_forms_are_exact(layer, noise(batch, in_channels, height, width))
+    name = "conv3x3_bias" if bias else "conv3x3"
+    assert_both_forms_are_exact(name, layer, noise(batch, in_channels, height, width))
 
 
-@needs_operators
-@settings(max_examples=25, deadline=None)
+@needs_fused
+@settings(max_examples=25)
 @given(
     BATCH,
     CHANNELS,
@@ -106,11 +109,11 @@ def test_dense_3x3_convolution(
     st.sampled_from([(2, 2, 0), (3, 2, 1), (3, 1, 1), (3, 3, 0)]),
 )
 def test_max_pool(batch: int, channels: int, height: int, width: int, window: tuple[int, int, int]):
-    assert_both_forms_are_exact(MaxPool2D(*window), noise(batch, channels, height, width))
+    assert_both_forms_are_exact("max_pool", MaxPool2D(*window), noise(batch, channels, height, width))
 
 
 class Gated(nn.Layer):
-    """x times a gate of `[N, C, 1, 1]` or `[N, 1, H, W]`."""
+    """x times a parameter `[N, C, 1, 1]` or `[N, 1, H, W]`."""
 
     def __init__(self, *shape: int):
         super().__init__()
@@ -120,76 +123,76 @@ class Gated(nn.Layer):
         return scale(x, self.gate)
 
 
-class Pooled(nn.Layer):
+class Function(nn.Layer):
+    """A function of x as a layer."""
+
+    def __init__(self, function: Callable[[paddle.Tensor], paddle.Tensor]):
+        super().__init__()
+        self.function = function
+
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return max_and_mean(x)
+        return self.function(x)
 
 
-class Averaged(nn.Layer):
-    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return global_mean(x)
-
-
-@needs_operators
-@settings(max_examples=25, deadline=None)
+@needs_fused
+@settings(max_examples=25)
 @given(BATCH, CHANNELS, SIDE, SIDE, st.booleans())
-def test_gates_and_pooling_over_channels(
+def test_gates_means_and_channel_pooling(
     batch: int, channels: int, height: int, width: int, by_channel: bool
 ):
     x = noise(batch, channels, height, width)
-    assert_both_forms_are_exact(
-        Gated(batch, channels, 1, 1) if by_channel else Gated(batch, 1, height, width), x
-    )
-    assert_both_forms_are_exact(Pooled(), x)
-    assert_both_forms_are_exact(Averaged(), x)
+    gate = [batch, channels, 1, 1] if by_channel else [batch, 1, height, width]
+    assert_both_forms_are_exact("scale", Gated(*gate), x)
+    assert_both_forms_are_exact("channel_pool", Function(max_and_mean), x)
+    assert_both_forms_are_exact("mean", Function(global_mean), x)
 
 
-@needs_operators
-def test_a_long_stretch_of_places_is_cut_and_put_together():
-    x = noise(2, 3, 50, 70)
-    assert_both_forms_are_exact(Gated(2, 1, 50, 70), x)
-    assert_both_forms_are_exact(Pooled(), x)
+@needs_fused
+def test_maps_larger_than_one_stretch_of_a_thread():
+    x = noise(2, 3, 50, 70)  # a stretch is 1024 places
+    assert_both_forms_are_exact("scale", Gated(2, 1, 50, 70), x)
+    assert_both_forms_are_exact("channel_pool", Function(max_and_mean), x)
 
 
-@needs_operators
-def test_equal_values_give_their_gradient_to_the_first_as_paddle_does():
+@needs_fused
+def test_the_first_of_equal_maxima_gets_the_gradient_as_in_paddle():
     x = np.zeros([1, 1, 4, 4], "float32")
-    found = {}
+    gradients = {}
     for mode in ("on", "off"):
         with ops.using(mode):
-            found[mode] = results(MaxPool2D(2, 2), x, "float32")[1]
-    np.testing.assert_array_equal(found["on"], found["off"])
+            gradients[mode] = results(MaxPool2D(2, 2), x, "float32")[1]
+    np.testing.assert_array_equal(gradients["on"], gradients["off"])
 
 
-@needs_operators
-def test_a_view_that_is_not_contiguous_is_read_right():
+@needs_fused
+def test_a_view_that_is_not_contiguous():
     x = paddle.to_tensor(noise(2, 5, 6, 8)).transpose([0, 2, 3, 1])
     assert not x.is_contiguous()
     simam = create_attention("simam", 6)
     np.testing.assert_array_equal(simam(x).numpy(), simam(x.contiguous()).numpy())
 
 
-@needs_operators
-def test_nothing_but_the_input_is_kept_for_backward():
+@needs_fused
+def test_the_fused_simam_saves_only_its_input_for_backward():
     x = paddle.to_tensor(noise(8, 16, 64, 64), stop_gradient=False)
-    held = lambda: paddle.base.core.host_memory_stat_current_value("Allocated", 0)  # noqa: E731
-    kept = {}
+    allocated = lambda: paddle.base.core.host_memory_stat_current_value("Allocated", 0)  # noqa: E731
+    saved = {}  # besides the output, in multiples of x
     for mode in ("on", "off"):
         with ops.using(mode):
             simam = create_attention("simam", 16)
             simam(x)
-            before = held()
+            before = allocated()
             y = simam(x)
-            kept[mode] = (held() - before) / (x.numel().item() * 4) - 1  # less the output itself
+            saved[mode] = (allocated() - before) / (x.numel().item() * 4) - 1
             del y
-    assert kept["on"] < 0.01 < 1 < kept["off"]
+    assert saved["on"] < 0.01 < 1 < saved["off"]
 
 
-@needs_operators
+@needs_fused
 @pytest.mark.parametrize(
     "model", ["towernet", "mobilenet_v2", "resnet18", "cifar_preresnet20", "cifar_mobilenetv2"]
 )
-def test_whole_networks_agree(model: str):
+def test_networks_give_the_same_logits_in_both_forms(model: str):
     net = create_model(model, "simam", num_classes=4)
     x = paddle.to_tensor(noise(2, 3, 128, 128))
     net.eval()
@@ -198,12 +201,12 @@ def test_whole_networks_agree(model: str):
         with ops.using(mode):
             logits[mode] = net(x).numpy()
     np.testing.assert_allclose(logits["on"], logits["off"], atol=1e-5 * np.abs(logits["off"]).max())
-    assert not np.array_equal(logits["on"], logits["off"]), "the operators were not used at all"
+    assert not np.array_equal(logits["on"], logits["off"]), "the fused operators were not used"
 
 
-@needs_operators
+@needs_fused
 def test_training_twice_gives_the_same_bits():
-    def trained() -> np.ndarray:
+    def train() -> np.ndarray:
         paddle.seed(0)
         net = create_model("cifar_resnet20", "simam", num_classes=4)
         optimizer = paddle.optimizer.Momentum(0.1, 0.9, net.parameters())
@@ -213,66 +216,74 @@ def test_training_twice_gives_the_same_bits():
             optimizer.clear_grad()
         return np.concatenate([parameter.numpy().ravel() for parameter in net.parameters()])
 
-    np.testing.assert_array_equal(trained(), trained())
+    np.testing.assert_array_equal(train(), train())
 
 
-SECOND = {  # a layer for each operator
-    "simam": (lambda: create_attention("simam", 2), 2),
-    "sge": (lambda: create_attention("sge", 2, groups=1), 2),
-    "scale and mean": (lambda: create_attention("se", 4, reduction=2), 4),
-    "channel_pool": (Pooled, 2),
-    "depthwise": (lambda: Conv2D(2, 2, 3, padding=1, groups=2, bias_attr=False), 2),
-    "conv3x3": (lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False), 8),
-    "conv3x3_bias": (lambda: Conv2D(8, 2, 3, padding=1), 8),
-    "max_pool": (lambda: MaxPool2D(2, 2), 2),
+# ---- second derivatives
+
+
+def gradient_penalty(function: Callable[[paddle.Tensor], paddle.Tensor], x: paddle.Tensor) -> None:
+    """Backward through the gradient of a function."""
+    gradient = paddle.grad(function(x).square().sum(), x, create_graph=True)[0]
+    gradient.square().sum().backward()
+
+
+ARGUMENTS = {  # after x [1, 8, 4, 4]
+    "simam": lambda: (1e-4,),
+    "sge": lambda: (paddle.ones([1, 2, 1, 1]), paddle.ones([1, 2, 1, 1])),
+    "scale": lambda: (paddle.ones([1, 8, 1, 1]),),
+    "mean": lambda: (),
+    "channel_pool": lambda: (),
+    "depthwise": lambda: (paddle.ones([8, 1, 3, 3]), 1),
+    "conv3x3": lambda: (paddle.ones([2, 8, 3, 3]),),
+    "conv3x3_bias": lambda: (paddle.ones([2, 8, 3, 3]), paddle.ones([2])),
+    "max_pool": lambda: (2, 2, 0),
 }
 
 
-@needs_operators
-@pytest.mark.parametrize("name", SECOND)
-def test_a_second_derivative_is_refused_and_not_left_out(name: str):
-    make, channels = SECOND[name]
-    layer = make()
-
-    def penalty() -> None:
-        x = paddle.to_tensor(noise(1, channels, 4, 4), stop_gradient=False)
-        gradient = paddle.grad(layer(x).square().sum(), x, create_graph=True)[0]
-        gradient.square().sum().backward()
-        assert x.grad is not None
-
-    with (
-        ops.using("on"),
-        pytest.raises(
-            (OSError, RuntimeError), match=r"no second derivative; PADDLE_ATTN_OPS=off|flatten_grad"
-        ),
-    ):
-        penalty()
-    if name in ("simam", "sge", "conv3x3", "conv3x3_bias"):  # the others have none in Paddle either
-        with ops.using("off"):
-            penalty()
-
-
-# ---- where they do not serve
-
-
-@pytest.mark.parametrize(
-    "x",
-    [
-        paddle.zeros([2, 3, 1, 1]),
-        paddle.zeros([0, 3, 4, 4]),
-        paddle.zeros([2, 3, 4, 4], "float64"),
-        paddle.zeros([3, 4]),
-    ],
-)
-def test_other_maps_are_left_to_paddle(x: paddle.Tensor):
+@needs_fused
+@pytest.mark.parametrize("name", ops.TABLE)
+def test_a_fused_operator_raises_for_a_second_derivative(name: str):
+    x = paddle.to_tensor(noise(1, 8, 4, 4), stop_gradient=False)
     with ops.using("on"):
-        assert ops.kernels(x) is None
+        fused, arguments = ops.find(name, x), ARGUMENTS[name]()
+    with pytest.raises(OSError, match="no second derivative; set PADDLE_ATTN_OPS=off"):
+        gradient_penalty(lambda x: fused(x, *arguments), x)
 
 
-def test_a_graph_has_none(tmp_path: Path):
+REFERENCE = {  # Paddle lacks the second derivatives of the other reference forms
+    "simam": lambda: create_attention("simam", 8),
+    "sge": lambda: create_attention("sge", 8, groups=2),
+    "conv3x3": lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False),
+    "conv3x3_bias": lambda: Conv2D(8, 2, 3, padding=1),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCE)
+def test_a_reference_form_has_a_second_derivative(name: str):
+    x = paddle.to_tensor(noise(1, 8, 4, 4), stop_gradient=False)
+    with ops.using("off"):
+        gradient_penalty(REFERENCE[name](), x)
+    assert float(x.grad.abs().max()) > 0
+
+
+# ---- the lookup
+
+
+@pytest.mark.parametrize("name", ops.TABLE)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [([2, 3, 1, 1], "float32"), ([0, 3, 4, 4], "float32"), ([2, 3, 4, 4], "float64"), ([3, 4], "float32")],
+)
+def test_other_tensors_use_the_reference_form(name: str, shape: list[int], dtype: str):
+    with ops.using("on"):
+        assert ops.find(name, paddle.zeros(shape, dtype)) is None
+
+
+def test_an_exported_network_contains_no_fused_operator(tmp_path: Path):
     net = create_model("cifar_mobilenetv2", "simam", num_classes=4)
     net.eval()
-    with ops.using("on" if ops.kernels(paddle.zeros([1, 1, 2, 2])) else "auto"):
+    with ops.using("on" if ops.available("simam") else "auto"):
         paddle.jit.save(
             net, str(tmp_path / "net"), input_spec=[paddle.static.InputSpec([None, 3, 32, 32], "float32")]
         )
@@ -283,68 +294,165 @@ def test_a_graph_has_none(tmp_path: Path):
         )
 
 
-def test_off_is_off_and_a_mode_ends_with_its_block():
+def test_a_mode_ends_with_its_block():
     x = paddle.zeros([1, 1, 2, 2])
     with ops.using("off"):
-        assert ops.kernels(x) is None and ops.mode() == "off"
+        assert ops.find("simam", x) is None and not ops.available("simam") and ops.mode() == "off"
         with ops.using(None):
             assert ops.mode() == "off"
     assert ops.mode() == (os.environ.get("PADDLE_ATTN_OPS") or "auto")
-    with pytest.raises(UserError, match="unknown mode of the compiled operators 'of'"), ops.using("of"):
+    with pytest.raises(UserError, match="unknown mode of the fused operators 'of'"), ops.using("of"):
         pass
 
+
+SQUARE = """
+#include "cpu/common.h"
+
+namespace paddle_attn {
+
+std::vector<Tensor> square(const Tensor& x) {
+  Tensor y = paddle::empty_like(x);
+  for (Index i = 0; i < x.numel(); ++i) y.data<float>()[i] = x.data<float>()[i] * x.data<float>()[i];
+  return {y};
+}
+
+std::vector<Tensor> square_backward(const Tensor& x, const Tensor& grad) {
+  Tensor dx = paddle::empty_like(x);
+  for (Index i = 0; i < x.numel(); ++i) dx.data<float>()[i] = 2 * x.data<float>()[i] * grad.data<float>()[i];
+  return {dx};
+}
+
+}  // namespace paddle_attn
+
+FUSED_OPERATOR(paddle_attn_square, square, square_backward, paddle_attn::shape_of_first_input, {"X"});
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A copy of the user's cache."""
+    return shutil.copytree(cache_folder(), tmp_path / "cache")
+
+
+@needs_fused
+def test_a_fused_form_is_added_by_one_file_and_one_entry(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "square.cc").write_text(SQUARE)
+    form = ops.Fused(str(tmp_path / "square.cc"), "paddle_attn_square")
+    monkeypatch.setenv("PADDLE_ATTN_CACHE", str(cache))
+    x = paddle.to_tensor(noise(1, 2, 3, 3), stop_gradient=False)
+    with ops.using("on"):
+        monkeypatch.setitem(ops.TABLE, "square", {"gpu": form})
+        assert ops.find("square", x) is None  # x is on the CPU
+        monkeypatch.setitem(ops.TABLE, "square", {"cpu": form})
+        y = ops.find("square", x)(x)
+    y.sum().backward()
+    np.testing.assert_array_equal(y.numpy(), x.numpy() ** 2)
+    np.testing.assert_array_equal(x.grad.numpy(), 2 * x.numpy())
+
+
+# ---- compiling, in new processes
 
 PROGRAM = """
 import paddle
 from paddle_attn import create_attention, ops
-x = paddle.ones([1, 2, 2, 2])
-print(create_attention("simam", 2)(x).sum().item())
-print(ops.kernels(x))
+print(*(name for name in ops.TABLE if ops.available(name)))
+print(create_attention("simam", 2)(paddle.ones([1, 2, 2, 2])).sum().item())
 """
+COMPILING = "compiling fused operators"
 
 
-def in_a_new_process(cache: Path, **environment: str) -> subprocess.CompletedProcess:
-    told = os.environ | {"PADDLE_ATTN_CACHE": str(cache)} | environment
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, env=told, timeout=300
+def start(cache: Path, program: str = PROGRAM, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PADDLE_ATTN_OPS": "auto", "PADDLE_ATTN_CACHE": str(cache)} | environment,
     )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, list[str], str]:
+    """The exit code; the names of the available operators; stderr. Checks SimAM's output."""
+    stdout, stderr = process.communicate(timeout=900)
+    names, *output = stdout.splitlines() or [""]
+    if process.returncode == 0:
+        assert float(output[0]) == pytest.approx(8 / (1 + np.exp(-0.5)), rel=1e-5)
+    return process.returncode, names.split(), stderr
 
 
 @pytest.mark.parametrize(
-    ("environment", "reason"),
+    ("compiler", "reason"),
     [
-        ({"CXX": "no-such-compiler"}, "no C++ compiler, expected no-such-compiler on the PATH"),
-        ({"CXX": "false"}, "false failed"),
+        ("no-such-compiler", "no C++ compiler, expected no-such-compiler on the PATH"),
+        ("false", "false failed"),
     ],
 )
-def test_without_a_compiler_auto_goes_on_silently_and_on_says_why(
-    tmp_path: Path, environment: dict, reason: str
+def test_without_a_compiler_auto_uses_the_reference_forms_and_on_raises(
+    tmp_path: Path, compiler: str, reason: str
 ):
-    auto = in_a_new_process(tmp_path, PADDLE_ATTN_OPS="auto", **environment)
-    assert auto.returncode == 0 and auto.stdout.split()[1] == "None", auto.stderr
-    assert float(auto.stdout.split()[0]) == pytest.approx(8 / (1 + np.exp(-0.5)), rel=1e-5)
-    on = in_a_new_process(tmp_path, PADDLE_ATTN_OPS="on", **environment)
-    assert (
-        on.returncode == 1
-        and "the compiled operators were asked for and are not there" in on.stderr
-        and reason in on.stderr
-    )
-    wrong = in_a_new_process(tmp_path, PADDLE_ATTN_OPS="yes", **environment)
-    assert "unknown value of PADDLE_ATTN_OPS 'yes'" in wrong.stderr
+    code, names, stderr = finish(start(tmp_path, CXX=compiler))
+    assert code == 0 and names == [] and COMPILING not in stderr
+    code, _, stderr = finish(start(tmp_path, CXX=compiler, PADDLE_ATTN_OPS="on"))
+    assert code == 1
+    assert "the fused operator 'simam' is required and not available" in stderr and reason in stderr
 
 
-def test_a_cache_that_cannot_be_written_or_holds_rubbish_is_no_harm(tmp_path: Path):
-    (tmp_path / "file").write_text("in the way")
-    found = in_a_new_process(tmp_path / "file")
-    assert found.returncode == 0 and found.stdout.split()[1] == "None", found.stderr
-    if ops.kernels(paddle.zeros([1, 1, 2, 2])) is None:
-        return
-    first = in_a_new_process(tmp_path / "cache")
-    assert "compiling the operators" in first.stderr and "Kernels" in first.stdout
-    (library,) = (tmp_path / "cache").iterdir()
-    assert "compiling the operators" not in in_a_new_process(tmp_path / "cache").stderr
-    library.write_bytes(b"rubbish")
-    assert in_a_new_process(tmp_path / "cache").returncode == 0
-    assert (
-        "compiling the operators" in in_a_new_process(tmp_path / "cache").stderr
-    )  # the rubbish was thrown away
+def test_an_unknown_mode_is_an_error(tmp_path: Path):
+    code, _, stderr = finish(start(tmp_path, PADDLE_ATTN_OPS="yes"))
+    assert code == 1 and "unknown value of PADDLE_ATTN_OPS 'yes'" in stderr
+
+
+@needs_fused
+@pytest.mark.parametrize("mode", ["auto", "on"])
+def test_a_source_that_does_not_compile_leaves_the_other_operators_fused(
+    tmp_path: Path, cache: Path, mode: str
+):
+    (tmp_path / "broken.cc").write_text('#error "this source is broken"')
+    entry = f'ops.TABLE["simam"]["cpu"] = ops.Fused({str(tmp_path / "broken.cc")!r}, "paddle_attn_simam")'
+    program = PROGRAM.replace("import create_attention, ops\n", f"import create_attention, ops\n{entry}\n")
+    code, names, stderr = finish(start(cache, program, PADDLE_ATTN_OPS=mode))
+    assert names == [name for name in ops.TABLE if name != "simam"]
+    assert code == (0 if mode == "auto" else 1)
+    if mode == "on":
+        assert "the fused operator 'simam' is required and not available" in stderr
+        assert "this source is broken" in stderr
+
+
+@needs_fused
+def test_one_message_announces_that_several_sources_are_compiled(cache: Path):
+    for library in [*cache.glob("simam-*"), *cache.glob("gate-*")]:
+        library.unlink()
+    code, names, stderr = finish(start(cache))
+    assert code == 0 and names == list(ops.TABLE) and stderr.count(COMPILING) == 1
+
+
+@needs_fused
+def test_two_processes_that_compile_at_once_leave_whole_libraries(cache: Path):
+    before = {library.name for library in cache.iterdir()}
+    for library in cache.glob("simam-*"):
+        library.unlink()
+    first, second = start(cache), start(cache)
+    for code, names, _ in (finish(first), finish(second)):
+        assert code == 0 and names == list(ops.TABLE)
+    assert {library.name for library in cache.iterdir()} <= before  # no temporary files
+    code, names, stderr = finish(start(cache))
+    assert code == 0 and names == list(ops.TABLE) and COMPILING not in stderr
+
+
+def test_a_cache_that_cannot_be_written_means_the_reference_forms(tmp_path: Path):
+    (tmp_path / "file").write_text("not a folder")
+    code, names, _ = finish(start(tmp_path / "file"))
+    assert code == 0 and names == []
+
+
+@needs_fused
+def test_a_damaged_library_is_removed_and_compiled_again(cache: Path):
+    for library in cache.glob("simam-*"):
+        library.write_bytes(b"damaged")
+    code, names, stderr = finish(start(cache))
+    assert code == 0 and names == [name for name in ops.TABLE if name != "simam"] and COMPILING not in stderr
+    code, names, stderr = finish(start(cache))
+    assert code == 0 and names == list(ops.TABLE) and COMPILING in stderr

@@ -1,22 +1,25 @@
-// SGE, one group of channels at a time: s = sum_c x_c mean(x_c), z = (s - mean(s)) / (deviation + eps), y_c = x_c sigmoid(z w + b).
-// Backward keeps x, weight and bias.
+// Spatial group-wise enhance, for each group of channels:
+//   paddle_attn_sge(x [N, C, H, W], weight [1, G, 1, 1], bias [1, G, 1, 1]) -> y [N, C, H, W]
+//   s = sum_c x_c mean(x_c), z = (s - mean(s)) / (deviation(s) + eps), y_c = x_c sigmoid(z w + b)
+// Backward saves only x, weight and bias.
 #include "common.h"
 
 namespace paddle_attn {
 namespace {
 
-constexpr float kEps = 1e-5f;  // added to the deviation, after the root
-constexpr float kLeast = 1e-30f;  // of the variance: a constant map has no gradient through the root
+constexpr float kEps = 1e-5f;           // added to the deviation, after the square root
+constexpr float kMinVariance = 1e-30f;  // at or below it, no gradient passes through the square root
 
-// What forward and backward both need of one group.
+// The statistics and the gate of one group, which forward and backward both need.
 struct Group {
   Index channels, size;
   std::vector<float> means;  // [channels]
-  std::vector<float> score;  // [size], less its mean
+  std::vector<float> score;  // [size], centred
   std::vector<float> gate;   // [size]
   float variance, scale;     // scale = 1 / (deviation + eps)
 
-  Group(Index channels, Index size) : channels(channels), size(size), means(channels), score(size), gate(size) {}
+  Group(Index channels, Index size)
+      : channels(channels), size(size), means(channels), score(size), gate(size) {}
 
   void fill(const float* x, float weight, float bias) {
     std::fill(score.begin(), score.end(), 0.0f);
@@ -35,7 +38,7 @@ struct Group {
       squares += s[i] * s[i];
     }
     variance = squares / static_cast<float>(std::max<Index>(size - 1, 1));
-    scale = 1.0f / (std::sqrt(std::max(variance, kLeast)) + kEps);
+    scale = 1.0f / (std::sqrt(std::max(variance, kMinVariance)) + kEps);
     float* a = gate.data();
     const float slope = scale * weight;
 #pragma omp simd
@@ -46,7 +49,8 @@ struct Group {
 std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   expect_maps(x);
   Tensor y = paddle::empty_like(x);
-  const Index batch = x.shape()[0], groups = weight.numel(), channels = x.shape()[1] / groups, size = x.shape()[2] * x.shape()[3];
+  const Index batch = x.shape()[0], groups = weight.numel(), channels = x.shape()[1] / groups,
+              size = x.shape()[2] * x.shape()[3];
   const float *from = x.data<float>(), *w = weight.data<float>(), *b = bias.data<float>();
   float* to = y.data<float>();
 #pragma omp parallel
@@ -68,8 +72,9 @@ std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor&
   return {y};
 }
 
-// du, dz, dt, ds: the gradients of z w + b, of z, of the score less its mean, and of the score. All four pass through one buffer, du.
-void backward_group(const Group& group, const float* x, const float* g, float* dx, float* du, float weight, float* dweight, float* dbias) {
+// The buffer du holds in turn the gradients of z w + b, of z, of the centred score t and of the score.
+void backward_group(const Group& group, const float* x, const float* g, float* dx, float* du, float weight,
+                    float* dweight, float* dbias) {
   const Index size = group.size;
   const float *t = group.score.data(), *a = group.gate.data();
   std::fill(du, du + size, 0.0f);
@@ -87,14 +92,15 @@ void backward_group(const Group& group, const float* x, const float* g, float* d
   }
   *dbias = by_bias;
   *dweight = by_score * group.scale;
-  // dt = du w scale - t scale^2 sum(du w t) / ((M - 1) deviation); its mean goes, as the score's mean went
-  const float through = group.variance > kLeast
-                            ? group.scale * group.scale * weight * by_score /
-                                  (static_cast<float>(std::max<Index>(size - 1, 1)) * std::sqrt(group.variance))
-                            : 0.0f;
+  // dt = du w scale - t scale^2 sum(du w t) / ((M - 1) deviation); subtract its mean, because t is centred
+  const float by_deviation =
+      group.variance > kMinVariance
+          ? group.scale * group.scale * weight * by_score /
+                (static_cast<float>(std::max<Index>(size - 1, 1)) * std::sqrt(group.variance))
+          : 0.0f;
   const float slope = weight * group.scale;
 #pragma omp simd
-  for (Index i = 0; i < size; ++i) du[i] = du[i] * slope - t[i] * through;
+  for (Index i = 0; i < size; ++i) du[i] = du[i] * slope - t[i] * by_deviation;
   const float mean = sum(du, size) / static_cast<float>(size);
 #pragma omp simd
   for (Index i = 0; i < size; ++i) du[i] -= mean;
@@ -113,8 +119,10 @@ void backward_group(const Group& group, const float* x, const float* g, float* d
 
 std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& grad) {
   Tensor dx = paddle::empty_like(x), dweight = paddle::empty_like(weight), dbias = paddle::empty_like(bias);
-  const Index batch = x.shape()[0], groups = weight.numel(), channels = x.shape()[1] / groups, size = x.shape()[2] * x.shape()[3];
-  const float *from = x.data<float>(), *g = grad.data<float>(), *w = weight.data<float>(), *b = bias.data<float>();
+  const Index batch = x.shape()[0], groups = weight.numel(), channels = x.shape()[1] / groups,
+              size = x.shape()[2] * x.shape()[3];
+  const float *from = x.data<float>(), *g = grad.data<float>(), *w = weight.data<float>(),
+              *b = bias.data<float>();
   float* to = dx.data<float>();
   std::vector<float> by_weight(batch * groups), by_bias(batch * groups);
 #pragma omp parallel
@@ -130,33 +138,16 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor
   }
   for (Index k = 0; k < groups; ++k) {
     float of_weight = 0.0f, of_bias = 0.0f;
-    for (Index n = 0; n < batch; ++n) of_weight += by_weight[n * groups + k], of_bias += by_bias[n * groups + k];
+    for (Index n = 0; n < batch; ++n)
+      of_weight += by_weight[n * groups + k], of_bias += by_bias[n * groups + k];
     dweight.data<float>()[k] = of_weight;
     dbias.data<float>()[k] = of_bias;
   }
   return {dx, dweight, dbias};
 }
 
-using Shape = std::vector<Index>;
-std::vector<Shape> shape_of_x(const Shape& x, const Shape& weight, const Shape& bias) { return {x}; }
-std::vector<paddle::DataType> type_of_x(const paddle::DataType& x, const paddle::DataType& weight, const paddle::DataType& bias) { return {x}; }
-
 }  // namespace
 }  // namespace paddle_attn
 
-PD_BUILD_OP(paddle_attn_sge)
-    .Inputs({"X", "Weight", "Bias"})
-    .Outputs({"Y"})
-    .SetKernelFn(PD_KERNEL(paddle_attn::forward))
-    .SetInferShapeFn(PD_INFER_SHAPE(paddle_attn::shape_of_x))
-    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_attn::type_of_x));
-
-PD_BUILD_GRAD_OP(paddle_attn_sge)
-    .Inputs({"X", "Weight", "Bias", paddle::Grad("Y")})
-    .Outputs({paddle::Grad("X"), paddle::Grad("Weight"), paddle::Grad("Bias")})
-    .SetKernelFn(PD_KERNEL(paddle_attn::backward));
-
-PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_sge)
-    .Inputs({"X", "Weight", "Bias", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X")), paddle::Grad(paddle::Grad("Weight")), paddle::Grad(paddle::Grad("Bias"))})
-    .Outputs({paddle::Grad(paddle::Grad("Y"))})
-    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In>)));
+FUSED_OPERATOR(paddle_attn_sge, forward, backward, paddle_attn::shape_of_first_input,
+               {"X", "Weight", "Bias"});

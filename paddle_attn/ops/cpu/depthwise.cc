@@ -1,21 +1,27 @@
-// The 3x3 depthwise convolution with padding 1 and stride 1 or 2.
+// The 3x3 depthwise convolution with padding 1:
+//   paddle_attn_depthwise(x [N, C, H, W], weight [C, 1, 3, 3], stride) -> y [N, C, H', W']
+//   stride is 1 or 2, H' = ceil(H / stride), W' likewise
 //
-// A plane is copied into a frame of zeros, so that no border is special: one flat loop over it computes every output, and a few
-// between the rows that nobody reads. Stride 2 computes as stride 1 and keeps every second output; backward spreads the gradient out
-// with zeros between. That is four times the work for the few layers with stride 2, still far below the cost of memory.
+// A plane is copied into a frame of zeros, so that borders need no special case: one flat loop computes all
+// outputs, and a few unused ones between the rows. Stride 2 computes stride 1 and keeps every second output;
+// its backward puts zeros between the gradients. That is four times the arithmetic for the few layers with
+// stride 2, still far cheaper than the memory traffic.
 #include "common.h"
 
 namespace paddle_attn {
 namespace {
 
-// Frames of an H x W plane: rows of `pitch` = W + 2 with a zero at both ends, a row of zeros above and below, and slack behind.
+// The frame of an H x W plane: rows of `pitch` = W + 2 elements with a zero at both ends, a row of zeros
+// above and below, and one more row, which the flat loop reads past the end.
 struct Frame {
   Index height, width, pitch, flat;
 
-  Frame(Index height, Index width) : height(height), width(width), pitch(width + 2), flat(height * (width + 2)) {}
+  Frame(Index height, Index width)
+      : height(height), width(width), pitch(width + 2), flat(height * (width + 2)) {}
   std::vector<float> zeros() const { return std::vector<float>((height + 3) * pitch); }
 
-  // A plane of ceil(H / stride) x ceil(W / stride), each element `stride` apart; what lies between stays zero.
+  // Copies a plane of ceil(H / stride) x ceil(W / stride) elements in, `stride` apart. The elements between
+  // them stay zero.
   void put(const float* plane, float* frame, Index stride) const {
     for (Index y = 0; y < height; y += stride) {
       float* row = frame + (y + 1) * pitch + 1;
@@ -28,6 +34,7 @@ struct Frame {
     }
   }
 
+  // Copies every `stride`-th element of the flat result out.
   void take(const float* flat_rows, float* plane, Index stride) const {
     for (Index y = 0; y < height; y += stride) {
       const float* row = flat_rows + y * pitch;
@@ -44,15 +51,16 @@ struct Frame {
 // out[i] = sum over the nine taps of frame[i + dy pitch + dx] tap[dy, dx]
 void correlate(const float* frame, const float* tap, float* out, const Frame& f) {
   const float *above = frame, *middle = frame + f.pitch, *below = frame + 2 * f.pitch;
-  const float t0 = tap[0], t1 = tap[1], t2 = tap[2], t3 = tap[3], t4 = tap[4], t5 = tap[5], t6 = tap[6], t7 = tap[7], t8 = tap[8];
+  const float t0 = tap[0], t1 = tap[1], t2 = tap[2], t3 = tap[3], t4 = tap[4], t5 = tap[5], t6 = tap[6],
+              t7 = tap[7], t8 = tap[8];
 #pragma omp simd
   for (Index i = 0; i < f.flat; ++i) {
-    out[i] = above[i] * t0 + above[i + 1] * t1 + above[i + 2] * t2 + middle[i] * t3 + middle[i + 1] * t4 + middle[i + 2] * t5 +
-             below[i] * t6 + below[i + 1] * t7 + below[i + 2] * t8;
+    out[i] = above[i] * t0 + above[i + 1] * t1 + above[i + 2] * t2 + middle[i] * t3 + middle[i + 1] * t4 +
+             middle[i + 2] * t5 + below[i] * t6 + below[i + 1] * t7 + below[i + 2] * t8;
   }
 }
 
-// tap[dy, dx] = sum over i of frame[i + dy pitch + dx] g[i], with g zero between the rows
+// tap[dy, dx] = sum over i of frame[i + dy pitch + dx] g[i], where g is zero between the rows
 void correlate_with_gradient(const float* frame, const float* g, float* tap, const Frame& f) {
   const float *above = frame, *middle = frame + f.pitch, *below = frame + 2 * f.pitch;
   float t0 = 0, t1 = 0, t2 = 0, t3 = 0, t4 = 0, t5 = 0, t6 = 0, t7 = 0, t8 = 0;
@@ -67,13 +75,14 @@ void correlate_with_gradient(const float* frame, const float* g, float* tap, con
   std::copy(taps, taps + 9, tap);
 }
 
-using Shape = std::vector<Index>;
-
-Shape output_shape(const Shape& x, Index stride) { return {x[0], x[1], (x[2] + stride - 1) / stride, (x[3] + stride - 1) / stride}; }
+Shape output_shape(const Shape& x, Index stride) {
+  return {x[0], x[1], (x[2] + stride - 1) / stride, (x[3] + stride - 1) / stride};
+}
 
 std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, int stride) {
   expect_maps(x);
-  expect(weight.shape() == Shape({x.shape()[1], 1, 3, 3}) && (stride == 1 || stride == 2), "a weight [C, 1, 3, 3] and a stride of 1 or 2");
+  expect(weight.shape() == Shape({x.shape()[1], 1, 3, 3}) && (stride == 1 || stride == 2),
+         "a weight [C, 1, 3, 3] and a stride of 1 or 2");
   const Shape shape = output_shape(x.shape(), stride);
   Tensor y = paddle::empty(shape, x.dtype(), x.place());
   const Index channels = shape[1], planes = shape[0] * channels, size = shape[2] * shape[3];
@@ -95,7 +104,8 @@ std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, int stride) {
 
 std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& grad, int stride) {
   Tensor dx = paddle::empty_like(x), dweight = paddle::empty_like(weight);
-  const Index channels = x.shape()[1], planes = x.shape()[0] * channels, size = grad.shape()[2] * grad.shape()[3];
+  const Index channels = x.shape()[1], planes = x.shape()[0] * channels,
+              size = grad.shape()[2] * grad.shape()[3];
   const Frame f(x.shape()[2], x.shape()[3]);
   const float *from = x.data<float>(), *g = grad.data<float>(), *tap = weight.data<float>();
   float* to = dx.data<float>();
@@ -122,28 +132,12 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor
   return {dx, dweight};
 }
 
-std::vector<Shape> shape_of_y(const Shape& x, const Shape& weight, int stride) { return {output_shape(x, stride)}; }
-std::vector<paddle::DataType> type_of_x(const paddle::DataType& x, const paddle::DataType& weight) { return {x}; }
+std::vector<Shape> shape_of_y(const Shape& x, const Shape& weight, int stride) {
+  return {output_shape(x, stride)};
+}
 
 }  // namespace
 }  // namespace paddle_attn
 
-PD_BUILD_OP(paddle_attn_depthwise)
-    .Inputs({"X", "Weight"})
-    .Outputs({"Y"})
-    .Attrs({"stride: int"})
-    .SetKernelFn(PD_KERNEL(paddle_attn::forward))
-    .SetInferShapeFn(PD_INFER_SHAPE(paddle_attn::shape_of_y))
-    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_attn::type_of_x));
-
-PD_BUILD_GRAD_OP(paddle_attn_depthwise)
-    .Inputs({"X", "Weight", paddle::Grad("Y")})
-    .Outputs({paddle::Grad("X"), paddle::Grad("Weight")})
-    .Attrs({"stride: int"})
-    .SetKernelFn(PD_KERNEL(paddle_attn::backward));
-
-PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_depthwise)
-    .Inputs({"X", "Weight", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X")), paddle::Grad(paddle::Grad("Weight"))})
-    .Outputs({paddle::Grad(paddle::Grad("Y"))})
-    .Attrs({"stride: int"})
-    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, int>)));
+FUSED_OPERATOR(paddle_attn_depthwise, forward, backward, PD_INFER_SHAPE(paddle_attn::shape_of_y),
+               {"X", "Weight"}, {"stride: int"});

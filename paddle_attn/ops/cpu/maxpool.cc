@@ -1,4 +1,8 @@
-// Max pooling. Backward looks for the maximum again, and the first one in a window gets the gradient, as in Paddle's kernel.
+// Max pooling:
+//   paddle_attn_max_pool(x [N, C, H, W], kernel, stride, padding) -> y [N, C, H', W']
+//   H' = (H + 2 padding - kernel) / stride + 1, W' likewise
+// Backward searches for the maximum again. The first maximum in a window gets the gradient, as in Paddle's
+// kernel.
 #include "common.h"
 
 namespace paddle_attn {
@@ -13,10 +17,12 @@ struct Window {
     out_width = (width + 2 * padding - kernel) / stride + 1;
   }
 
-  // Where the maximum of window (row, column) lies in the plane
+  // The index in the plane of the maximum of window (row, column)
   Index argmax(const float* plane, Index row, Index column) const {
-    const Index top = std::max<Index>(row * stride - padding, 0), bottom = std::min(row * stride - padding + kernel, height);
-    const Index left = std::max<Index>(column * stride - padding, 0), right = std::min(column * stride - padding + kernel, width);
+    const Index top = std::max<Index>(row * stride - padding, 0),
+                bottom = std::min(row * stride - padding + kernel, height);
+    const Index left = std::max<Index>(column * stride - padding, 0),
+                right = std::min(column * stride - padding + kernel, width);
     Index best = top * width + left;
     for (Index y = top; y < bottom; ++y) {
       for (Index at = y * width + left; at < y * width + right; ++at) {
@@ -27,14 +33,13 @@ struct Window {
   }
 };
 
-using Shape = std::vector<Index>;
-
 std::vector<Tensor> forward(const Tensor& x, int kernel, int stride, int padding) {
   expect_maps(x);
   const Shape shape = x.shape();
   const Window window(shape, kernel, stride, padding);
   Tensor y = paddle::empty({shape[0], shape[1], window.out_height, window.out_width}, x.dtype(), x.place());
-  const Index planes = shape[0] * shape[1], size = shape[2] * shape[3], out_size = window.out_height * window.out_width;
+  const Index planes = shape[0] * shape[1], size = shape[2] * shape[3],
+              out_size = window.out_height * window.out_width;
   const float* from = x.data<float>();
   float* to = y.data<float>();
 #pragma omp parallel for
@@ -46,9 +51,11 @@ std::vector<Tensor> forward(const Tensor& x, int kernel, int stride, int padding
         const float *a = plane + 2 * row * window.width, *b = a + window.width;
         float* line = out + row * window.out_width;
 #pragma omp simd
-        for (Index i = 0; i < window.out_width; ++i) line[i] = std::max(std::max(a[2 * i], a[2 * i + 1]), std::max(b[2 * i], b[2 * i + 1]));
+        for (Index i = 0; i < window.out_width; ++i)
+          line[i] = std::max(std::max(a[2 * i], a[2 * i + 1]), std::max(b[2 * i], b[2 * i + 1]));
       } else {
-        for (Index column = 0; column < window.out_width; ++column) out[row * window.out_width + column] = plane[window.argmax(plane, row, column)];
+        for (Index column = 0; column < window.out_width; ++column)
+          out[row * window.out_width + column] = plane[window.argmax(plane, row, column)];
       }
     }
   }
@@ -59,7 +66,8 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& grad, int kernel, in
   const Shape shape = x.shape();
   const Window window(shape, kernel, stride, padding);
   Tensor dx = paddle::empty_like(x);
-  const Index planes = shape[0] * shape[1], size = shape[2] * shape[3], out_size = window.out_height * window.out_width;
+  const Index planes = shape[0] * shape[1], size = shape[2] * shape[3],
+              out_size = window.out_height * window.out_width;
   const float *from = x.data<float>(), *g = grad.data<float>();
   float* to = dx.data<float>();
 #pragma omp parallel for
@@ -67,7 +75,8 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& grad, int kernel, in
     std::fill(to + p * size, to + (p + 1) * size, 0.0f);
     for (Index row = 0; row < window.out_height; ++row) {
       for (Index column = 0; column < window.out_width; ++column) {
-        to[p * size + window.argmax(from + p * size, row, column)] += g[p * out_size + row * window.out_width + column];
+        to[p * size + window.argmax(from + p * size, row, column)] +=
+            g[p * out_size + row * window.out_width + column];
       }
     }
   }
@@ -78,27 +87,9 @@ std::vector<Shape> shape_of_y(const Shape& x, int kernel, int stride, int paddin
   const Window window(x, kernel, stride, padding);
   return {{x[0], x[1], window.out_height, window.out_width}};
 }
-std::vector<paddle::DataType> type_of_x(const paddle::DataType& x) { return {x}; }
 
 }  // namespace
 }  // namespace paddle_attn
 
-PD_BUILD_OP(paddle_attn_max_pool)
-    .Inputs({"X"})
-    .Outputs({"Y"})
-    .Attrs({"kernel: int", "stride: int", "padding: int"})
-    .SetKernelFn(PD_KERNEL(paddle_attn::forward))
-    .SetInferShapeFn(PD_INFER_SHAPE(paddle_attn::shape_of_y))
-    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_attn::type_of_x));
-
-PD_BUILD_GRAD_OP(paddle_attn_max_pool)
-    .Inputs({"X", paddle::Grad("Y")})
-    .Outputs({paddle::Grad("X")})
-    .Attrs({"kernel: int", "stride: int", "padding: int"})
-    .SetKernelFn(PD_KERNEL(paddle_attn::backward));
-
-PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_max_pool)
-    .Inputs({"X", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X"))})
-    .Outputs({paddle::Grad(paddle::Grad("Y"))})
-    .Attrs({"kernel: int", "stride: int", "padding: int"})
-    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, int, int, int>)));
+FUSED_OPERATOR(paddle_attn_max_pool, forward, backward, PD_INFER_SHAPE(paddle_attn::shape_of_y), {"X"},
+               {"kernel: int", "stride: int", "padding: int"});

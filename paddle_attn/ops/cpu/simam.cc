@@ -1,5 +1,7 @@
-// SimAM in one pass over each plane, which stays in the cache: x * sigmoid(d^2 s + 0.5) with d = x - mean, s = 1 / (4 (v + e_lambda))
-// and v = sum(d^2) / (M - 1). Backward keeps nothing but x.
+// SimAM of each plane:
+//   paddle_attn_simam(x [N, C, H, W], e_lambda) -> y [N, C, H, W]
+//   y = x sigmoid(d^2 s + 0.5), d = x - mean, s = 1 / (4 (v + e_lambda)), v = sum(d^2) / (M - 1), M = H W
+// A plane stays in the cache while it is processed. Backward saves only x.
 #include "common.h"
 
 namespace paddle_attn {
@@ -26,8 +28,8 @@ void forward_plane(const float* x, float* y, Index size, float e_lambda) {
   }
 }
 
-// With a the gate, g the gradient of y and h = g x a (1 - a):
-//   dx = g a + 2 s h d - (2 s / M) sum(h d) - 8 s^2 sum(h d^2) / (M - 1) d
+// With the gate a, the gradient g of y, and h = g x a (1 - a):
+//   dx = g a + 2 s h d - (2 s / M) sum(h d) - (8 s^2 / (M - 1)) sum(h d^2) d
 void backward_plane(const float* x, const float* g, float* dx, Index size, float e_lambda) {
   const auto [mean, s] = moments(x, size, e_lambda);
   float hd = 0.0f, hdd = 0.0f;
@@ -63,32 +65,13 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& grad, float e_lambda
   const float *from = x.data<float>(), *g = grad.data<float>();
   float* to = dx.data<float>();
 #pragma omp parallel for
-  for (Index p = 0; p < planes; ++p) backward_plane(from + p * size, g + p * size, to + p * size, size, e_lambda);
+  for (Index p = 0; p < planes; ++p)
+    backward_plane(from + p * size, g + p * size, to + p * size, size, e_lambda);
   return {dx};
 }
-
-std::vector<std::vector<Index>> shape_of_x(const std::vector<Index>& x) { return {x}; }
-std::vector<paddle::DataType> type_of_x(const paddle::DataType& x) { return {x}; }
 
 }  // namespace
 }  // namespace paddle_attn
 
-PD_BUILD_OP(paddle_attn_simam)
-    .Inputs({"X"})
-    .Outputs({"Y"})
-    .Attrs({"e_lambda: float"})
-    .SetKernelFn(PD_KERNEL(paddle_attn::forward))
-    .SetInferShapeFn(PD_INFER_SHAPE(paddle_attn::shape_of_x))
-    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_attn::type_of_x));
-
-PD_BUILD_GRAD_OP(paddle_attn_simam)
-    .Inputs({"X", paddle::Grad("Y")})
-    .Outputs({paddle::Grad("X")})
-    .Attrs({"e_lambda: float"})
-    .SetKernelFn(PD_KERNEL(paddle_attn::backward));
-
-PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_simam)
-    .Inputs({"X", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X"))})
-    .Outputs({paddle::Grad(paddle::Grad("Y"))})
-    .Attrs({"e_lambda: float"})
-    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, float>)));
+FUSED_OPERATOR(paddle_attn_simam, forward, backward, paddle_attn::shape_of_first_input, {"X"},
+               {"e_lambda: float"});

@@ -1,30 +1,37 @@
-// The 3x3 convolution with stride 1 and padding 1 by Winograd's F(2x2, 3x3): 16 multiplications where the definition has 36.
+// The 3x3 convolution with stride 1 and padding 1:
+//   paddle_attn_conv3x3(x [N, C, H, W], weight [K, C, 3, 3]) -> y [N, K, H, W]
+//   paddle_attn_conv3x3_bias(x [N, C, H, W], weight [K, C, 3, 3], bias [K]) -> y [N, K, H, W]
+//
+// It uses Winograd's F(2x2, 3x3), which needs 16 multiplications instead of 36.
 // Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, arxiv.org/abs/1509.09308
 //
-// The map is cut into tiles of 2x2 outputs, each from 4x4 inputs. With B, G and A of the paper, and one matrix product for each of the 16 places
-// of a tile:
+// The map is divided into tiles of 2x2 outputs, each computed from 4x4 inputs. With B, G and A of the paper,
+// and one matrix product for each of the 16 places of a tile:
 //   forward            y  = A' [ (G w G') . (B' x B) ] A      summed over input channels
-//   gradient of x      the same of dy, with w turned round, which swaps the places 0 and 3 of G w G', and its channels swapped
+//   gradient of x      the same of dy, with the channels of w swapped and w rotated by 180 degrees, which
+//   swaps
+//                      the places 0 and 3 of G w G'
 //   gradient of w      dw = G' [ (A dy A') . (B' x B) ] G     summed over tiles
-// A band is a few rows of tiles, so many that its matrices stay in the cache; threads share out the bands.
+// A band is a number of rows of tiles whose matrices fit into the cache. Each thread processes whole bands.
 #include <omp.h>
 
 #include <memory>
 
 #include "common.h"
 
-extern "C" void cblas_sgemm(int layout, int trans_a, int trans_b, int m, int n, int k, float alpha, const float* a, int lda, const float* b, int ldb,
-                            float beta, float* c, int ldc);  // of MKL, which is there with Paddle
+extern "C" void cblas_sgemm(int layout, int trans_a, int trans_b, int m, int n, int k, float alpha,
+                            const float* a, int lda, const float* b, int ldb, float beta, float* c,
+                            int ldc);  // from MKL, which Paddle ships
 
 namespace paddle_attn {
 namespace {
 
 constexpr int kRowMajor = 101, kPlain = 111, kTransposed = 112;
-constexpr Index kPlaces = 16;           // of a transformed tile
-constexpr Index kBandFloats = 1 << 20;  // of both matrices of a band together
+constexpr Index kPlaces = 16;           // in a transformed tile
+constexpr Index kBandFloats = 1 << 20;  // in the inputs and outputs of a band together
 
-// Sixteen matrices one behind the other, not filled. A gap keeps them apart: with a power of two between them, their lines would
-// drive each other out of the cache.
+// Sixteen matrices in a row, not initialised. A gap separates them: at distances of a power of two they would
+// evict each other from the cache.
 struct Matrices {
   Index step;
   std::unique_ptr<float[]> floats;
@@ -36,32 +43,35 @@ struct Matrices {
 };
 
 struct Tiling {
-  Index batch, height, width, rows, columns, band_rows, bands;  // rows and columns of tiles; rows of all images make the bands
+  Index batch, height, width;
+  Index rows, columns;     // of tiles in one image
+  Index band_rows, bands;  // a band is band_rows rows of tiles, counted through all images
 
-  Tiling(Index batch, Index height, Index width, Index channels) : batch(batch), height(height), width(width) {
+  Tiling(Index batch, Index height, Index width, Index channels)
+      : batch(batch), height(height), width(width) {
     rows = (height + 1) / 2;
     columns = (width + 1) / 2;
     const Index all = batch * rows, threads = omp_get_max_threads();
     const Index fitting = std::max<Index>(1, kBandFloats / (kPlaces * channels * columns));
     bands = std::max((all + fitting - 1) / fitting, std::min(all, threads));
-    bands = std::min(all, (bands + threads - 1) / threads * threads);  // every thread gets as many
+    bands = std::min(all, (bands + threads - 1) / threads * threads);  // the same number for every thread
     band_rows = (all + bands - 1) / bands;
     bands = (all + band_rows - 1) / band_rows;
   }
 
   Index first(Index band) const { return band * band_rows; }
   Index last(Index band) const { return std::min(batch * rows, first(band) + band_rows); }
-  Index most_tiles() const { return band_rows * columns; }
+  Index max_tiles() const { return band_rows * columns; }
 };
 
-// B' x B of every tile in a band: out 16 of [channels, tiles]
+// B' x B of every tile in a band; out is 16 matrices [channels, tiles]
 void transform_inputs(const float* x, Index channels, const Tiling& t, Index band, Matrices& out) {
   const Index tiles = (t.last(band) - t.first(band)) * t.columns, padded = 2 * t.columns + 2;
   std::vector<float> lines(4 * padded), mixed(4 * padded);
   for (Index c = 0; c < channels; ++c) {
     for (Index r = t.first(band); r < t.last(band); ++r) {
       const float* plane = x + ((r / t.rows) * channels + c) * t.height * t.width;
-      for (Index i = 0; i < 4; ++i) {  // the four lines of pixels, with zeros around
+      for (Index i = 0; i < 4; ++i) {  // the four rows of pixels, padded with zeros
         const Index y = 2 * (r % t.rows) - 1 + i;
         float* line = &lines[i * padded];
         std::fill(line, line + padded, 0.0f);
@@ -70,7 +80,8 @@ void transform_inputs(const float* x, Index channels, const Tiling& t, Index ban
       const float *d0 = &lines[0], *d1 = d0 + padded, *d2 = d1 + padded, *d3 = d2 + padded;
       float *m0 = &mixed[0], *m1 = m0 + padded, *m2 = m1 + padded, *m3 = m2 + padded;
 #pragma omp simd
-      for (Index i = 0; i < padded; ++i) m0[i] = d0[i] - d2[i], m1[i] = d1[i] + d2[i], m2[i] = d2[i] - d1[i], m3[i] = d1[i] - d3[i];
+      for (Index i = 0; i < padded; ++i)
+        m0[i] = d0[i] - d2[i], m1[i] = d1[i] + d2[i], m2[i] = d2[i] - d1[i], m3[i] = d1[i] - d3[i];
       for (Index i = 0; i < 4; ++i) {
         const float* m = &mixed[i * padded];
         float* v0 = out.at(4 * i) + c * tiles + (r - t.first(band)) * t.columns;
@@ -85,8 +96,9 @@ void transform_inputs(const float* x, Index channels, const Tiling& t, Index ban
   }
 }
 
-// A' m A of every tile in a band, with a bias where there is one: in 16 of [channels, tiles], into y
-void transform_outputs(const Matrices& in, const float* bias, Index channels, const Tiling& t, Index band, float* y) {
+// A' m A of every tile in a band, plus the bias unless it is null; in is 16 matrices [channels, tiles]
+void transform_outputs(const Matrices& in, const float* bias, Index channels, const Tiling& t, Index band,
+                       float* y) {
   const Index tiles = (t.last(band) - t.first(band)) * t.columns, step = in.step;
   std::vector<float> line(2 * t.columns);
   for (Index c = 0; c < channels; ++c) {
@@ -97,8 +109,9 @@ void transform_outputs(const Matrices& in, const float* bias, Index channels, co
       for (Index half = 0; half < 2; ++half) {
         const Index at = 2 * (r % t.rows) + half;
         if (at >= t.height) break;
-        // rows 0 + 1 + 2 of the tile make the upper line of pixels, 1 - 2 - 3 the lower
-        const float *p = m + (half ? 4 : 0) * step, *q = m + (half ? 8 : 4) * step, *s = m + (half ? 12 : 8) * step;
+        // rows 0 + 1 + 2 of the tile give the upper row of pixels, 1 - 2 - 3 the lower one
+        const float *p = m + (half ? 4 : 0) * step, *q = m + (half ? 8 : 4) * step,
+                    *s = m + (half ? 12 : 8) * step;
         const float sign = half ? -1.0f : 1.0f;
         float* pixels = line.data();
 #pragma omp simd
@@ -116,7 +129,7 @@ void transform_outputs(const Matrices& in, const float* bias, Index channels, co
   }
 }
 
-// A dy A' of every tile in a band: out 16 of [channels, tiles]
+// A dy A' of every tile in a band; out is 16 matrices [channels, tiles]
 void transform_gradients(const float* dy, Index channels, const Tiling& t, Index band, Matrices& out) {
   const Index tiles = (t.last(band) - t.first(band)) * t.columns, step = out.step;
   std::vector<float> lines(4 * t.columns, 0.0f);
@@ -131,12 +144,13 @@ void transform_gradients(const float* dy, Index channels, const Tiling& t, Index
       } else {
         std::fill(lower, lower + 2 * t.columns, 0.0f);
       }
-      for (Index i = 0; i < 4; ++i) {  // lines u, u + l, u - l, -l
+      for (Index i = 0; i < 4; ++i) {  // rows u, u + l, u - l, -l
         const float by_upper = i < 3 ? 1.0f : 0.0f, by_lower = i == 0 ? 0.0f : i == 1 ? 1.0f : -1.0f;
         float* v = out.at(4 * i) + c * tiles + (r - t.first(band)) * t.columns;
 #pragma omp simd
         for (Index j = 0; j < t.columns; ++j) {
-          const float a = by_upper * upper[2 * j] + by_lower * lower[2 * j], b = by_upper * upper[2 * j + 1] + by_lower * lower[2 * j + 1];
+          const float a = by_upper * upper[2 * j] + by_lower * lower[2 * j],
+                      b = by_upper * upper[2 * j + 1] + by_lower * lower[2 * j + 1];
           v[j] = a, v[j + step] = a + b, v[j + 2 * step] = a - b, v[j + 3 * step] = -b;
         }
       }
@@ -144,7 +158,7 @@ void transform_gradients(const float* dy, Index channels, const Tiling& t, Index
   }
 }
 
-// G w G' of every filter: w [K, C, 3, 3] -> 16 of [K, C]
+// G w G' of every filter: w [K, C, 3, 3] -> 16 matrices [K, C]
 Matrices transform_filters(const float* w, Index filters, Index channels) {
   Matrices out(filters * channels);
 #pragma omp parallel for
@@ -156,39 +170,44 @@ Matrices transform_filters(const float* w, Index filters, Index channels) {
       float rows[12];
       for (Index j = 0; j < 3; ++j) {
         const float both = g[j] + g[6 + j];
-        rows[j] = g[j], rows[3 + j] = 0.5f * (both + g[3 + j]), rows[6 + j] = 0.5f * (both - g[3 + j]), rows[9 + j] = g[6 + j];
+        rows[j] = g[j], rows[3 + j] = 0.5f * (both + g[3 + j]), rows[6 + j] = 0.5f * (both - g[3 + j]),
+        rows[9 + j] = g[6 + j];
       }
       for (Index i = 0; i < 4; ++i) {
         const float first = rows[3 * i], second = rows[3 * i + 1], third = rows[3 * i + 2];
         float* to = row + 4 * i * out.step + c;
-        to[0] = first, to[out.step] = 0.5f * (first + third + second), to[2 * out.step] = 0.5f * (first + third - second), to[3 * out.step] = third;
+        to[0] = first, to[out.step] = 0.5f * (first + third + second),
+        to[2 * out.step] = 0.5f * (first + third - second), to[3 * out.step] = third;
       }
     }
   }
   return out;
 }
 
-// x [N, from, H, W] -> y [N, to, H, W] with transformed filters [to, from], or, turned, with those of [from, to] turned round
-void convolve(const float* x, const Matrices& filters, bool turned, const float* bias, Index from, Index to, const Tiling& t, float* y) {
-  const auto other_way = [](Index i) { return i % 3 == 0 ? 3 - i : i; };
+// x [N, from, H, W] -> y [N, to, H, W] with transformed filters [to, from], or, if `rotated`, with filters
+// [from, to] rotated by 180 degrees
+void convolve(const float* x, const Matrices& filters, bool rotated, const float* bias, Index from, Index to,
+              const Tiling& t, float* y) {
+  const auto swapped = [](Index i) { return i % 3 == 0 ? 3 - i : i; };
 #pragma omp parallel
   {
-    Matrices inputs(from * t.most_tiles()), products(to * t.most_tiles());
+    Matrices inputs(from * t.max_tiles()), products(to * t.max_tiles());
 #pragma omp for schedule(static)
     for (Index band = 0; band < t.bands; ++band) {
       const Index tiles = (t.last(band) - t.first(band)) * t.columns;
       transform_inputs(x, from, t, band, inputs);
       for (Index place = 0; place < kPlaces; ++place) {
-        const Index of_filter = turned ? 4 * other_way(place / 4) + other_way(place % 4) : place;
-        cblas_sgemm(kRowMajor, turned ? kTransposed : kPlain, kPlain, to, tiles, from, 1.0f, filters.at(of_filter), turned ? to : from, inputs.at(place),
-                    tiles, 0.0f, products.at(place), tiles);
+        const Index of_filter = rotated ? 4 * swapped(place / 4) + swapped(place % 4) : place;
+        cblas_sgemm(kRowMajor, rotated ? kTransposed : kPlain, kPlain, to, tiles, from, 1.0f,
+                    filters.at(of_filter), rotated ? to : from, inputs.at(place), tiles, 0.0f,
+                    products.at(place), tiles);
       }
       transform_outputs(products, bias, to, t, band, y);
     }
   }
 }
 
-// G' u G of every filter: u 16 of [K, C], a sum of what the threads have -> dw [K, C, 3, 3]
+// G' u G of every filter -> dw [K, C, 3, 3]; u is 16 matrices [K, C], the sum of those of all threads
 void transform_back(const std::vector<Matrices>& sums, Index filters, Index channels, float* dw) {
 #pragma omp parallel for
   for (Index k = 0; k < filters; ++k) {
@@ -200,7 +219,8 @@ void transform_back(const std::vector<Matrices>& sums, Index filters, Index chan
       }
       for (Index j = 0; j < 4; ++j) {
         const float half = 0.5f * (u[4 + j] + u[8 + j]);
-        columns[j] = u[j] + half, columns[4 + j] = 0.5f * (u[4 + j] - u[8 + j]), columns[8 + j] = half + u[12 + j];
+        columns[j] = u[j] + half, columns[4 + j] = 0.5f * (u[4 + j] - u[8 + j]),
+        columns[8 + j] = half + u[12 + j];
       }
       float* to = dw + (k * channels + c) * 9;
       for (Index i = 0; i < 3; ++i) {
@@ -211,11 +231,12 @@ void transform_back(const std::vector<Matrices>& sums, Index filters, Index chan
   }
 }
 
-void gradient_of_filters(const float* x, const float* dy, Index filters, Index channels, const Tiling& t, float* dw) {
-  std::vector<Matrices> sums(omp_get_max_threads());  // one for each thread, added in their order
+void gradient_of_filters(const float* x, const float* dy, Index filters, Index channels, const Tiling& t,
+                         float* dw) {
+  std::vector<Matrices> sums(omp_get_max_threads());  // one per thread, added in the order of the threads
 #pragma omp parallel
   {
-    Matrices inputs(channels * t.most_tiles()), gradients(filters * t.most_tiles());
+    Matrices inputs(channels * t.max_tiles()), gradients(filters * t.max_tiles());
     Matrices& sum = sums[omp_get_thread_num()];
 #pragma omp for schedule(static)
     for (Index band = 0; band < t.bands; ++band) {
@@ -225,17 +246,15 @@ void gradient_of_filters(const float* x, const float* dy, Index filters, Index c
       transform_inputs(x, channels, t, band, inputs);
       transform_gradients(dy, filters, t, band, gradients);
       for (Index place = 0; place < kPlaces; ++place) {
-        cblas_sgemm(kRowMajor, kPlain, kTransposed, filters, channels, tiles, 1.0f, gradients.at(place), tiles, inputs.at(place), tiles, keep,
-                    sum.at(place), channels);
+        cblas_sgemm(kRowMajor, kPlain, kTransposed, filters, channels, tiles, 1.0f, gradients.at(place),
+                    tiles, inputs.at(place), tiles, keep, sum.at(place), channels);
       }
     }
   }
   transform_back(sums, filters, channels, dw);
 }
 
-using Shape = std::vector<Index>;
-
-Tensor forward_of(const Tensor& x, const Tensor& weight, const float* bias) {
+Tensor convolution(const Tensor& x, const Tensor& weight, const float* bias) {
   expect_maps(x);
   const Shape of_x = x.shape(), of_w = weight.shape();
   expect(of_w.size() == 4 && of_w[1] == of_x[1] && of_w[2] == 3 && of_w[3] == 3, "a weight [K, C, 3, 3]");
@@ -246,10 +265,12 @@ Tensor forward_of(const Tensor& x, const Tensor& weight, const float* bias) {
   return y;
 }
 
-std::vector<Tensor> forward(const Tensor& x, const Tensor& weight) { return {forward_of(x, weight, nullptr)}; }
+std::vector<Tensor> forward(const Tensor& x, const Tensor& weight) {
+  return {convolution(x, weight, nullptr)};
+}
 
 std::vector<Tensor> forward_with_bias(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  return {forward_of(x, weight, bias.data<float>())};
+  return {convolution(x, weight, bias.data<float>())};
 }
 
 std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& grad) {
@@ -262,7 +283,8 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor
   return {dx, dweight};
 }
 
-std::vector<Tensor> backward_with_bias(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& grad) {
+std::vector<Tensor> backward_with_bias(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                       const Tensor& grad) {
   std::vector<Tensor> gradients = backward(x, weight, grad);
   Tensor dbias = paddle::empty_like(bias);
   const Index filters = weight.shape()[0], size = x.shape()[2] * x.shape()[3];
@@ -278,46 +300,15 @@ std::vector<Tensor> backward_with_bias(const Tensor& x, const Tensor& weight, co
   return gradients;
 }
 
-using Type = paddle::DataType;
-
 std::vector<Shape> shape_of_y(const Shape& x, const Shape& weight) { return {{x[0], weight[0], x[2], x[3]}}; }
-std::vector<Shape> shape_with_bias(const Shape& x, const Shape& weight, const Shape& bias) { return shape_of_y(x, weight); }
-std::vector<Type> type_of_x(const Type& x, const Type& weight) { return {x}; }
-std::vector<Type> type_with_bias(const Type& x, const Type& weight, const Type& bias) { return {x}; }
+std::vector<Shape> shape_of_y_with_bias(const Shape& x, const Shape& weight, const Shape& bias) {
+  return shape_of_y(x, weight);
+}
 
 }  // namespace
 }  // namespace paddle_attn
 
-PD_BUILD_OP(paddle_attn_conv3x3)
-    .Inputs({"X", "Weight"})
-    .Outputs({"Y"})
-    .SetKernelFn(PD_KERNEL(paddle_attn::forward))
-    .SetInferShapeFn(PD_INFER_SHAPE(paddle_attn::shape_of_y))
-    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_attn::type_of_x));
-
-PD_BUILD_GRAD_OP(paddle_attn_conv3x3)
-    .Inputs({"X", "Weight", paddle::Grad("Y")})
-    .Outputs({paddle::Grad("X"), paddle::Grad("Weight")})
-    .SetKernelFn(PD_KERNEL(paddle_attn::backward));
-
-PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_conv3x3)
-    .Inputs({"X", "Weight", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X")), paddle::Grad(paddle::Grad("Weight"))})
-    .Outputs({paddle::Grad(paddle::Grad("Y"))})
-    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In>)));
-
-PD_BUILD_OP(paddle_attn_conv3x3_bias)
-    .Inputs({"X", "Weight", "Bias"})
-    .Outputs({"Y"})
-    .SetKernelFn(PD_KERNEL(paddle_attn::forward_with_bias))
-    .SetInferShapeFn(PD_INFER_SHAPE(paddle_attn::shape_with_bias))
-    .SetInferDtypeFn(PD_INFER_DTYPE(paddle_attn::type_with_bias));
-
-PD_BUILD_GRAD_OP(paddle_attn_conv3x3_bias)
-    .Inputs({"X", "Weight", "Bias", paddle::Grad("Y")})
-    .Outputs({paddle::Grad("X"), paddle::Grad("Weight"), paddle::Grad("Bias")})
-    .SetKernelFn(PD_KERNEL(paddle_attn::backward_with_bias));
-
-PD_BUILD_DOUBLE_GRAD_OP(paddle_attn_conv3x3_bias)
-    .Inputs({"X", "Weight", "Bias", paddle::Grad("Y"), paddle::Grad(paddle::Grad("X")), paddle::Grad(paddle::Grad("Weight")), paddle::Grad(paddle::Grad("Bias"))})
-    .Outputs({paddle::Grad(paddle::Grad("Y"))})
-    .SetKernelFn(PD_KERNEL((paddle_attn::no_second_derivative<paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In, paddle_attn::In>)));
+FUSED_OPERATOR(paddle_attn_conv3x3, forward, backward, PD_INFER_SHAPE(paddle_attn::shape_of_y),
+               {"X", "Weight"});
+FUSED_OPERATOR(paddle_attn_conv3x3_bias, forward_with_bias, backward_with_bias,
+               PD_INFER_SHAPE(paddle_attn::shape_of_y_with_bias), {"X", "Weight", "Bias"});

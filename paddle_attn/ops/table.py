@@ -1,0 +1,64 @@
+"""The fused operators: which operator has a fused form on which device.
+
+To add a fused form, write its source in the device's folder and add its entry to `TABLE`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import paddle
+from paddle import Tensor, _C_ops
+
+
+@dataclass(frozen=True)
+class Fused:
+    """The fused form of an operator on one device, with its gradient. Calling it runs it.
+
+    Attributes:
+        source: the C++ file, relative to this folder. One file may hold several operators.
+        name: the name that the source registers with Paddle.
+        dtypes: the supported types of the first input.
+        min_places: the smallest supported H * W. A 1x1 map is left to the reference form.
+    """
+
+    source: str
+    name: str
+    dtypes: tuple[paddle.dtype, ...] = (paddle.float32,)
+    min_places: int = 2
+
+    def supports(self, x: Tensor) -> bool:
+        """Whether x is a map `[N, C, H, W]` of a supported type and size, and not empty."""
+        shape = x.shape
+        return (
+            x.dtype in self.dtypes
+            and len(shape) == 4
+            and shape[2] * shape[3] >= self.min_places
+            and 0 not in shape
+        )
+
+    def __call__(self, *arguments: Tensor | int | float) -> Tensor:
+        """The output for the operator's inputs, followed by its attributes. Only in dynamic mode."""
+        return _C_ops._run_custom_op(self.name, *arguments)[0]
+
+
+TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
+    # attention.SimAM: (x [N, C, H, W], e_lambda) -> [N, C, H, W]
+    "simam": {"cpu": Fused("cpu/simam.cc", "paddle_attn_simam")},
+    # attention.SpatialGroupEnhance: (x [N, C, H, W], weight [1, G, 1, 1], bias [1, G, 1, 1]) -> [N, C, H, W]
+    "sge": {"cpu": Fused("cpu/sge.cc", "paddle_attn_sge")},
+    # x * gate: (x [N, C, H, W], gate [N, C, 1, 1] or [N, 1, H, W]) -> [N, C, H, W]
+    "scale": {"cpu": Fused("cpu/gate.cc", "paddle_attn_scale")},
+    # the mean of each plane: (x [N, C, H, W]) -> [N, C, 1, 1]
+    "mean": {"cpu": Fused("cpu/gate.cc", "paddle_attn_mean")},
+    # the maximum and the mean over the channels: (x [N, C, H, W]) -> [N, 2, H, W]
+    "channel_pool": {"cpu": Fused("cpu/gate.cc", "paddle_attn_channel_pool")},
+    # F.conv2d, 3x3, padding 1, C groups: (x [N, C, H, W], weight [C, 1, 3, 3], stride) -> [N, C, H', W']
+    "depthwise": {"cpu": Fused("cpu/depthwise.cc", "paddle_attn_depthwise")},
+    # F.conv2d, 3x3, padding 1, stride 1: (x [N, C, H, W], weight [K, C, 3, 3]) -> [N, K, H, W]
+    "conv3x3": {"cpu": Fused("cpu/winograd.cc", "paddle_attn_conv3x3")},
+    # the same with a bias [K] as the third input
+    "conv3x3_bias": {"cpu": Fused("cpu/winograd.cc", "paddle_attn_conv3x3_bias")},
+    # F.max_pool2d: (x [N, C, H, W], kernel_size, stride, padding) -> [N, C, H', W']
+    "max_pool": {"cpu": Fused("cpu/maxpool.cc", "paddle_attn_max_pool")},
+}
