@@ -6,9 +6,7 @@ from paddle_attn.cli import one_sentence_errors, prepare_paddle
 
 
 def main() -> None:
-    argparse.ArgumentParser(
-        description="Print two tables: every model with its parameters and GMACs, and what each attention adds to a ResNet-50."
-    ).parse_args()
+    argparse.ArgumentParser(description=__doc__.partition(":")[0] + ".").parse_args()
     with one_sentence_errors():
         prepare_paddle()
         from paddle_attn.models.complexity import tables

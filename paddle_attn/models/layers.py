@@ -13,8 +13,7 @@ from .. import ops
 class Conv2D(nn.Conv2D):
     """`nn.Conv2D` with a square kernel and zero padding.
 
-    3x3 convolutions with padding 1 have a fused form: dense ones of stride 1, depthwise ones of stride 1 or
-    2.
+    The fused form is for 3x3 and padding 1: dense with stride 1, depthwise with stride 1 or 2.
     """
 
     def __init__(
@@ -31,8 +30,7 @@ class Conv2D(nn.Conv2D):
         self.stride = stride
         same = kernel_size == 3 and padding == 1
         # An image's three channels gain little, and Paddle's convolution omits the gradient that they do not
-        # need.
-        # A bias costs more than that.
+        # need. A bias costs more than that.
         self.dense = same and stride == 1 and groups == 1 and (in_channels >= 8 or self.bias is not None)
         self.depthwise = (
             same and stride <= 2 and in_channels == out_channels == groups > 1 and self.bias is None

@@ -101,11 +101,10 @@ class MobileNetV2(nn.Layer):
         small_images: the CIFAR form: stride 1 in the stem and the second stage, other blocks, no dropout.
     """
 
-    classifier_name = "classifier."
+    classifier_name = "classifier.1."
     void_biases: ClassVar[Mapping[str, str]] = {}
     torch_names = (
-        # the SimAM repository for ImageNet: an attention is an element of `conv`, and SimAM shifts a batch
-        # norm by one
+        # the SimAM repository for ImageNet: an attention is an element of `conv`; SimAM shifts a batch norm
         (r"^(features\.\d+)\.conv\.\d+\.([A-Za-z]\w*\.)", r"\1.attn.\2"),
         (r"^(features\.\d+\.conv\.\d)\.2\.", r"\1.1."),
         (r"^classifier\.0\.", "classifier.1."),

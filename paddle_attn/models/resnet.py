@@ -21,8 +21,7 @@ from .spec import CifarSpec, ModelSpec
 
 HE_FAN_OUT = ParamAttr(initializer=nn.initializer.KaimingNormal(mode="fan_out"))
 
-# In the SimAM repository, a convolution or batch norm with an attention becomes a Sequential: [layer,
-# attention].
+# The SimAM repository puts an attention and the layer before it into a Sequential.
 SIMAM_REPOSITORY = (
     (r"\.(bn[23]|conv[23])\.0\.", r".\1."),
     (r"\.(bn[23]|conv[23])\.1\.", ".attn."),

@@ -65,8 +65,7 @@ class TowerNet(nn.Layer):
     """
 
     classifier_name = "b6."
-    # biases of the notebook's checkpoints that this network lacks: each is folded into the running mean of
-    # the next norm
+    # only the notebook's checkpoints have these biases; each is folded into the running mean after it
     void_biases: ClassVar[Mapping[str, str]] = {f"b{i}.0.0.bias": f"b{i}.0.1._mean" for i in (1, 2, 3, 4)}
     torch_names = ()
     feature_channels = (64, 128, 256, 256)
@@ -77,8 +76,7 @@ class TowerNet(nn.Layer):
         self.b2 = nn.Sequential(conv_bn(64, 128))
         self.b3 = nn.Sequential(conv_bn(128, 256))
         self.b4 = nn.Sequential(conv_bn(256, 256))
-        # the notebook also counts the pools and attentions between them, so its Inception blocks are 0, 3 and
-        # 6
+        # the notebook also counts the pools and attentions between them
         self.b5 = nn.LayerDict({"0": Inception(256), "3": Inception(256), "6": Inception(256)})
         self.b6 = nn.Linear(256, num_classes)
         self.attn = nn.LayerDict()

@@ -1,4 +1,4 @@
-"""Attention put into networks that are not ours."""
+"""Attention inserted into networks of Paddle and of users."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from paddle_attn import create_model, insert_attention, list_attention
 from paddle_attn.errors import UserError
 
 SIZE = 64
-NETWORKS = {  # a pattern for each
+NETWORKS = {  # and a pattern of their sublayers
     "densenet121": (models.densenet121, "db_conv_2.*"),
     "shufflenet_v2": (models.shufflenet_v2_x0_25, "2_*"),
     "squeezenet": (models.squeezenet1_1, "_conv[12]"),
@@ -34,27 +34,27 @@ def small(name: str) -> paddle.nn.Layer:
 
 def answer(net: paddle.nn.Layer, x: paddle.Tensor) -> np.ndarray:
     out = net(x)
-    return (out[0] if isinstance(out, (list, tuple)) else out).numpy()  # GoogLeNet has auxiliary outputs
+    return (
+        out[0] if isinstance(out, (list, tuple)) else out
+    ).numpy()  # GoogLeNet also returns auxiliary outputs
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_paddles_networks_take_it_keep_their_names_and_change(name: str):
-    size = 224 if name == "googlenet" else SIZE  # its auxiliary classifiers fit no other size
+def test_paddles_networks_keep_their_names_and_compute_another_function(name: str):
+    size = 224 if name == "googlenet" else SIZE  # GoogLeNet's auxiliary classifiers need it
     net, x = small(name), paddle.randn([2, 3, size, size])
     before, answered = {key: value.numpy() for key, value in net.state_dict().items()}, answer(net, x)
     places = insert_attention(net, "se", after=NETWORKS[name][1], size=size, reduction=2)
-    assert places
     after = net.state_dict()
     assert set(before) <= set(after) and all(
         np.array_equal(after[key].numpy(), before[key]) for key in before
     )
-    assert {key for key in after if key not in before} == {
-        f"{place}.attn.fc.{i}.weight" for place in places for i in (0, 2)
-    }
+    added = {f"{place}.attn.fc.{i}.weight" for place in places for i in (0, 2)}
+    assert added and set(after) - set(before) == added
     assert np.abs(answer(net, x) - answered).max() > 0
 
 
-def test_the_places_are_those_of_the_pattern():
+def test_attentions_follow_the_sublayers_that_match_the_pattern():
     net = small("resnet18")
     assert insert_attention(net, "simam", after="layer[34].*.conv2", size=SIZE) == [
         f"layer{i}.{j}.conv2" for i in (3, 4) for j in (0, 1)
@@ -63,7 +63,7 @@ def test_the_places_are_those_of_the_pattern():
 
 
 @pytest.mark.parametrize("name", list_attention())
-def test_every_attention_computes_what_it_computes_alone(name: str):
+def test_an_inserted_attention_computes_the_same_as_alone(name: str):
     class Net(paddle.nn.Layer):
         def __init__(self):
             super().__init__()
@@ -84,7 +84,7 @@ def test_every_attention_computes_what_it_computes_alone(name: str):
     )
 
 
-def test_it_survives_state_dict_copy_export_and_training(tmp_path: Path):
+def test_state_dict_copy_export_and_training_work(tmp_path: Path):
     net, other = small("mobilenet_v2"), small("mobilenet_v2")
     for one in (net, other):
         insert_attention(one, "cbam", after="features.*.conv", size=SIZE, reduction=4)
@@ -107,7 +107,7 @@ def test_it_survives_state_dict_copy_export_and_training(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["densenet121", "shufflenet_v2", "squeezenet", "googlenet"])
-def test_other_networks_survive_state_dict_training_and_export(name: str, tmp_path: Path):
+def test_state_dict_training_and_export_work_in_other_networks(name: str, tmp_path: Path):
     size = 224 if name == "googlenet" else SIZE
     net, other = small(name), small(name)
     for one in (net, other):
@@ -135,13 +135,13 @@ def test_other_networks_survive_state_dict_training_and_export(name: str, tmp_pa
     assert not np.array_equal(net.state_dict()[key].numpy(), before)
 
 
-def test_a_layer_that_is_called_twice_is_refused():
+def test_a_layer_that_is_called_more_than_once_is_an_error():
     net = paddle.vision.models.resnet50(num_classes=4)
     with pytest.raises(UserError, match=r"calls the sublayer 'layer1\.0\.relu' 3 times, expected once"):
         insert_attention(net, "se", after="layer1.*.relu", size=SIZE)
 
 
-def test_it_takes_its_hosts_mode_and_fits_the_zoos_own_plain_blocks():
+def test_an_attention_inherits_the_mode_and_fits_this_zoos_plain_blocks():
     net = create_model("resnet18", num_classes=4)
     net.eval()
     assert insert_attention(net, "srm", after="layer1.*", size=SIZE) == ["layer1.0", "layer1.1"]
@@ -149,19 +149,19 @@ def test_it_takes_its_hosts_mode_and_fits_the_zoos_own_plain_blocks():
     assert net(paddle.randn([1, 3, SIZE, SIZE])).shape == [1, 4]
 
 
-def test_a_sequential_with_its_own_forward_runs_it_too():
-    class Odd(paddle.nn.Sequential):
+def test_a_sequential_with_another_forward_applies_the_attention():
+    class FirstOnly(paddle.nn.Sequential):
         def forward(self, x):
             return self[0](x)
 
-    net = paddle.nn.Sequential(Odd(paddle.nn.Conv2D(3, 8, 1)), paddle.nn.Flatten())
+    net = paddle.nn.Sequential(FirstOnly(paddle.nn.Conv2D(3, 8, 1)), paddle.nn.Flatten())
     x = paddle.randn([1, 3, 8, 8])
     plain = net(x).numpy()
     insert_attention(net, "simam", after="0", size=8)
     assert np.abs(net(x).numpy() - plain).max() > 0
 
 
-def test_a_mistake_is_told_and_changes_nothing():
+def test_an_error_leaves_the_network_unchanged():
     net = small("resnet18")
     keys = set(net.state_dict())
     with pytest.raises(UserError, match=r"unknown sublayer pattern 'layer3\.\*\.conv9'"):
