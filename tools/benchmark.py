@@ -1,4 +1,4 @@
-"""Measure speed against the baselines, and write the page: python tools/benchmark.py [modules train infer data seeds]"""
+"""Measure speed against the baselines: python tools/benchmark.py [modules train infer data seeds]"""
 
 import argparse
 import functools
@@ -8,60 +8,46 @@ from pathlib import Path
 
 from paddle_attn.cli import one_sentence_errors
 
-ROOT = Path(__file__).resolve().parent.parent
-
 
 def main() -> None:
-    sys.path.insert(0, str(ROOT))  # benchmarks/ is not installed
     parser = argparse.ArgumentParser(
-        description="Measure this project and its baselines in turn; writes performance.csv, .md and a chart."
+        description="Measure this project and its baselines in turns; writes performance.csv and .md."
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "sections",
         nargs="*",
         metavar="SECTION",
-        help="modules, train, infer, data or seeds (default: all but seeds)",
+        help="modules train infer data seeds (default: all but seeds)",
     )
-    parser.add_argument(
-        "--rounds",
-        type=int,
-        default=5,
-        help="pairs of turns for each line; 0 writes the page again (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--go-on", action="store_true", help="measure only the lines that the table has not, after a break"
-    )
-    parser.add_argument(
-        "--data", metavar="DIR", help="images for data and seeds, with train/ and eval/ (default: drawn ones)"
-    )
-    parser.add_argument(
-        "--epochs", type=int, default=8, help="of each of the runs of seeds (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out", default="docs", metavar="DIR", help="where the page goes (default: %(default)s)"
-    )
+    add("--rounds", type=int, default=5, help="pairs of turns; 0 only writes the page (default: %(default)s)")
+    add("--go-on", action="store_true", help="measure only the lines that have no result yet")
+    add("--data", metavar="DIR", help="images with train/ and eval/ (default: synthetic ones)")
+    add("--epochs", type=int, default=8, help="of each run of seeds (default: %(default)s)")
+    add("--out", default="docs", metavar="DIR", help="folder of the page (default: %(default)s)")
     arguments = parser.parse_args()
-    with one_sentence_errors(), tempfile.TemporaryDirectory() as scratch:
-        from benchmarks import benchmark
+    with one_sentence_errors(), tempfile.TemporaryDirectory() as folder:
+        sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks/ is not installed
+        from benchmarks.lines import SECTIONS
+        from benchmarks.measure import run
+        from benchmarks.seeds import run_seeds
         from paddle_attn.data.prepare.split import make_split
         from paddle_attn.errors import unknown_name
 
         for section in arguments.sections:
-            if section not in (*benchmark.SECTIONS, "seeds"):
-                raise unknown_name("section", section, (*benchmark.SECTIONS, "seeds"))
-        say = functools.partial(print, flush=True)  # a line is seen when it is measured, also in a pipe
-        sections = arguments.sections or benchmark.SECTIONS
-        data, out, root = Path(arguments.data or Path(scratch) / "drawn"), Path(arguments.out), ROOT
-        if not arguments.data and {"data", "seeds"} & set(sections):
+            if section not in (*SECTIONS, "seeds"):
+                raise unknown_name("section", section, (*SECTIONS, "seeds"))
+        sections = set(arguments.sections or SECTIONS)
+        scratch, out, report = Path(folder), Path(arguments.out), functools.partial(print, flush=True)
+        data = Path(arguments.data or scratch / "synthetic")
+        if not arguments.data and arguments.rounds and {"data", "seeds"} & sections:
             make_split("demo", data)
         if "seeds" in sections:
-            benchmark.run_seeds(data, arguments.epochs, Path(scratch), root, out, say)
-        timed = [section for section in sections if section != "seeds"]
-        results = benchmark.run(
-            timed, max(0, arguments.rounds), data / "train", Path(scratch), root, out, say, arguments.go_on
-        )
-        missed = sum(result.ratio < result.at_least for result in results)
-        print(f"{arguments.out}/performance.md was written: {len(results)} lines, {missed} below their aim")
+            run_seeds(data, arguments.epochs, scratch, out, report)
+        timed = [section for section in SECTIONS if section in sections]
+        results = run(timed, max(0, arguments.rounds), data / "train", scratch, out, report, arguments.go_on)
+        missed = sum(result.ratio < result.aim for result in results)
+        print(f"wrote {out / 'performance.md'}: {len(results)} lines, {missed} below their aim")
 
 
 if __name__ == "__main__":

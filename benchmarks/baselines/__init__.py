@@ -1,1 +1,1 @@
-"""What the benchmark compares with: the same work in stock Paddle, PyTorch and ONNX Runtime, written as one writes it there."""
+"""The sides of a comparison: this project, and the same work in stock Paddle, PyTorch and ONNX Runtime."""

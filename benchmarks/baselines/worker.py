@@ -1,7 +1,9 @@
-"""The sides of a comparison, one or more, in a process of their own: python -m benchmarks.baselines.worker '[{"side": "torch", "step": "train", …}]'
+"""One or more sides of a comparison in a process: python -m benchmarks.baselines.worker ORDERS
 
-It prints `ready` once it is warm. For each line `go I N` it takes N steps of side I and prints the seconds that they took, and how many of
-them they waited for data, which a step may return; the other side's turn comes in between, and this process waits.
+ORDERS is a JSON list such as [{"side": "pytorch", "step": "train", …}]: a module of this package, its
+function `train_step`, and the arguments. The worker prints `ready` after two steps of each side. For
+each line `SIDE COUNT` on stdin it takes COUNT steps of that side and prints their seconds, and how many
+of these it waited for data, which an epoch step returns.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import time
 def main() -> None:
     orders = json.loads(sys.argv[1])
     answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # libraries may print
     if any(order["side"] == "ours" for order in orders):
         from paddle_attn.cli import prepare_paddle
 
@@ -24,18 +26,18 @@ def main() -> None:
     steps = []
     for order in orders:
         side, kind = order.pop("side"), order.pop("step")
-        step = getattr(importlib.import_module(f"benchmarks.baselines.{side}_side"), f"{kind}_step")(**order)
+        step = getattr(importlib.import_module(f"benchmarks.baselines.{side}"), f"{kind}_step")(**order)
         step(), step()
         steps.append((step, kind == "epoch"))
     print("ready", file=answers)
     for line in sys.stdin:
-        which, count = map(int, line.removeprefix("go").split())
-        step, says_waiting = steps[which]
-        started, waited = time.perf_counter(), 0.0
+        side, count = map(int, line.split())
+        step, returns_waiting = steps[side]
+        began, waited = time.perf_counter(), 0.0
         for _ in range(count):
-            said = step()
-            waited += said if says_waiting else 0.0
-        print(time.perf_counter() - started, waited, file=answers)
+            returned = step()
+            waited += returned if returns_waiting else 0.0
+        print(time.perf_counter() - began, waited, file=answers)
 
 
 if __name__ == "__main__":

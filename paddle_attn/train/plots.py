@@ -89,25 +89,3 @@ def _save(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a glyph that no installed font has becomes a box
         figure.savefig(path, dpi=110)
-
-
-def plot_ratios(bars: Sequence[tuple[str, float, float]], path: Path) -> None:
-    """Horizontal bars of (label, ratio, aim) on a logarithmic axis; a mark shows the aim, a bar below it has
-    the other colour.
-    """
-    figure = Figure(figsize=(11, 1.2 + 0.24 * len(bars)), layout="constrained")
-    axes = figure.subplots()
-    least = min(ratio for _, ratio, _ in bars) / 1.5
-    for position, (_, ratio, aim) in enumerate(bars):
-        axes.barh(position, ratio - least, left=least, color=TRAIN if ratio >= aim else EVAL, height=0.7)
-        axes.plot([aim, aim], [position - 0.42, position + 0.42], color="#222222", linewidth=1.4)
-        axes.text(max(ratio, aim) * 1.06, position, f"{ratio:.2f}", va="center", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlim(least, max(ratio for _, ratio, _ in bars) * 1.8)
-    axes.set_yticks(range(len(bars)), [label for label, _, _ in bars], fontsize=8)
-    axes.set_ylim(len(bars) - 0.4, -0.6)
-    axes.axvline(1, color="#999999", linewidth=0.8, linestyle=":")
-    axes.set_xlabel(
-        "times faster than what stands behind the colon;\nthe black mark is the aim, a red bar is below it"
-    )
-    figure.savefig(path, dpi=110)

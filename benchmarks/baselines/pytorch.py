@@ -1,4 +1,4 @@
-"""The modules' formulas and the networks in PyTorch, eager, with the names of our parameters."""
+"""The modules and the networks in eager PyTorch, with the names of our parameters."""
 
 from __future__ import annotations
 

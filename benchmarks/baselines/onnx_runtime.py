@@ -1,4 +1,4 @@
-"""ONNX Runtime on the very model that we exported, by paddle2onnx."""
+"""ONNX Runtime on our exported model, converted by paddle2onnx."""
 
 from __future__ import annotations
 

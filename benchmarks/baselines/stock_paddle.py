@@ -1,4 +1,4 @@
-"""The same work in stock Paddle: the modules' formulas as their authors write them, the notebook's TowerNet, `paddle.vision`'s networks."""
+"""The same work in stock Paddle: SimAM's published formula, the notebook's TowerNet, paddle.vision."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Inception(nn.Layer):
 
 
 def notebook_towernet(num_classes: int = 16) -> nn.Layer:
-    """As the notebook has it: biases in front of the batch norms, ReLU before the pools."""
+    """The notebook's network: biases before the batch norms, ReLU before the pools."""
     stem = []
     for in_channels, out_channels, stride in ((3, 64, 2), (64, 128, 1), (128, 256, 1), (256, 256, 1)):
         convolution = nn.Conv2D(in_channels, out_channels, 3, stride, padding=1)
@@ -62,7 +62,7 @@ def notebook_towernet(num_classes: int = 16) -> nn.Layer:
 
 
 def network(model: str) -> nn.Layer:
-    """A network with SimAM at the places that ours has it."""
+    """A network with SimAM at the places where ours has it."""
     if model == "towernet":
         return notebook_towernet()
     net = getattr(paddle.vision.models, model)(num_classes=16)
@@ -75,7 +75,7 @@ def network(model: str) -> nn.Layer:
         )
     elif model == "mobilenet_v2":
         for block in net.features[1:-1]:
-            depthwise = len(block.conv) - 3  # an assignment to [-3] would add a layer
+            depthwise = len(block.conv) - 3  # assigning to [-3] would add a layer
             convolution, bn, relu = block.conv[depthwise]
             block.conv[depthwise] = nn.Sequential(convolution, SimAM(), bn, relu)
     else:
@@ -87,7 +87,7 @@ def network(model: str) -> nn.Layer:
 
 def module_step(name: str, shape: list[int], mode: str) -> Callable[[], object]:
     if name != "simam":
-        raise ValueError(f"stock Paddle's baseline is written for simam, found {name}")
+        raise ValueError(f"expected simam, the only module of this baseline, found {name}")
     attn, x, gradient = SimAM(), paddle.randn(shape), paddle.randn(shape)
     x.stop_gradient = False
 
@@ -114,7 +114,7 @@ def train_step(model: str, attn: str, size: int, batch: int) -> Callable[[], obj
 
 
 class NotebookImages(paddle.io.Dataset):
-    """As the notebook reads them: a sample is decoded and resized for the image, and once more for the label."""
+    """The notebook's data set: it decodes and resizes a sample for the image, and again for the label."""
 
     def __init__(self, root: str, size: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What Paddle's engine spends its time on, by operator: python -m benchmarks.baselines.by_op FOLDER SIZE RUNS"""
+"""Profile an exported model by operator: python -m benchmarks.baselines.operators FOLDER SIZE RUNS"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ config.disable_gpu()
 config.set_cpu_math_library_num_threads(2)
 config.enable_new_ir()
 config.enable_new_executor()
-config.enable_profile()  # its table is printed when the engine ends
+config.enable_profile()  # the engine prints the table when it is deleted
 engine = inference.create_predictor(config)
 for _ in range(runs):
     engine.get_input_handle(engine.get_input_names()[0]).copy_from_cpu(

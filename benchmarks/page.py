@@ -1,0 +1,195 @@
+"""The results as performance.csv, performance.md and a chart. Needs no Paddle."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib.metadata
+import io
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from paddle_attn import runtime
+from paddle_attn.files import atomic_write, write_text
+
+from .lines import SECTIONS, Result
+
+TITLES = {
+    "modules": "Modules, forward and backward",
+    "train": "Training, a whole step",
+    "infer": "Inference of the exported model",
+    "data": "Data and the training loop",
+}
+REACHED, MISSED = "#7f9bbf", "#c2410c"  # colours of the bars
+INTRODUCTION = """\
+Each line runs both sides in turns, each in its own process, and gives the medians. The ratio is the
+median of baseline / ours over the pairs of turns: more than 1 is faster than the baseline. Compare
+ratios, not milliseconds: machines differ, and this one is shared. Differences of a few percent (the
+cost of an attention, of the training loop) are measured in one process, because two processes that
+do the same differ as much. *Fused* is a compiled operator, *reference* the same module in plain
+Paddle.
+
+![Ratios](images/performance.png)
+"""
+NOTES = """\
+## Missed aims, and what was tried
+
+- One elementwise pass is the lower bound of memory traffic only for a map larger than the caches,
+  the first of the three. The other two stay in the cache: a pass costs little, and SimAM's
+  exponential takes the time. Copying 7×7 planes into whole vectors was not faster.
+- The exported model at batch 1, against ONNX Runtime: Paddle's engine takes 20 to 60 µs to start an
+  operator, SimAM is six of them, and between a convolution and its batch norm it prevents their
+  folding. Tried without effect: nine arrangements of SimAM in the exported graph (instance norm,
+  layer norm, pools, means; squares as products or powers; quotients or reciprocals), the
+  elementwise operators without oneDNN, the serial and the tracing executor, the OpenVINO setting.
+  Means by average pools are faster at batch 8 in MobileNetV2, a little slower at batch 1, and more
+  kernels on a GPU: instance norm stayed. Fused operators inside the exported model get tensors in
+  oneDNN's layout from the engine and give wrong results; without oneDNN they are right, 10 to 20 %
+  faster for TowerNet and MobileNetV2, and much slower for ResNet-50. An engine with oneDNN and one
+  without disturb each other in one process.
+- Batch norm, ReLU, the 1×1 convolutions and the linear layers are Paddle's own. The table shows the
+  first two: they are faster than PyTorch's already, so there is no fused operator for them. The
+  other two are MKL's matrix product.
+- The logits of the networks with fused and with reference forms differ by less than 1e-5 of the
+  largest (`tests/unit/test_ops.py`).
+- Nothing here was run on a GPU.
+"""
+
+
+def read(path: Path) -> list[Result]:
+    """The results in a CSV file; none if it does not exist."""
+    if not path.exists():
+        return []
+    kinds = Result.__annotations__
+    with open(path, encoding="utf-8", newline="") as file:
+        return [
+            Result(**{key: float(value) if kinds[key] == "float" else value for key, value in row.items()})
+            for row in csv.DictReader(file)
+        ]
+
+
+def write(results: Sequence[Result], out: Path, measured_on: str = "") -> None:
+    """Write `performance.csv`, `performance.md` and `images/performance.png`.
+
+    Args:
+        results: in any order.
+        out: the folder.
+        measured_on: the machine and the versions; empty for these here.
+    """
+    results = sorted(results, key=lambda result: SECTIONS.index(result.section))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(Result.__annotations__), lineterminator="\n")
+    writer.writeheader()
+    for result in results:
+        row = asdict(result)
+        writer.writerow({key: f"{row[key]:.4g}" if isinstance(row[key], float) else row[key] for key in row})
+    write_text(out / "performance.csv", text.getvalue())
+    tables = [out / "performance_ops.csv", out / "performance_seeds.csv"]
+    by_operator, by_seed = (path.read_text(encoding="utf-8") if path.exists() else "" for path in tables)
+    write_text(out / "performance.md", page(results, by_operator, by_seed, measured_on or machine()))
+    if results:
+        atomic_write(out / "images" / "performance.png", lambda part: plot_ratios(results, part))
+
+
+MADE_BY = "Made by `python tools/benchmark.py` on "
+
+
+def page(results: Sequence[Result], by_operator: str, by_seed: str, measured_on: str) -> str:
+    """docs/performance.md, from the results and two smaller tables as CSV; an empty one is left out."""
+    found = [f"# Performance\n\n{MADE_BY}{measured_on}.\n{INTRODUCTION}"]
+    for section, title in TITLES.items():
+        if rows := [result for result in results if result.section == section]:
+            found += [f"## {title}\n", table(rows)]
+        if rows and section == "infer" and by_operator:
+            found.append(operator_table(by_operator))
+    if by_seed:
+        found.append(seed_table(by_seed))
+    return "\n".join([*found, NOTES])
+
+
+def table(results: Sequence[Result]) -> str:
+    lines = ["| what | ours, ms | baseline | baseline, ms | ratio | aim |", "|---|---|---|---|---|---|"]
+    for row in results:
+        times = f"{milliseconds(row.ours_ms)} | {row.baseline} | {milliseconds(row.baseline_ms)}"
+        missed = "" if row.ratio >= row.aim else " (missed)"
+        lines.append(f"| {row.what} | {times} | {row.ratio:.2f}× | {row.aim:.2f}×{missed} |")
+    return "\n".join([*lines, ""])
+
+
+def operator_table(text: str) -> str:
+    lines = [
+        "MobileNetV2-SimAM, batch 1, by operator of Paddle's engine (its own profiler, which slows it down):",
+        "",
+        "| operator | calls per image | ms per image |",
+        "|---|---|---|",
+    ]
+    lines += ["| `{}` | {} | {} |".format(*row) for row in csv.reader(io.StringIO(text))]
+    return "\n".join([*lines, ""])
+
+
+def seed_table(text: str) -> str:
+    rows = list(csv.DictReader(io.StringIO(text)))
+    columns = [[100 * float(row[name]) for row in rows] for name in ("with_operators", "without")]
+    lines = [
+        "## Accuracy with and without the fused operators",
+        "",
+        "By `python tools/benchmark.py seeds --data PHOTOS`: TowerNet-SimAM at 128 px, eval top-1 on "
+        f"{rows[0]['images']} images after {rows[0]['epochs']} epochs.",
+        "",
+        "| seed | fused | reference |",
+        "|---|---|---|",
+    ]
+    for row, fused, reference in zip(rows, *columns, strict=True):
+        lines.append(f"| {row['seed']} | {fused:.2f} % | {reference:.2f} % |")
+    spread = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
+    means = [f"{statistics.mean(column):.2f} ± {s:.2f} %" for column, s in zip(columns, spread, strict=True)]
+    return "\n".join([*lines, f"| mean ± deviation | {' | '.join(means)} |", ""])
+
+
+def milliseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def machine_of(path: Path) -> str:
+    """The machine and the versions that an existing page names; empty if there is no page."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return text.partition(MADE_BY)[2].partition(".\n")[0]
+
+
+def machine() -> str:
+    """The CPU, the cores that this process may use, and the versions of the compared packages."""
+    cpu = "an unknown CPU"
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        cpu = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), cpu)
+    versions = []
+    for package in ("paddlepaddle", "torch", "onnxruntime", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{package} {importlib.metadata.version(package)}")
+    return f"{cpu}, {runtime.this_machine().cores} cores ({', '.join(versions)})"
+
+
+def plot_ratios(results: Sequence[Result], path: Path) -> None:
+    """Draw a horizontal bar for each ratio on a logarithmic axis, with a mark at its aim."""
+    from matplotlib.figure import Figure  # slow to import, and needed only here
+
+    figure = Figure(figsize=(11, 1.2 + 0.24 * len(results)), layout="constrained")
+    axes = figure.subplots()
+    left = min(result.ratio for result in results) / 1.5
+    for position, result in enumerate(results):
+        ratio, aim = result.ratio, result.aim
+        axes.barh(position, ratio - left, left=left, color=REACHED if ratio >= aim else MISSED, height=0.7)
+        axes.plot([aim, aim], [position - 0.42, position + 0.42], color="#222222", linewidth=1.4)
+        axes.text(max(ratio, aim) * 1.06, position, f"{ratio:.2f}", va="center", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlim(left, max(result.ratio for result in results) * 1.8)
+    labels = [f"{result.what}: {result.baseline}" for result in results]
+    axes.set_yticks(range(len(results)), labels, fontsize=8)
+    axes.set_ylim(len(results) - 0.4, -0.6)
+    axes.axvline(1, color="#999999", linewidth=0.8, linestyle=":")
+    axes.set_xlabel(
+        "ratio to the baseline after the colon: more than 1 is faster\n"
+        "the black mark is the aim; a bar that misses it is red"
+    )
+    figure.savefig(path, dpi=110)
