@@ -13,7 +13,7 @@ from ..errors import UserError
 from .base import ImageDataset
 from .transforms import Mix
 
-NO_LABEL = -100  # the label of an image that pads a shard; the loss and the metrics ignore it
+NO_LABEL = -100  # the label of an image that pads a shard; `shard_length` says where the padding begins
 
 
 class ShardedBatchSampler(BatchSampler):

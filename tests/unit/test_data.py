@@ -22,7 +22,7 @@ from paddle_attn.data.base import DataNotFoundError, ImageDataset
 from paddle_attn.data.datasets import create_dataset
 from paddle_attn.data.folder import ImageFolder
 from paddle_attn.data.images import is_image_name, load_image
-from paddle_attn.data.loader import Loader
+from paddle_attn.data.loader import NO_LABEL, Loader
 from paddle_attn.data.prepare.synthetic import CLASSES, write_synthetic
 from paddle_attn.data.transforms import Augment, Mix, Preprocess
 from paddle_attn.errors import UserError
@@ -280,16 +280,17 @@ def test_a_cifar_archive_with_another_checksum_is_refused(tmp_path: Path):
 
 
 class Squares(ImageDataset):
-    """Six images in memory; counts how often each is decoded."""
+    """Images in memory; records which are decoded."""
 
     classes = ("even", "odd")
 
-    def __init__(self, *arguments, **options):
+    def __init__(self, *arguments, count: int = 6, **options):
         super().__init__(*arguments, **options)
+        self.count = count
         self.decoded: list[int] = []
 
     def __len__(self) -> int:
-        return 6
+        return self.count
 
     def image(self, index: int) -> Image.Image:
         self.decoded.append(index)
@@ -381,6 +382,15 @@ def test_an_epoch_can_start_at_a_later_step(tmp_path: Path):
     later = epoch_of(tmp_path, seed=1, epoch=3, first_step=1)
     for found, expected in zip(later, epoch_of(tmp_path, seed=1, epoch=3)[1:], strict=True):
         assert np.array_equal(found, expected)
+
+
+def test_the_padding_of_a_shard_has_no_label():
+    images = Squares(PREPROCESS, count=5)
+    first, second = (Loader(images, 5, rank=rank, world_size=2) for rank in (0, 1))
+    assert [labels.tolist() for _, labels in first] == [[0, 0, 0]]  # images 0, 2, 4
+    assert [labels.tolist() for _, labels in second] == [[1, 1, NO_LABEL]]
+    assert first.step_length(0) == second.step_length(0) == 5
+    assert (first.shard_length(0), second.shard_length(0)) == (3, 2)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
