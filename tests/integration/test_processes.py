@@ -9,25 +9,24 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
-from helpers import ROOT, config_for
+from helpers import HANG, ROOT, config_for, wait_until
 
 from paddle_attn import create_model
-from paddle_attn.config import OptimConfig, TrainConfig
 from paddle_attn.data.folder import ImageFolder
-from paddle_attn.data.loader import NO_LABEL, Loader, ShardedBatchSampler
+from paddle_attn.data.loader import Loader, ShardedBatchSampler
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.errors import UserError
-from paddle_attn.train import fit
-from paddle_attn.train.optim import Accuracy, ClassificationLoss, make_schedule
-from paddle_attn.train.processes import Processes
+from paddle_attn.train import evaluate, fit
+from paddle_attn.train.distributed import ProcessGroup
 from paddle_attn.weights import read_weights
 
+LAUNCHED = ROOT / "tests" / "integration" / "launched.py"
+CONFIGS = ROOT / "configs"
 SETTINGS = [
     "train.device=cpu",
     "data.size=64",
@@ -40,11 +39,11 @@ SETTINGS = [
 
 @pytest.fixture(scope="module")
 def uneven_data(split_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """23 images to learn from, 5 to test with: two processes cannot share them evenly."""
+    """23 training and 5 eval images: two processes cannot divide them evenly."""
     folder = tmp_path_factory.mktemp("uneven") / "split"
     shutil.copytree(split_data, folder)
-    for part in ("train", "eval"):
-        next((folder / part / "red").iterdir()).unlink()
+    for split in ("train", "eval"):
+        next((folder / split / "red").iterdir()).unlink()
     return folder
 
 
@@ -69,96 +68,71 @@ def launch(script: Path, log: Path, *arguments: object) -> subprocess.Popen:
     )
 
 
-def ended(process: subprocess.Popen) -> str:
+def output_of(process: subprocess.Popen) -> str:
+    """What the launcher prints until it ends."""
     try:
-        return process.communicate(timeout=120)[0]
+        return process.communicate(timeout=HANG)[0]
     finally:
         process.kill()
 
 
-def rows_of(run: Path) -> list[dict[str, float]]:
+def history_of(run: Path) -> list[dict[str, float]]:
     with open(run / "history.csv", newline="", encoding="utf-8") as file:
-        return [
-            {key: float(value) for key, value in row.items() if key != "seconds"}
-            for row in csv.DictReader(file)
-        ]
+        rows = list(csv.DictReader(file))
+    return [{key: float(value) for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_learn_what_one_learns_from_the_double_batch(
-    uneven_data: Path, tmp_path: Path, accumulate: int
-):
-    script, config = (
-        ROOT / "tests" / "integration" / "launched.py",
-        ROOT / "configs" / "mobilenet_v2_none.yaml",
-    )
+def test_two_processes_train_as_one_with_the_double_batch(uneven_data: Path, tmp_path: Path, accumulate: int):
+    config = CONFIGS / "mobilenet_v2_none.yaml"
     common = [*SETTINGS, f"data.root={uneven_data}", f"optim.accumulate={accumulate}"]
-    two = launch(
-        script, tmp_path / "log", config, *common, "train.batch_size=5", f"train.output={tmp_path / 'two'}"
-    )
-    said = ended(two)
-    assert two.returncode == 0 and "in 2 processes" in said, said
-    assert "epoch" not in (tmp_path / "log" / "workerlog.1").read_text()  # the first one speaks, and writes
-    settings = [*common, "train.batch_size=10", f"train.output={tmp_path / 'one'}"]
-    subprocess.run([sys.executable, script, config, *settings], check=True, capture_output=True)
-    for one, other in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
-    theirs = read_weights(tmp_path / "two" / "last.pdparams")
+    two = [*common, "train.batch_size=5", f"train.output={tmp_path / 'two'}"]
+    job = launch(LAUNCHED, tmp_path / "log", config, *two)
+    output = output_of(job)
+    assert job.returncode == 0 and "in 2 processes" in output, output
+    assert "epoch" not in (tmp_path / "log" / "workerlog.1").read_text()  # only the main process prints
+    one = [*common, "train.batch_size=10", f"train.output={tmp_path / 'one'}"]
+    subprocess.run([sys.executable, LAUNCHED, config, *one], check=True, capture_output=True)
+    for expected, found in zip(history_of(tmp_path / "one"), history_of(tmp_path / "two"), strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+    weights = read_weights(tmp_path / "two" / "last.pdparams")
     for key, value in read_weights(tmp_path / "one" / "last.pdparams").items():
-        np.testing.assert_allclose(theirs[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(weights[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
 
 
-def test_sigterm_stops_all_and_resuming_ends_bitwise_as_if_undisturbed(uneven_data: Path, tmp_path: Path):
-    script, config = ROOT / "tools" / "train.py", ROOT / "configs" / "mobilenet_v2_se.yaml"
-    settings = [
-        *SETTINGS,
-        f"data.root={uneven_data}",
-        "train.batch_size=3",
-        "train.epochs=6",
-        "optim.ema_decay=0.9",
-    ]
-    whole = launch(
-        script, tmp_path / "log", "-c", config, "-o", *settings, f"train.output={tmp_path / 'whole'}"
-    )
-    assert "epoch   6/6" in ended(whole)
-    broken = launch(
-        script, tmp_path / "log2", "-c", config, "-o", *settings, f"train.output={tmp_path / 'broken'}"
-    )
-    limit = time.monotonic() + 100
-    while not (tmp_path / "broken" / "last.pdstate").exists() and time.monotonic() < limit:
-        assert broken.poll() is None, broken.communicate()[0]
-        time.sleep(0.02)
-    broken.send_signal(signal.SIGTERM)
-    ended(broken)  # the launcher shows no more of what its processes say
-    while (
-        "stopped" not in (said := (tmp_path / "log2" / "workerlog.0").read_text())
-        and time.monotonic() < limit
-    ):
-        time.sleep(0.1)
-    assert "stopped: SIGTERM after " in said and "paddle.distributed.launch … tools/train.py" in said, said
-    assert len(rows_of(tmp_path / "broken")) < 6
-    again = launch(script, tmp_path / "log3", "-c", tmp_path / "broken" / "config.yaml", "--resume")
-    assert "going on after" in ended(again)
-    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "broken")
-    theirs = read_weights(tmp_path / "broken" / "best.pdparams")
-    for key, value in read_weights(tmp_path / "whole" / "best.pdparams").items():
-        assert np.array_equal(value, theirs[key]), key
+def test_sigterm_stops_all_processes_and_the_resumed_run_is_bitwise_the_same(
+    uneven_data: Path, tmp_path: Path
+):
+    script, config = ROOT / "tools" / "train.py", CONFIGS / "mobilenet_v2_se.yaml"
+    settings = [*SETTINGS, f"data.root={uneven_data}", "train.batch_size=3", "optim.ema_decay=0.9"]
+    settings += ["optim.schedule=constant"]  # so that the rates do not depend on train.epochs
+    broken, whole = (f"train.output={tmp_path / name}" for name in ("broken", "whole"))
+    job = launch(script, tmp_path / "log", "-c", config, "-o", *settings, broken, "train.epochs=1000")
+    wait_until((tmp_path / "broken" / "last.pdstate").exists, job)
+    job.send_signal(signal.SIGTERM)
+    output_of(job)  # the launcher does not show what its processes print while they stop
+    log = tmp_path / "log" / "workerlog.0"
+    assert "stopped: SIGTERM after " in log.read_text() and "…" in log.read_text()
+    epochs = len(history_of(tmp_path / "broken")) + 2
+    resumed = ["-c", tmp_path / "broken" / "config.yaml", "--resume", "-o", f"train.epochs={epochs}"]
+    assert "resuming after" in output_of(launch(script, tmp_path / "log2", *resumed))
+    undisturbed = ["-c", config, "-o", *settings, whole, f"train.epochs={epochs}"]
+    output_of(launch(script, tmp_path / "log3", *undisturbed))
+    assert len(history_of(tmp_path / "whole")) == epochs
+    assert history_of(tmp_path / "whole") == history_of(tmp_path / "broken")
+    weights = read_weights(tmp_path / "broken" / "last.pdparams")
+    for key, value in read_weights(tmp_path / "whole" / "last.pdparams").items():
+        assert np.array_equal(value, weights[key]), key
 
 
-def test_a_process_that_dies_ends_the_job_with_its_message(uneven_data: Path, tmp_path: Path):
+def test_an_error_in_one_process_ends_all_with_its_message(uneven_data: Path, tmp_path: Path):
     data = tmp_path / "data"
     shutil.copytree(uneven_data, data)
-    damaged = next((data / "train" / "blue").iterdir())  # one of the two meets it
+    damaged = next((data / "train" / "blue").iterdir())  # one of the two processes loads it
     damaged.write_bytes(damaged.read_bytes()[:200])
-    job = launch(
-        ROOT / "tests" / "integration" / "launched.py",
-        tmp_path / "log",
-        ROOT / "configs" / "mobilenet_v2_none.yaml",
-        *SETTINGS,
-        f"data.root={data}",
-        "train.batch_size=5",
-    )
-    assert f"error: cannot decode the image {damaged}" in ended(job)
+    config, settings = CONFIGS / "mobilenet_v2_none.yaml", [*SETTINGS, f"data.root={data}"]
+    job = launch(LAUNCHED, tmp_path / "log", config, *settings, "train.batch_size=5")
+    assert f"error: cannot decode the image {damaged}" in output_of(job)
     assert job.returncode == 2
 
 
@@ -188,55 +162,59 @@ def test_shards_do_not_overlap_and_every_image_is_tested(count: int, batch_size:
     tested = shards(count, batch_size, world_size, shuffle=False)
     assert {index for steps in tested for batch in steps for index in batch} == set(range(count))
     for together in zip(*tested, strict=True):
-        assert len({len(batch) for batch in together}) == 1  # Paddle gathers tensors of one shape
+        assert len({len(batch) for batch in together}) == 1  # padded to the same length
 
 
-def test_the_padding_of_a_shard_does_not_count(uneven_data: Path):
+class FirstChannel(paddle.nn.Layer):
+    """Logits that depend on the image and on nothing else."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return x.mean([2, 3])
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_the_shards_of_an_evaluation_add_up_to_the_whole(uneven_data: Path, world_size: int):
     images = ImageFolder(uneven_data / "eval", Preprocess(8, "stretch", (0.5,) * 3, (0.5,) * 3))
-    ((_, first),), ((_, second),) = (list(Loader(images, 5, rank=rank, world_size=2)) for rank in range(2))
-    assert first.numpy().tolist() == [0, 1, 2] and second.numpy().tolist() == [0, 1, NO_LABEL]
-    logits = paddle.to_tensor([[9.0, 0, 0, 0, 0], [0, 9.0, 0, 0, 0], [0, 0, 9.0, 0, 0]])
-    loss = ClassificationLoss()
-    loss.eval()
-    assert float(loss(logits, second)) == pytest.approx(float(loss(logits[:2], second[:2])))
-    accuracy = Accuracy()
-    accuracy.update(accuracy.compute(logits, second).numpy())
-    assert accuracy.accumulate() == [1.0, 1.0] and accuracy.count == [2, 2]
-    assert float(loss(logits[2:], second[2:])) == 0.0
+    whole = evaluate(FirstChannel(), Loader(images, 5), images.classes)
+    shards = [
+        evaluate(FirstChannel(), Loader(images, 2, rank=rank, world_size=world_size), images.classes)
+        for rank in range(world_size)
+    ]
+    assert sum(shard.confusion for shard in shards).tolist() == whole.confusion.tolist()
+    loss = sum(shard.loss * shard.confusion.sum() for shard in shards) / len(images)
+    assert loss == pytest.approx(whole.loss, rel=1e-5)
 
 
-@pytest.mark.parametrize("unit", ["epoch", "step"])
-def test_the_rate_grows_with_the_processes_only_where_it_is_asked_for(unit: str):
-    for scale_lr, expected in ((False, 0.1), (True, 0.4)):
-        optim = OptimConfig(lr=0.1, schedule="constant", schedule_unit=unit, scale_lr=scale_lr)
-        assert make_schedule(optim, 3, 10, processes=4).get_lr() == pytest.approx(expected)
-        assert make_schedule(optim, 3, 10).get_lr() == pytest.approx(0.1)
-
-
-def test_batch_norm_over_processes_keeps_the_names_of_the_weights():
+def test_sync_batch_norm_keeps_the_names_of_the_weights():
     net = create_model("resnet18", "simam", num_classes=3)
     names = list(net.state_dict())
     assert list(paddle.nn.SyncBatchNorm.convert_sync_batchnorm(net).state_dict()) == names
     assert any(isinstance(layer, paddle.nn.SyncBatchNorm) for layer in net.sublayers())
 
 
-def test_alone_the_job_is_this_process():
-    alone = Processes("cpu")
-    assert (alone.rank, alone.count, alone.is_first) == (0, 1, True)
-    assert alone.sum([1.5, 2.0]) == [1.5, 2.0] and alone.largest(15) == 15
-    alone.wait()
+def test_a_single_process_is_the_main_one_and_reduces_to_itself():
+    alone = ProcessGroup("cpu")
+    assert (alone.rank, alone.world_size, alone.is_main) == (0, 1, True)
+    assert alone.all_reduce_sum([1.5, 2.0]) == [1.5, 2.0] and alone.all_reduce_max(15) == 15
+    assert alone.first_error("message") == "message" and alone.all_equal(3)
 
 
-def test_what_does_not_fit_several_processes_is_one_sentence(
-    split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_fewer_images_than_processes_is_one_sentence(split_data: Path):
     images = ImageFolder(split_data / "eval", Preprocess(8, "stretch", (0.5,) * 3, (0.5,) * 3))
     with pytest.raises(UserError, match="6 images cannot be divided among 7 processes"):
         Loader(images, 1, world_size=7)
+
+
+def test_sync_batch_norm_on_a_cpu_is_refused(split_data: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"train.sync_bn is True, but this run is on the cpu"):
         fit(config_for(split_data, tmp_path / "run", sync_bn=True))
-    monkeypatch.setitem(os.environ, "PADDLE_TRAINERS_NUM", "2")
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_gpu_for_two_processes_is_refused(
+    split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PADDLE_TRAINERS_NUM", "2")
     with pytest.raises(UserError, match=r"train.device is 'gpu:1', but 2 processes were launched"):
         fit(config_for(split_data, tmp_path / "run", device="gpu:1"))
     assert not (tmp_path / "run").exists()
-    assert TrainConfig().sync_bn is False
