@@ -1,7 +1,8 @@
-"""Write the fidelity page: python tools/fidelity.py"""
+"""Compare everything with the authors' code and write docs/fidelity.md: python tools/fidelity.py"""
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from paddle_attn.cli import one_sentence_errors, prepare_paddle
@@ -9,10 +10,13 @@ from paddle_attn.cli import one_sentence_errors, prepare_paddle
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Hold every module and network against its authors' code and write the page."
+        description="Compare every module and network with its authors' code and write the page."
     )
     parser.add_argument(
-        "--golden", default="reference/golden", metavar="DIR", help="the reference (default: %(default)s)"
+        "--golden",
+        default="reference/golden",
+        metavar="DIR",
+        help="the reference folder (default: %(default)s)",
     )
     parser.add_argument(
         "--out", default="docs/fidelity.md", metavar="FILE", help="the page (default: %(default)s)"
@@ -24,8 +28,9 @@ def main() -> None:
         from paddle_attn.files import write_text
         from reference.fidelity import page
 
-        write_text(Path(arguments.out), page(Path(arguments.golden)))
-        print(f"{arguments.out} was written")
+        text = page(Path(arguments.golden), progress=partial(print, file=sys.stderr, flush=True))
+        write_text(Path(arguments.out), text)
+        print(f"wrote {arguments.out}")
 
 
 if __name__ == "__main__":

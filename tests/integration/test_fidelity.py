@@ -1,40 +1,58 @@
-"""The fidelity page has every registered module and network, and is what its command makes."""
+"""The fidelity page: complete, within the tests' tolerances, and what its command makes."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from helpers import COMMITTED, ROOT
 
 from paddle_attn import list_attention, list_models
+from paddle_attn.attention import ATTENTION, SqueezeExcite
 from paddle_attn.errors import UserError
 from paddle_attn.models.placement import REPLACEMENTS
 from reference import fidelity
-from reference.fidelity import MODULES, SHAPE, module_differences
+from reference.compare import Case, module_cases, module_differences, networks, tolerance
+from reference.deviations import deviations
 
 PAGE = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
+COMMITTED_FILES = [
+    pytest.param(case, COMMITTED / case.file(shape), id=f"{case.name}-{shape}")
+    for case in module_cases()
+    for shape in case.maps
+    if (COMMITTED / case.file(shape)).exists()
+]
 
 
-def test_every_registered_module_and_network_has_an_entry():
-    assert set(fidelity.MODULES) == set(list_attention())
-    assert all(any(unit in attns for attns in fidelity.NETWORKS.values()) for unit in REPLACEMENTS)
-    assert set(fidelity.NETWORKS) | set(fidelity.ELSEWHERE) == set(list_models())
-    assert not set(fidelity.NETWORKS) & set(fidelity.ELSEWHERE)
-    for name in [*list_attention(), *list_models()]:
-        assert f"| `{name}` |" in PAGE
+@pytest.mark.parametrize("name", [*list_attention(), *list_models(), *REPLACEMENTS])
+def test_the_page_has_every_attention_and_network(name: str):
+    assert f"`{name}`" in PAGE, "make the page again: python tools/fidelity.py"
 
 
-@pytest.mark.parametrize(
-    ("file", "name", "kwargs"),
-    [(file, name, kwargs) for name, files in MODULES.items() for file, kwargs in files.items()],
-)
-def test_every_module_of_the_page_is_within_its_bounds(file: str, name: str, kwargs: dict):
-    found = module_differences(COMMITTED / "attention" / f"{file}-{SHAPE}.npz", name, kwargs, "eval")
-    assert found["output"] <= 1e-5 and max(found.values()) <= 1e-4
+def test_a_replacement_is_compared_in_a_network():
+    assert set(REPLACEMENTS) <= {attn for attns in networks(COMMITTED).values() for attn in attns}
 
 
-def test_every_deviation_of_the_page_changes_an_output_and_ours_do_not():
-    for what, _, effect in fidelity.deviations(COMMITTED):
-        assert effect > 1e-4 and what in PAGE
+def test_the_reference_and_the_published_accuracies_name_only_what_exists():
+    assert {case.attention for case in module_cases()} <= set(list_attention())
+    for model, attn in fidelity.published_accuracies():
+        assert model in list_models() and attn in {*list_attention(), *REPLACEMENTS, "none"}
+
+
+@pytest.mark.parametrize(("case", "file"), COMMITTED_FILES)
+def test_every_module_of_the_page_is_within_its_tolerances(case: Case, file: Path):
+    for what, difference in module_differences(file, case, "eval").items():
+        assert difference <= tolerance(case, "eval", what, batch_norm=False), what
+
+
+def test_an_attention_without_tensors_needs_no_entry(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(ATTENTION, "own", SqueezeExcite)
+    assert "| `own` | no author's code | | | | | |" in fidelity.module_section(COMMITTED)
+
+
+def test_every_deviation_changes_the_output():
+    for deviation, change in deviations(COMMITTED):
+        assert change > 1e-4 and deviation.what in PAGE
 
 
 @pytest.mark.slow
@@ -42,6 +60,6 @@ def test_the_page_is_identical_when_made_again():
     assert fidelity.page(COMMITTED) == PAGE
 
 
-def test_without_the_reference_it_says_where_it_should_be(tmp_path):
+def test_a_folder_without_the_reference_is_an_error(tmp_path: Path):
     with pytest.raises(UserError, match="there is no reference in"):
         fidelity.page(tmp_path)

@@ -1,0 +1,197 @@
+"""Compares modules and networks with what their authors' PyTorch code computed.
+
+The reference is a folder, `reference/golden` or a larger one with the same layout: tensors for the modules
+and logits for whole networks. JSON files beside them state the arguments (`reference/README.md`).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from paddle_attn.attention import create_attention
+from paddle_attn.models import create_model
+from paddle_attn.weights import load_state, translated
+
+COMMITTED = Path(__file__).parent / "golden"  # it has the JSON files; a larger reference may lack them
+
+
+@dataclass(frozen=True)
+class Case:
+    """One module of the reference with its constructor arguments: an entry of `attention/modules.json`."""
+
+    name: str
+    attention: str  # a name of list_attention()
+    kwargs: dict[str, Any]
+    maps: tuple[str, ...]  # the shapes of the input, such as '2x32x7x7': one file of tensors each
+    folder: str = "attention"  # of these files, in the reference
+    tolerances: dict[str, float] = field(
+        default_factory=dict
+    )  # {'train/cfc': 2e-3}: other than the usual ones
+    reason: str = ""  # why the case has tolerances of its own
+
+    def file(self, shape: str) -> str:
+        """The path of the tensors for one shape, relative to the reference."""
+        return f"{self.folder}/{self.name}-{shape}.npz"
+
+    def create(self, channels: int) -> nn.Layer:
+        return create_attention(self.attention, channels, **self.kwargs)
+
+
+def module_cases() -> list[Case]:
+    """All modules of the reference."""
+    entries = json.loads((COMMITTED / "attention" / "modules.json").read_text(encoding="utf-8"))
+    return [Case(name, **entry | {"maps": tuple(entry["maps"])}) for name, entry in entries.items()]
+
+
+def load_tensors(case: Case, tensors: np.lib.npyio.NpzFile) -> nn.Layer:
+    """The case's module with the authors' parameters."""
+    attn = case.create(tensors["x"].shape[1])
+    load_state(attn, _with_prefix(tensors, "param/"), case.name, torch_style=True)
+    return attn
+
+
+def module_differences(file: Path, case: Case, mode: str, dtype: str = "float32") -> dict[str, float]:
+    """The largest |Δ| / (1 + |y|) against one file of tensors.
+
+    Args:
+        mode: 'eval' or 'train'.
+        dtype: 'float64' also needs Paddle's default type to be float64.
+
+    Returns: the difference of 'output', of 'input gradient', and of each parameter's gradient by its name.
+    """
+    tensors = np.load(file)
+    attn = load_tensors(case, tensors)
+    attn.train() if mode == "train" else attn.eval()
+    x = paddle.to_tensor(tensors["x"].astype(dtype), stop_gradient=False)
+    y = attn(x)
+    (y * paddle.to_tensor(tensors["g"].astype(dtype))).sum().backward()
+    gradients = translated(attn, _with_prefix(tensors, f"{mode}/grad/"))
+    parameters = dict(attn.named_parameters())
+    return {
+        "output": _difference(y.numpy(), tensors[f"{mode}/y"]),
+        "input gradient": _difference(x.grad.numpy(), tensors[f"{mode}/gx"]),
+    } | {key: _difference(parameters[key].grad.numpy(), value) for key, value in gradients.items()}
+
+
+def tolerance(case: Case, mode: str, what: str, batch_norm: bool) -> float:
+    """The largest difference that the tests allow.
+
+    Args:
+        what: a key of `module_differences`.
+        batch_norm: the module has one; in train mode its statistics over two samples amplify rounding.
+    """
+    usual = (1e-5 if what == "output" else 1e-4) * (10 if mode == "train" and batch_norm else 1)
+    return case.tolerances.get(f"{mode}/{what}", usual)
+
+
+def entry(model: str, attn: str) -> str:
+    """The name of a network in `networks/networks.json`."""
+    family, name = (
+        ("cifar", model.removeprefix("cifar_")) if model.startswith("cifar_") else ("imagenet", model)
+    )
+    return f"{family}/{name}/{attn}"
+
+
+def networks(golden: Path) -> dict[str, list[str]]:
+    """The networks whose logits the reference has: the attentions for each model ('none' is one of them)."""
+    found: dict[str, list[str]] = {}
+    for key in _read_networks(golden):
+        family, name, attn = key.split("/")
+        found.setdefault(f"cifar_{name}" if family == "cifar" else name, []).append(attn)
+    return found
+
+
+def reference_kwargs(model: str, attn: str) -> dict[str, Any]:
+    """The attention's arguments in the reference network, where they are not the defaults."""
+    arguments = json.loads((COMMITTED / "networks" / "arguments.json").read_text(encoding="utf-8"))
+    return arguments.get(entry(model, attn), {})
+
+
+def network_difference(golden: Path, model: str, attn: str) -> float:
+    """max |Δ logit| / max |logit| against the authors' network, both with the prescribed weights."""
+    name = entry(model, attn)
+    expected = _read_networks(golden)[name]
+    keys = json.loads((golden / "networks" / f"{name.replace('/', '-')}.keys.json").read_text())
+    net = create_model(model, attn, reference_kwargs(model, attn), num_classes=len(expected["logits"][0]))
+    load_state(net, {key: prescribed(key, shape) for key, shape in keys.items()}, name, torch_style=True)
+    return _logit_difference(_answer(net, _input(expected)), np.array(expected["logits"]))
+
+
+def notebook_file(golden: Path, model: str) -> Path | None:
+    """The logits of the notebook that a model comes from, `networks/<model>-<attention>-notebook.json`."""
+    return next((golden / "networks").glob(f"{model}-*-notebook.json"), None)
+
+
+def notebook_difference(file: Path) -> float:
+    """`network_difference` for a notebook's network, with the attention that the file's name states."""
+    model, attn, _ = file.stem.split("-")
+    expected = json.loads(file.read_text())
+    keys = json.loads(file.with_suffix(".keys.json").read_text())
+    net = create_model(model, attn)
+    state = {key: prescribed(key, shape, paddle_layout=True) for key, shape in keys.items()}
+    load_state(net, state, file)
+    return _logit_difference(_answer(net, _input(expected)), np.array(expected["logits"]))
+
+
+def paddle_difference(model: str) -> float:
+    """`network_difference` for the network of that name in `paddle.vision.models`, with random weights."""
+    theirs = getattr(paddle.vision.models, model)(num_classes=10)
+    net = create_model(model, num_classes=10)
+    net.set_state_dict(theirs.state_dict())
+    x = np.random.default_rng(0).standard_normal([1, 3, 64, 64]).astype("float32")
+    return _logit_difference(_answer(net, x), _answer(theirs, x))
+
+
+def prescribed(key: str, shape: list[int], paddle_layout: bool = False) -> np.ndarray:
+    """The weights that the reference prescribes for a key of the authors' state dict.
+
+    Args:
+        paddle_layout: the key is Paddle's, and a matrix is [in, out] as in a Paddle linear layer.
+    """
+    rng = np.random.default_rng(zlib.crc32(key.encode()))
+    if key.endswith(("running_mean", "._mean")):
+        value = 0.1 * rng.standard_normal(shape)
+    elif key.endswith(("running_var", "._variance")):
+        value = rng.uniform(0.5, 1.5, shape)
+    elif len(shape) > 1:
+        fan_in = shape[0] if paddle_layout and len(shape) == 2 else np.prod(shape[1:])
+        value = np.sqrt(2 / fan_in) * rng.standard_normal(shape)
+    elif key.endswith("weight"):
+        value = rng.uniform(0.2, 0.6, shape)
+    else:
+        value = 0.05 * rng.standard_normal(shape)
+    return value.astype("float32")
+
+
+def _read_networks(golden: Path) -> dict[str, dict]:
+    return json.loads((golden / "networks" / "networks.json").read_text())
+
+
+def _with_prefix(tensors: np.lib.npyio.NpzFile, prefix: str) -> dict[str, np.ndarray]:
+    return {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    return float((np.abs(found - expected) / (1 + np.abs(expected))).max()) if expected.size else 0.0
+
+
+def _logit_difference(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def _input(expected: dict) -> np.ndarray:
+    return np.random.default_rng(expected["input_seed"]).standard_normal(expected["input"]).astype("float32")
+
+
+def _answer(net: nn.Layer, x: np.ndarray) -> np.ndarray:
+    net.eval()
+    with paddle.no_grad():
+        return net(paddle.to_tensor(x)).numpy()
