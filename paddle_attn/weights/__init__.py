@@ -1,7 +1,6 @@
 """Reads and writes weights: strictly, and without running anything in a file."""
 
 from .files import read_weights, save_weights
-from .legacy_checkpoint import read_checkpoint, save_checkpoint
 from .loading import LoadReport, load_state, load_weights
 from .pretrained import load_pretrained
 from .torch_layout import translated
@@ -11,9 +10,7 @@ __all__ = [
     "load_pretrained",
     "load_state",
     "load_weights",
-    "read_checkpoint",
     "read_weights",
-    "save_checkpoint",
     "save_weights",
     "translated",
 ]

@@ -33,11 +33,11 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     if path.name.endswith(torch_files.SUFFIXES):
-        state = _find_state_dict(read_safely(path, torch_files.read_torch))
+        state = _find_state_dict(_read(path, torch_files.read_torch))
     elif path.suffix == ".safetensors":
-        state = read_safely(path, _read_safetensors)
+        state = _read(path, _read_safetensors)
     elif path.suffix == ".pdparams":
-        state = read_safely(path, read_pickle)
+        state = _read(path, _read_pickle)
     else:
         raise UserError(f"cannot read weights from {path}: expected a file that ends in {', '.join(READ)}")
     if not isinstance(state, dict):
@@ -64,7 +64,7 @@ def save_weights(net: nn.Layer, path: str | os.PathLike) -> None:
     atomic_write(path, lambda aside: save(net.state_dict(), str(aside)))
 
 
-def read_safely(path: Path, reader: Callable[[Path], Any]) -> Any:
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     """Call `reader(path)`; raise UserError when the file cannot be read, is refused or is damaged."""
     try:
         return reader(path)
@@ -79,7 +79,7 @@ def read_safely(path: Path, reader: Callable[[Path], Any]) -> Any:
         ) from None
 
 
-def read_pickle(path: Path) -> Any:
+def _read_pickle(path: Path) -> Any:
     """Read a pickle of numbers, texts, containers and arrays. Raises RefusedFile for anything else."""
     with open(path, "rb") as file:
         return safe_pickle.plain(safe_pickle.load(file))

@@ -15,7 +15,7 @@ import pytest
 
 from paddle_attn import create_model, load_weights, model_spec, save_weights
 from paddle_attn.errors import UserError
-from paddle_attn.weights import load_pretrained, read_checkpoint, read_weights, save_checkpoint
+from paddle_attn.weights import load_pretrained, read_weights
 
 
 def small(num_classes: int = 5) -> paddle.nn.Layer:
@@ -171,24 +171,6 @@ def test_every_float_type_of_safetensors_loads(tmp_path: Path, dtype: str, raw: 
     header = json.dumps({"a": {"dtype": dtype, "shape": [2, 3], "data_offsets": [0, len(raw)]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + raw)
     np.testing.assert_array_equal(read_weights(tmp_path / "x.safetensors")["a"], VALUES)
-
-
-# ---- pickled training checkpoints: deleted with weights/legacy_checkpoint.py
-
-
-def test_a_hostile_checkpoint_is_refused_and_not_run(tmp_path: Path):
-    path, marker = tmp_path / "s.pdstate", tmp_path / "executed"
-    path.write_bytes(pickle.dumps({"rows": Hostile(marker)}))
-    with pytest.raises(UserError, match=f"s.pdstate is refused: it contains {os.name}.system"):
-        read_checkpoint(path)
-    assert not marker.exists()
-
-
-def test_a_checkpoint_tree_comes_back(tmp_path: Path):
-    tree = {"rows": [{"epoch": 1, "loss": 0.5}], "w": paddle.ones([2, 3])}
-    save_checkpoint(tree, tmp_path / "s.pdstate")
-    found = read_checkpoint(tmp_path / "s.pdstate")
-    assert found["rows"] == tree["rows"] and np.array_equal(np.asarray(found["w"]), np.ones([2, 3]))
 
 
 # ---- Paddle's own ImageNet weights, from Paddle's own cache
