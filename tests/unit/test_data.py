@@ -339,7 +339,7 @@ class Failing(Squares):
     """Raises MemoryError the first `failures` times."""
 
     def __init__(self, failures: int):
-        super().__init__(PREPROCESS)
+        super().__init__(PREPROCESS, count=1)  # the loader reads ahead in another thread
         self.failures = failures
 
     def image(self, index: int) -> Image.Image:
