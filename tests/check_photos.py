@@ -1,4 +1,4 @@
-"""Reproduce the README's figures on real photographs: make check-photos, or python tests/check_photos.py PHOTOS
+"""Reproduce the README's figures on the photographs: python tests/check_photos.py PHOTOS
 
 PHOTOS is a .zip, a .tar.gz or a folder, with one folder per class. TowerNet-SimAM trains 15 epochs at
 128 px and must reach its accuracy; the other backbones train one epoch at 64 px. Each is evaluated and
