@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+import unicodedata
 from collections.abc import Iterable
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80  # characters; the middle of a longer value is left out
+_CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # categories: control, surrogate, separators of lines and paragraphs
 
 
 class UserError(ValueError):
@@ -31,10 +33,19 @@ class Stopped(Exception):
 def one_line(text: str) -> str:
     """The text on one line: line breaks become spaces, other unprintable characters are escaped."""
     joined = " ".join(filter(None, (line.strip() for line in text.splitlines())))
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in joined
-    )
+    return "".join(character if character.isprintable() else _escape(character) for character in joined)
+
+
+def escaped(text: str) -> str:
+    """The text with control characters escaped, so that a terminal does not obey them; others are kept.
+
+    `one_line` escapes more: also the unusual spaces that file names may contain.
+    """
+    return "".join(_escape(c) if unicodedata.category(c) in _CONTROL else c for c in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def quote(value: object) -> str:

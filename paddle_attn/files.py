@@ -1,21 +1,48 @@
-"""Files and folders that are written completely or not at all; paths as text; checksums."""
+"""Files and folders that are written completely or not at all; paths as text; checksums.
+
+A target that is a link is followed. What is not a regular file, such as a pipe or `/dev/null`, is written to
+and never replaced. A folder is replaced only when this package wrote every file in it.
+"""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
+
+from .errors import UserError, escaped
+
+_DESCRIPTOR = re.compile(r"/dev/(?:std(?P<name>out|err)|fd/(?P<dev>\d+))|/proc/self/fd/(?P<proc>\d+)")
+_SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers write them into folders they show
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary path, flush that file to disk and rename it to `path`.
 
-    `path` always has the old content or the new, also after a crash. Its folder is made if it is missing.
+    `path` always has the old content or the new, also after a crash. Its folder is made if it is missing. A
+    link is followed. A device or a pipe receives the finished content instead.
+
+    Raises: UserError when `path` is a folder; OSError when it cannot be written, or nothing reads the pipe.
     """
-    path = path.absolute()
+    descriptor = _open_stream(path)
+    if descriptor is not None:
+        with os.fdopen(descriptor, "wb") as stream, tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, path.name)
+            write(temporary)
+            with open(temporary, "rb") as file:
+                shutil.copyfileobj(file, stream)
+        return
+    path = _followed(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, expected the path of a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")  # some writers choose the format by suffix
     try:
@@ -32,27 +59,105 @@ def write_text(path: Path, text: str) -> None:
     atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
+def _followed(path: Path) -> Path:
+    """The absolute path without links."""
+    return Path(os.path.realpath(path))
+
+
+def _open_stream(path: Path) -> int | None:
+    """A descriptor for writing to what is not a regular file; None for a regular, missing or linked file."""
+    match = _DESCRIPTOR.fullmatch(os.path.abspath(path))
+    if match:  # opened by name it would start at the beginning of the file that a shell redirected it to
+        number = match["dev"] or match["proc"] or {"out": 1, "err": 2}[match["name"]]
+        return os.dup(int(number))
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return None
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)  # otherwise a pipe without a reader blocks
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            error.strerror = "nothing reads this pipe or socket, start its reader first"
+        raise
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def open_regular(path: str | os.PathLike) -> BinaryIO:
+    """Open a regular file for reading bytes.
+
+    Raises: OSError as `open` does, and for a folder, a pipe or a device, which can block for ever: its
+    `strerror` is the reason.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "pipe or a device"
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"it is a {kind}, expected a regular file", os.fspath(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: str | os.PathLike) -> bytes:
+    """The content of a regular file, see `open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 @contextmanager
-def atomic_directory(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path, written: Iterable[str] | None = None) -> Iterator[Path]:
     """An empty folder beside `target`. It replaces `target` when the block succeeds; a failure removes it.
 
     Until then the old folder is kept. If a kill comes between the two renames, the next call restores
-    the old folder first.
+    the old folder first. A link is followed.
+
+    Args:
+        target: the folder. A missing or empty one needs no record.
+        written: the files that this package wrote into `target`, relative to it with `/`, from the record
+            that it keeps there. None replaces every file.
+
+    Raises: UserError when `target` is a file, or holds a file that is not in `written`: nothing is changed.
     """
-    target = target.absolute()
+    target = _followed(target)
+    own = None if written is None else set(written)
     target.parent.mkdir(parents=True, exist_ok=True)
     new, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
     _restore(old, target)
+    _check_replaceable(target, own)
     shutil.rmtree(new, ignore_errors=True)  # left by a killed process
     new.mkdir()
     try:
         yield new
+        _check_replaceable(target, own)  # again, as the block can take minutes
         if target.exists():
             os.replace(target, old)
         os.replace(new, target)
     finally:
         _restore(old, target)
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _check_replaceable(target: Path, own: set[str] | None) -> None:
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} is a file, expected a folder or a new name")
+    foreign = [] if own is None else sorted(set(files_below(target)) - own)
+    if foreign:
+        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+        raise UserError(
+            f"{target} holds {foreign[0]}{more}, which this command did not write, and is not replaced: "
+            "move it away or choose another folder"
+        )
+
+
+def files_below(folder: Path) -> list[str]:
+    """Files and links below a folder, relative to it with `/`, sorted. Omits what file managers add."""
+    found = []
+    for parent, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(parent, name))]
+        found += [os.path.join(parent, name) for name in (*files, *links) if name not in _SYSTEM_FILES]
+    return sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in found)
 
 
 def _restore(old: Path, target: Path) -> None:
@@ -62,8 +167,11 @@ def _restore(old: Path, target: Path) -> None:
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A path as printable UTF-8 text; bytes that are not UTF-8 are written as \\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """A path as UTF-8 text that is safe to print.
+
+    Bytes that are not UTF-8 are written as \\xNN, control characters such as terminal escapes as \\x1b.
+    """
+    return escaped(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:
