@@ -207,7 +207,9 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
         apply_override(tree, override)
     config = build(Config, tree)
     if config.train.output is None:
-        output = str(Path("output") / path.stem)
+        # the config that a run wrote is beside its classes.txt, and the run is where its folder is now
+        is_of_a_run = path.name == "config.yaml" and path.with_name("classes.txt").exists()
+        output = str(path.parent if is_of_a_run else Path("output") / path.stem)
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, output=output))
     return config
 

@@ -14,6 +14,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -29,7 +30,8 @@ from ..models.complexity import profile
 from ..weights import load_weights
 from .distributed import ProcessGroup, check_device, hide_paddle_flags, is_launched
 from .ema import ExponentialMovingAverage
-from .evaluate import evaluate
+from .evaluate import Evaluation, evaluate
+from .folder_lock import FolderLock
 from .history import VisualDLLog, write_history
 from .loss import ClassificationLoss
 from .optim import make_optimizer, make_schedule
@@ -83,8 +85,13 @@ def fit(config: Config, console: Console | None = None, on_step: OnStep | None =
     """
     train = config.train
     # a checkpoint names the optimiser's tensors as a new process would, hence the guard
-    with StopSignal(is_launched()) as stop, ops.using(train.ops), paddle.utils.unique_name.guard():
-        run = prepare(config, console or Console(markup=False, emoji=False, highlight=False))
+    with (
+        StopSignal(is_launched()) as stop,
+        ops.using(train.ops),
+        paddle.utils.unique_name.guard(),
+        FolderLock() as lock,
+    ):
+        run = prepare(config, console or Console(markup=False, emoji=False, highlight=False), lock)
         state = run.state
         if is_finished(state, train):
             run.print(f"nothing to do: train.epochs is {train.epochs}, train.patience {train.patience}")
@@ -178,6 +185,8 @@ def evaluate_epoch(run: Run, started: float, log: VisualDLLog | None) -> None:
         f"eval loss {metrics.eval_loss:.4f} top1 {100 * metrics.eval_top1:5.2f} %  "
         f"{metrics.seconds:.1f} s{'  best' if is_best else ''}"
     )
+    if note := not_learning(state, evaluation):
+        run.print(note)
 
 
 def is_finished(state: TrainState, train: TrainConfig) -> bool:
@@ -185,6 +194,25 @@ def is_finished(state: TrainState, train: TrainConfig) -> bool:
     if train.patience is not None and state.best and state.epoch - state.best.epoch >= train.patience:
         return True
     return state.epoch >= train.epochs
+
+
+def not_learning(state: TrainState, evaluation: Evaluation) -> str:
+    """A sentence after 3, 10 and 30 epochs when the network has learned nothing, else ''."""
+    if state.epoch not in (3, 10, 30):
+        return ""
+    advice = (
+        "try another optim.lr, optim.warmup_epochs, or start from weights (model.pretrained, model.weights)"
+    )
+    loss, chance = state.history[-1].train_loss, math.log(len(evaluation.classes))
+    if loss > 0.98 * chance:
+        return (
+            f"the network is not learning: the training loss is {loss:.3f}, chance is {chance:.3f}; {advice}"
+        )
+    (predicted,) = np.nonzero(evaluation.confusion.sum(0))
+    if len(predicted) == 1 and len(evaluation.classes) > 1:
+        name = evaluation.classes[predicted[0]]
+        return f"the network is not learning: it predicts '{name}' for every eval image; {advice}"
+    return ""
 
 
 # ---- the parts of a step
@@ -251,12 +279,13 @@ def not_finite(run: Run) -> UserError:
 # ---- before the first step
 
 
-def prepare(config: Config, console: Console) -> Run:
+def prepare(config: Config, console: Console, lock: FolderLock) -> Run:
     """Data, network and optimiser: as they start, or as the run's checkpoint has them."""
     train, optim = config.train, config.optim
     check_device(train.device)
     device = set_device(train.device)
     check_gpu_options(train, device)
+    check_output(config)
     processes = ProcessGroup(device)
     if not processes.is_main:
         console = Console(quiet=True)
@@ -284,7 +313,7 @@ def prepare(config: Config, console: Console) -> Run:
         ema=ExponentialMovingAverage(network, optim.ema_decay) if optim.ema_decay else None,
         scaler=paddle.amp.GradScaler() if train.amp else None,
     )
-    resume_or_start(folder, state, resume, processes, console)
+    resume_or_start(folder, state, resume, processes, console, lock)
 
     loss = ClassificationLoss(optim.label_smoothing)
     with hide_paddle_flags():
@@ -303,6 +332,23 @@ def check_gpu_options(train: TrainConfig, device: str) -> None:
             raise UserError(
                 f"train.{key} is {value!r}, but this run is on the {device}, where Paddle lacks {feature}: "
                 "expected the default, or a GPU"
+            )
+
+
+def check_output(config: Config) -> None:
+    """The folder of a run is renamed when another run starts in it: nothing else may be in it."""
+    paths = Path(config.train.output), Path(config.data.root), Path.cwd()
+    for real in (Path.absolute, Path.resolve):  # as written, and where links lead
+        output, data, working = map(real, paths)
+        if output in (data, *data.parents, working, *working.parents):
+            raise UserError(
+                f"train.output is '{config.train.output}', which holds data.root ({config.data.root}) "
+                "or the working directory: expected a folder of its own"
+            )
+        if data in output.parents:
+            raise UserError(
+                f"train.output is '{config.train.output}', inside data.root ({config.data.root}): "
+                "expected a folder outside the data"
             )
 
 
@@ -330,9 +376,16 @@ def load_start_weights(config: Config, network: nn.Layer, console: Console) -> N
 
 
 def resume_or_start(
-    folder: RunFolder, state: TrainState, resume: bool, processes: ProcessGroup, console: Console
+    folder: RunFolder,
+    state: TrainState,
+    resume: bool,
+    processes: ProcessGroup,
+    console: Console,
+    lock: FolderLock,
 ) -> None:
-    """Restore the run's checkpoint, or move an earlier run aside."""
+    """Lock the run's folder, then restore its checkpoint, or move an earlier run aside."""
+    if error := processes.first_error(folder.lock(lock) if processes.is_main else ""):
+        raise UserError(error)
     if resume:
         if note := folder.restore(state):
             console.print(note, soft_wrap=True)
@@ -347,6 +400,8 @@ def resume_or_start(
         )
     if not resume and processes.is_main and folder.has_checkpoint():
         console.print(f"the earlier run in {folder.path} was moved to {folder.move_aside()}", soft_wrap=True)
+        if error := folder.lock(lock):
+            raise UserError(error)
 
 
 # ---- what a run shows

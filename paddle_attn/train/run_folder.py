@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..errors import UserError
 from ..files import write_text
 from ..weights import save_weights
 from .checkpoint import read_checkpoint, write_checkpoint
+from .folder_lock import FolderLock
 from .state import TrainState
 
 LAST, BEFORE = "last.pdstate", "before.pdstate"  # the newest checkpoint, and the one before it
@@ -57,6 +59,11 @@ class RunFolder:
         """Whether there is a run to resume."""
         return (self.path / LAST).exists() or (self.path / BEFORE).exists()
 
+    def lock(self, lock: FolderLock) -> str:
+        """Make the folder and lock it. Returns '' or, when another run has locked it, the error message."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return lock.acquire(self.path)
+
     def move_aside(self) -> Path:
         """Rename an earlier run's folder to `<folder>.1`, or the next free number. Returns the new path."""
         number = 1
@@ -67,7 +74,9 @@ class RunFolder:
 
     def write_config(self) -> None:
         """Write `config.yaml` and `classes.txt`."""
-        write_text(self.path / "config.yaml", dump_config(self._config))
+        # without its place, so that a run that was moved resumes where it is; resuming is asked for each time
+        train = dataclasses.replace(self._config.train, output=None, resume=False)
+        write_text(self.path / "config.yaml", dump_config(dataclasses.replace(self._config, train=train)))
         write_text(self.path / "classes.txt", "".join(f"{name}\n" for name in self._classes))
 
     def save_weights(self, network: nn.Layer, is_best: bool) -> None:

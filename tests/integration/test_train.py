@@ -368,6 +368,62 @@ def test_resuming_after_a_class_was_renamed_is_refused(split_data: Path, tmp_pat
         fit(changed(config, train={"epochs": 2}), QUIET)
 
 
+def test_a_run_that_was_moved_resumes_by_its_own_config(split_data: Path, tmp_path: Path):
+    first = config_for(split_data, tmp_path / "run", epochs=1)
+    fit(first, QUIET)
+    fit(changed(first, train={"seed": 5}), QUIET)  # moves the first run to run.1
+    second = (tmp_path / "run" / "last.pdparams").read_bytes()
+    moved = load_config(tmp_path / "run.1" / "config.yaml", ["train.epochs=2", "train.resume=true"])
+    assert len(fit(moved, QUIET)) == 2
+    assert moved.train.seed == 0 and (tmp_path / "run" / "last.pdparams").read_bytes() == second
+
+
+def test_the_config_of_a_run_does_not_ask_to_resume(split_data: Path, tmp_path: Path):
+    fit(config_for(split_data, tmp_path / "run", epochs=1, resume="auto"), QUIET)
+    assert load_config(tmp_path / "run" / "config.yaml").train.resume is False
+
+
+def test_two_runs_in_one_folder_are_refused_and_a_dead_one_keeps_no_lock(split_data: Path, tmp_path: Path):
+    config = config_for(split_data, tmp_path / "run")
+    errors = []
+
+    def start_another(state: TrainState) -> None:
+        if not errors:
+            for resume in (False, True):
+                with pytest.raises(UserError, match="another run is writing to") as error:
+                    fit(changed(config, train={"resume": resume}), QUIET)
+                errors.append(error)
+            die()
+
+    fit(changed(config, train={"epochs": 1}), QUIET)
+    with pytest.raises(Death):
+        fit(changed(config, train={"resume": True}), QUIET, on_step=start_another)
+    assert len(errors) == 2 and not (tmp_path / "run.1").exists()
+    assert len(fit(changed(config, train={"resume": True}), QUIET)) == 3
+
+
+@pytest.mark.parametrize("place", ["data", "data/split", "data/split/train", "data/split/runs/one", "."])
+def test_an_output_that_holds_the_data_or_is_inside_it_is_refused(
+    split_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "split").symlink_to(split_data)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"expected a folder (of its own|outside the data)"):
+        fit(config_for(Path("data/split"), Path(place), epochs=1), QUIET)
+
+
+def test_a_run_that_learns_nothing_says_so(split_data: Path, tmp_path: Path):
+    config = config_for(split_data, tmp_path / "run", epochs=3)
+    output = io.StringIO()
+    still = OptimConfig(lr=0.0)
+    fit(dataclasses.replace(config, optim=still), Console(file=output, width=400))
+    assert output.getvalue().count("the network is not learning: ") == 1
+    learning = io.StringIO()
+    fit(config_for(split_data, tmp_path / "learns", epochs=3), Console(file=learning, width=400))
+    assert "not learning" not in learning.getvalue()
+
+
 def test_an_earlier_run_is_moved_aside(split_data: Path, tmp_path: Path):
     config = config_for(split_data, tmp_path / "run", epochs=1)
     fit(config, QUIET)
