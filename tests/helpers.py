@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+import io
 import os
+import pickle
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +64,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None
     """Wait for something that a running process does, such as write a file."""
     began = time.monotonic()
     while not condition():
-        assert process.poll() is None, f"the process ended too early, with {process.returncode}"
+        assert process.poll() is None, f"the process ended too early: {process.communicate()}"
         assert time.monotonic() - began < HANG, "the process hangs"
         time.sleep(0.02)
 
@@ -85,31 +88,19 @@ def write_cifar(
     folder: Path, monkeypatch: pytest.MonkeyPatch, dataset: str = "cifar10", count: int = 20
 ) -> None:
     """Write a small archive with CIFAR's layout, one brightness per class, and expect its checksum."""
-    import io
-    import pickle
-    import tarfile
-
     from paddle_attn.data.datasets import DATASETS
     from paddle_attn.files import checksum
 
-    path = folder / DATASETS[dataset].archive
-    rng = np.random.default_rng(0)
-    names = (
-        [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]
-        if dataset == "cifar10"
-        else ["train", "test"]
-    )
+    files, key = [f"data_batch_{number}" for number in range(1, 6)] + ["test_batch"], b"labels"
+    if dataset == "cifar100":
+        files, key = ["train", "test"], b"fine_labels"
+    path, rng = folder / DATASETS[dataset].archive, np.random.default_rng(0)
+    labels = np.arange(count) % 10
     with tarfile.open(path, "w:gz") as archive:
-        for batch in names:
-            labels = (np.arange(count) % 10).tolist()
-            pixels = rng.integers(0, 60, [count, 3072]) + np.asarray(labels)[:, None] * 18
-            content = pickle.dumps(
-                {
-                    b"data": pixels.astype("uint8"),
-                    b"labels" if dataset == "cifar10" else b"fine_labels": labels,
-                }
-            )
-            info = tarfile.TarInfo(f"cifar/{batch}")
+        for name in files:
+            pixels = rng.integers(0, 60, [count, 3072]) + labels[:, None] * 18
+            content = pickle.dumps({b"data": pixels.astype("uint8"), key: labels.tolist()})
+            info = tarfile.TarInfo(f"cifar/{name}")
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     monkeypatch.setattr(DATASETS[dataset], "md5", checksum(path, "md5"))

@@ -35,7 +35,7 @@ def command(data: Path, output: Path, overrides: list[str]) -> list[str]:
 
 def finish(data: Path, output: Path, overrides: list[str]) -> None:
     """Run until the last epoch is done."""
-    subprocess.run(command(data, output, overrides), check=True, capture_output=True)
+    subprocess.run(command(data, output, overrides), check=True, stdout=subprocess.DEVNULL)
 
 
 def kill_and_resume(train: list[str], kills: int, longest: float, rng: random.Random) -> int:
