@@ -22,8 +22,8 @@ class BAM(Attention):
         reduction: both branches have `channels // reduction` hidden channels.
         dilation: of the spatial branch's two 3x3 convolutions.
 
-    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W (the authors' code needs H = W); the gate lies in [1,
-    2].
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W (the authors' code needs H = W).
+    The gate lies in [1, 2].
 
     Raises: ValueError when reduction leaves no channel, or dilation is below 1.
     """

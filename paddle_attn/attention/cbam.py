@@ -65,8 +65,8 @@ class CBAM(Attention):
         kernel_size: of the spatial gate's convolution, odd.
         spatial: False omits the spatial gate (the authors' `no_spatial`).
 
-    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W; `gate(x)` is the product of the two gates, `[N, C, H,
-    W]`.
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. `gate(x)` is the product of the two gates,
+    `[N, C, H, W]`.
 
     Raises: ValueError when reduction leaves no hidden unit or kernel_size is even.
     """

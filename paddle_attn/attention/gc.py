@@ -30,8 +30,8 @@ class GlobalContext(Attention):
         pooling: 'att' is the weighted average, 'avg' the plain one.
         fusion: 'add' adds the transformed context, 'mul' scales by its sigmoid.
 
-    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. `gate(x)` is `[N, C, 1, 1]` and exists only with
-    'mul'.
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. `gate(x)` is `[N, C, 1, 1]`, only
+    with 'mul'.
 
     Raises: ValueError when ratio leaves no hidden channel, or for another pooling or fusion.
     """

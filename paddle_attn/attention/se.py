@@ -23,8 +23,8 @@ class SqueezeExcite(Attention):
     Args:
         channels: of the input.
         reduction: the hidden layer has `channels // reduction` units.
-        bias: of the two linear layers. The authors' Caffe code has it; the SimAM paper compares with the form
-            without.
+        bias: of the two linear layers. The authors' Caffe code has it, the SimAM paper's comparison does
+            not.
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W; the gate is `[N, C, 1, 1]`.
 

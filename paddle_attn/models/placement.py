@@ -2,10 +2,11 @@
 
 A slot is a place in the `forward` of a block or a network:
 
-    pre_bn      after the block's last 3x3 (or depthwise) convolution, before the layer that follows it,
-    usually a batch norm post_bn     at the end of the block's branch, before the addition post_add    after
-    the addition, before the last ReLU stage       after every stage except the last unit        replaces a
-    bottleneck's 3x3 convolution with its batch norm and its ReLU
+    pre_bn      after the block's last 3x3 (or depthwise) convolution, usually before a batch norm
+    post_bn     at the end of the block's branch, before the addition
+    post_add    after the addition, before the last ReLU
+    stage       after every stage except the last
+    unit        replaces a bottleneck's 3x3 convolution with its batch norm and its ReLU
     pre_pool    VGG: before each of the five max-pools
     post_pool   TowerNet: after the max-pools of b3 and b4 and the two inside b5
 

@@ -58,7 +58,7 @@ class PreBasicBlock(nn.Layer):
 
 
 class WideBasicBlock(PreBasicBlock):
-    """WideResNet's block: dropout before the second convolution; the shortcut's takes the activated input."""
+    """WideResNet's block: with dropout; a convolution in the shortcut takes the activated input."""
 
     dropout_rate = 0.3
     activates_shortcut = True
