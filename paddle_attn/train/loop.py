@@ -35,7 +35,7 @@ from .folder_lock import FolderLock
 from .history import VisualDLLog, write_history
 from .loss import ClassificationLoss
 from .optim import make_optimizer, make_schedule
-from .progress import ProgressBar
+from .progress import ProgressBar, epoch_line
 from .run_folder import LAST, RunFolder
 from .signals import StopSignal
 from .state import EpochMetrics, EpochProgress, TrainState
@@ -132,7 +132,7 @@ def train_epoch(run: Run, started: float, stop: StopSignal, bar: ProgressBar, on
         )
         if train.stop_on_nan and run.processes.all_reduce_max(not math.isfinite(loss)):
             raise not_finite(run)
-        bar.advance(state.epoch + 1, loss, state.progress.top1, state.lr)
+        bar.advance(state, loss)
         if not is_update:  # a checkpoint cannot hold half of an accumulated gradient
             continue
         if state.ema:
@@ -179,12 +179,7 @@ def evaluate_epoch(run: Run, started: float, log: VisualDLLog | None) -> None:
         log.add_epoch(metrics)
         write_history(run.folder.path, state.history)
         run.folder.save_checkpoint(state)
-    run.print(
-        f"epoch {metrics.epoch:3d}/{run.config.train.epochs}  lr {metrics.lr:<7.3g}  "
-        f"train loss {metrics.train_loss:.4f} top1 {100 * metrics.train_top1:5.2f} %  "
-        f"eval loss {metrics.eval_loss:.4f} top1 {100 * metrics.eval_top1:5.2f} %  "
-        f"{metrics.seconds:.1f} s{'  best' if is_best else ''}"
-    )
+    run.print(epoch_line(state, run.config.train.epochs))
     if note := not_learning(state, evaluation):
         run.print(note)
 
@@ -425,8 +420,11 @@ def print_setup(
 
 
 def progress_bar(run: Run) -> ProgressBar:
-    done = run.state.epoch * run.steps + run.state.step
-    return ProgressBar(run.console, run.config.train.epochs, run.steps, done)
+    train, state = run.config.train, run.state
+    done = state.epoch * run.steps + state.step
+    return ProgressBar(
+        run.console, train.epochs, run.steps, train.batch_size * run.processes.world_size, done
+    )
 
 
 @contextlib.contextmanager
