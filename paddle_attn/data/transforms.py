@@ -19,6 +19,7 @@ from ..config import AugmentConfig
 from ..errors import UserError
 
 CROP_FRACTION = 0.875  # 'crop' resizes the short side to size / 0.875 first: 256 for 224
+MAX_ASPECT = 32  # long side by short side; 'crop' resizes only the middle of a longer strip, to bound memory
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Preprocess:
         """The image as uint8 `[size, size, 3]`, by the `resize_mode`."""
         if self.resize_mode == "stretch":
             return self.stretch(image)
+        image = _middle(image)
         scale = self.short_side / min(image.size)
         width, height = (max(self.short_side, round(side * scale)) for side in image.size)
         left, top = (width - self.size) // 2, (height - self.size) // 2
@@ -101,6 +103,15 @@ class Preprocess:
                 "expected the one that tools/export.py writes"
             )
         return preprocess
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    """The image without the ends of a strip that is longer than `MAX_ASPECT` times its short side."""
+    longest = MAX_ASPECT * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    left, top = (max(0, side - longest) // 2 for side in image.size)
+    return image.crop((left, top, image.width - left, image.height - top))
 
 
 @dataclass(frozen=True)
