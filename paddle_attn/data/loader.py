@@ -13,8 +13,6 @@ from ..errors import UserError
 from .base import ImageDataset
 from .transforms import Mix
 
-NO_LABEL = -100  # the label of an image that pads a shard; `shard_length` says where the padding begins
-
 
 class ShardedBatchSampler(BatchSampler):
     """The batches of an epoch as lists of indices; with several processes, this process's shard of each step.
@@ -22,7 +20,7 @@ class ShardedBatchSampler(BatchSampler):
     A shuffled order depends on the seed and the data set's epoch. Every process takes the same number of
     steps, and the shards of a step do not overlap. With `shuffle`, a last step of fewer images than processes
     is dropped. Without it, every image is used, and the shorter shards of the last step are padded with its
-    first image.
+    first image; `shard_length` is the length without the padding.
     """
 
     def __init__(
@@ -100,7 +98,16 @@ class Loader:
         )
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
-        """Choose the next epoch, on which order and augmentation depend, and the step that it starts with."""
+        """Choose the next epoch, on which order and augmentation depend, and the step that it starts with.
+
+        Raises: UserError when the epoch has no such step, as the data has fewer images than before a resume.
+        """
+        steps = self._sampler.steps
+        if first_step >= steps:
+            raise UserError(
+                f"cannot continue after step {first_step} of an epoch: expected a longer epoch, found "
+                f"{len(self.dataset)} images, which make {steps} steps; restore the images that are missing"
+            )
         self.dataset.epoch = epoch
         self._sampler.first_step = first_step
 
@@ -121,8 +128,6 @@ class Loader:
             lowest = int(labels.min())
             if error := self._first_error(self._find_error(-1 - lowest) if lowest < 0 else ""):
                 raise UserError(error)
-            if (length := self.shard_length(step)) < len(labels):
-                labels[length:] = NO_LABEL
             rng = np.random.default_rng([self.seed, self.dataset.epoch, step, self._sampler.rank])
             yield self.mix(images, labels, rng) if self.mix else (images, labels)
 

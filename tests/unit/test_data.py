@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +25,9 @@ from paddle_attn.data.base import DataNotFoundError, ImageDataset
 from paddle_attn.data.datasets import create_dataset
 from paddle_attn.data.folder import ImageFolder
 from paddle_attn.data.images import is_image_name, load_image
-from paddle_attn.data.loader import NO_LABEL, Loader
+from paddle_attn.data.loader import Loader
 from paddle_attn.data.prepare.synthetic import CLASSES, write_synthetic
-from paddle_attn.data.transforms import Augment, Mix, Preprocess
+from paddle_attn.data.transforms import MAX_ASPECT, Augment, Mix, Preprocess
 from paddle_attn.errors import UserError
 
 PREPROCESS = Preprocess(32, "stretch", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -129,6 +132,63 @@ def test_crop_takes_the_centre_and_keeps_the_aspect_ratio():
     assert pixels[28, 28].min() == 255 and pixels[0, 0].max() == 0
     white_rows, white_columns = (pixels[:, 28, 0] > 127).sum(), (pixels[28, :, 0] > 127).sum()
     assert white_rows == white_columns == 32  # 50 of 100 px, at a short side of 64
+
+
+def noise(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, [height, width, 3])
+    return Image.fromarray(pixels.astype("uint8"))
+
+
+@given(
+    side=st.integers(1, 40),
+    aspect=st.floats(1, MAX_ASPECT),
+    upright=st.booleans(),
+    size=st.integers(1, 64),
+)
+def test_crop_is_the_centre_of_the_resized_image(side: int, aspect: float, upright: bool, size: int):
+    sides = [side, int(side * aspect)] if upright else [int(side * aspect), side]
+    preprocess = Preprocess(size, "crop", (0, 0, 0), (1, 1, 1))
+    short = preprocess.short_side
+    width, height = (max(short, round(pixels * (short / side))) for pixels in sides)
+    whole = np.asarray(noise(*sides).resize([width, height], Image.Resampling.BILINEAR))
+    left, top = (width - size) // 2, (height - size) // 2
+    assert np.array_equal(preprocess.resize(noise(*sides)), whole[top : top + size, left : left + size])
+
+
+def test_crop_of_a_long_strip_is_that_of_its_middle():
+    preprocess, strip = Preprocess(56, "crop", (0, 0, 0), (1, 1, 1)), noise(3001, 9)
+    middle = strip.crop((1356, 0, 1645, 9))  # 32 times as long as wide, and one pixel, as the ends are equal
+    assert np.array_equal(preprocess.resize(strip), preprocess.resize(middle))
+    upright = preprocess.resize(strip.transpose(Image.Transpose.TRANSPOSE))
+    assert np.array_equal(upright, preprocess.resize(middle.transpose(Image.Transpose.TRANSPOSE)))
+
+
+@contextlib.contextmanager
+def memory_limit(megabytes: int) -> Iterator[None]:
+    """Limit what this process may allocate in the block in addition to what it has."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (megabytes << 20), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@pytest.mark.parametrize("sides", [(30_000, 1), (1, 30_000), (1_000_000, 3)])
+@pytest.mark.parametrize(
+    "options", [{}, {"pad_crop": 4, "rotation": 20.0, "hflip": 1.0, "vflip": 1.0}, {"crop_scale": (0.1, 1.0)}]
+)
+@pytest.mark.parametrize("resize_mode", ["crop", "stretch"])
+def test_a_long_strip_needs_little_memory(
+    tmp_path: Path, sides: tuple[int, int], options: dict, resize_mode: str
+):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", sides, "white").save(tmp_path / "a" / "x.png")
+    preprocess = Preprocess(224, resize_mode, (0, 0, 0), (1, 1, 1))
+    with memory_limit(megabytes=300):
+        image = ImageFolder(tmp_path, preprocess, Augment(AugmentConfig(**options))).load(0)
+    assert image.shape == (3, 224, 224) and image[:, 112, 112].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -384,11 +444,20 @@ def test_an_epoch_can_start_at_a_later_step(tmp_path: Path):
         assert np.array_equal(found, expected)
 
 
-def test_the_padding_of_a_shard_has_no_label():
+def test_an_epoch_that_ends_before_the_first_step_is_an_error():
+    loader = Loader(Squares(PREPROCESS, count=5), 2)
+    loader.set_epoch(1, first_step=2)
+    assert [len(labels) for _, labels in loader] == [1]
+    expected = "cannot continue after step 3 of an epoch: expected a longer epoch, found 5 images"
+    with pytest.raises(UserError, match=expected):
+        loader.set_epoch(1, first_step=3)
+
+
+def test_a_shorter_shard_is_padded_with_the_first_image_of_the_step():
     images = Squares(PREPROCESS, count=5)
     first, second = (Loader(images, 5, rank=rank, world_size=2) for rank in (0, 1))
     assert [labels.tolist() for _, labels in first] == [[0, 0, 0]]  # images 0, 2, 4
-    assert [labels.tolist() for _, labels in second] == [[1, 1, NO_LABEL]]
+    assert [labels.tolist() for _, labels in second] == [[1, 1, 0]]  # images 1, 3, and 0 again
     assert first.step_length(0) == second.step_length(0) == 5
     assert (first.shard_length(0), second.shard_length(0)) == (3, 2)
 
