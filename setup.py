@@ -26,7 +26,7 @@ setup(
         "pillow>=10,<14",
         "pyyaml>=6,<7",
         "rich>=13,<16",
-        "safetensors>=0.4,<1",
+        "safetensors>=0.7,<1",  # older ones lack Paddle 3's tensor types
         "visualdl>=2.5,<3",
     ],
     extras_require={

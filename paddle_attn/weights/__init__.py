@@ -1,7 +1,7 @@
 """Reads and writes weights: strictly, and without running anything in a file."""
 
 from .files import read_weights, save_weights
-from .loading import LoadReport, load_state, load_weights
+from .loading import LoadReport, load_state, load_weights, non_finite
 from .pretrained import load_pretrained
 from .torch_layout import translated
 
@@ -10,6 +10,7 @@ __all__ = [
     "load_pretrained",
     "load_state",
     "load_weights",
+    "non_finite",
     "read_weights",
     "save_weights",
     "translated",

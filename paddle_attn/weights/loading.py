@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from paddle import nn
+from paddle import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, quote
+from ..files import shown
 from .files import read_weights
 from .protocol import Backbone
 from .torch_layout import has_torch_names, translated
 
 MAX_LISTED = 6  # keys that an error lists
+MAX_SHOWN = 80  # characters of each
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class LoadReport:
     unexpected: tuple[str, ...]  # in the file, not in the network
     mismatched: tuple[str, ...]  # 'key: expected [shape], found [shape]'
     folded: tuple[str, ...]  # biases before a batch norm, folded into its running mean
+    not_finite: tuple[str, ...] = ()  # of the loaded: the network now has NaN or Inf there
 
 
 def load_weights(
@@ -42,7 +46,8 @@ def load_weights(
         strict: raise an error that lists missing, unexpected and mismatched keys; False loads what fits.
         new_classifier: keep the network's classifier if the file's has another size, to learn other classes.
 
-    Returns: the keys that were loaded, missing, unexpected, mismatched and folded.
+    Returns: the keys that were loaded, missing, unexpected, mismatched and folded, and those of the loaded
+        that contain NaN or Inf; a warning names these too.
 
     Raises: UserError when the file cannot be read, holds anything but tensors, or does not fit.
     """
@@ -89,14 +94,27 @@ def load_state(
             f"{source} does not fit the network: expected its {len(own)} keys, found {_problems(report)}"
         )
     for key in report.loaded:
-        own[key].set_value(state[key].astype(own[key].numpy().dtype))
-    return report
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes Inf, which is reported below
+            own[key].set_value(state[key].astype(own[key].numpy().dtype))
+    not_finite = non_finite({key: own[key] for key in report.loaded})
+    if not_finite:
+        count = f"{len(not_finite)} of its {len(report.loaded)} tensors"
+        message = f"{shown(source)} contains NaN or Inf in {count}: {shortened(not_finite)}"
+        warnings.warn(message, stacklevel=2)
+    return replace(report, not_finite=tuple(not_finite))
+
+
+def non_finite(state: Mapping[str, np.ndarray | Tensor]) -> list[str]:
+    """The names of the tensors of a state dict that contain NaN or Inf, in its order."""
+    arrays = ((name, np.asarray(value)) for name, value in state.items())
+    return [name for name, array in arrays if array.dtype.kind == "f" and not np.isfinite(array).all()]
 
 
 def shortened(keys: Sequence[str]) -> str:
-    """The first keys of a list, and the number of the others."""
+    """The first keys of a list, each shortened, and the number of the others."""
+    first = [key if len(key) <= MAX_SHOWN else quote(key) for key in keys[:MAX_LISTED]]
     more = f", and {len(keys) - MAX_LISTED} more" if len(keys) > MAX_LISTED else ""
-    return ", ".join(keys[:MAX_LISTED]) + more
+    return ", ".join(first) + more
 
 
 def _fold_void_biases(net: nn.Layer, state: dict[str, np.ndarray]) -> tuple[str, ...]:

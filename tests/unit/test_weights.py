@@ -15,7 +15,7 @@ import pytest
 
 from paddle_attn import create_model, load_weights, model_spec, save_weights
 from paddle_attn.errors import UserError
-from paddle_attn.weights import load_pretrained, read_weights
+from paddle_attn.weights import load_pretrained, non_finite, read_weights
 
 
 def small(num_classes: int = 5) -> paddle.nn.Layer:
@@ -34,7 +34,8 @@ def test_saved_weights_load_again(tmp_path: Path, suffix: str):
     save_weights(net, tmp_path / f"w{suffix}")
     report = load_weights(other, tmp_path / f"w{suffix}")
     assert same(net, other)
-    assert set(report.loaded) == set(net.state_dict()) and not report.missing and not report.folded
+    assert set(report.loaded) == set(net.state_dict()) and not report.missing
+    assert not report.folded and not report.not_finite
     assert [file.name for file in tmp_path.iterdir()] == [f"w{suffix}"]
 
 
@@ -107,6 +108,22 @@ def test_damaged_files_are_an_error_that_names_them(tmp_path: Path, suffix: str,
     )
     with pytest.raises(UserError, match=f"w{suffix}.*expected a whole {suffix} file"):
         read_weights(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_nan_and_inf_in_weights_are_reported(tmp_path: Path, value: float):
+    """A float64 of 1e300 is Inf in a network of float32."""
+    state = {key: array.numpy() for key, array in small().state_dict().items()}
+    state["b6.bias"] = np.full(state["b6.bias"].shape, value)
+    with open(tmp_path / "w.pdparams", "wb") as file:
+        pickle.dump(state, file, protocol=4)
+    net = small()
+    with pytest.warns(
+        UserWarning, match=rf"w\.pdparams contains NaN or Inf in 1 of its {len(state)} tensors: b6\.bias"
+    ):
+        report = load_weights(net, tmp_path / "w.pdparams")
+    assert report.not_finite == ("b6.bias",) and len(report.loaded) == len(state)
+    assert non_finite(net.state_dict()) == ["b6.bias"] and non_finite(small().state_dict()) == []
 
 
 class Hostile:
