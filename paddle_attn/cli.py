@@ -8,26 +8,102 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 from . import runtime
-from .errors import Stopped, UserError, missing_package, one_line
+from .errors import Stopped, UserError, did_you_mean, missing_package, nearest, one_line, quote
+
+if TYPE_CHECKING:
+    from .config import Config
+
+_FLAG = re.compile(r"--?[A-Za-z][\w-]*")  # not a negative number, not a text with spaces
 
 
-def config_parser(description: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """An argument parser that reports a mistake in one sentence and proposes the nearest flag."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else list(args)
+        for argument in args[: args.index("--")] if "--" in args else args:
+            flag = argument.partition("=")[0]
+            if _FLAG.fullmatch(flag) and not self._knows(flag):
+                hint = did_you_mean(nearest(flag, self._option_string_actions))
+                self.error(f"unknown argument {quote(flag)}{hint or '; -h lists the arguments'}")
+        return super().parse_known_args(args, namespace)
+
+    def _knows(self, flag: str) -> bool:
+        """Whether a flag, or a unique beginning of one such as `--weig`, is this parser's."""
+        known = self._option_string_actions
+        if flag.startswith("--"):
+            return flag in known or any(name.startswith(flag) for name in known)
+        return flag[:2] in known
+
+    def error(self, message: str) -> NoReturn:
+        _exit(f"error: {message}", 2)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        _flush_stdout()
+        super().exit(status, message)
+
+
+def config_parser(description: str) -> Parser:
     """A parser with `-c CONFIG` and `-o key=value …`."""
-    parser = argparse.ArgumentParser(description=description)
+    return _add_override(_add_config(Parser(description=description), required=True))
+
+
+def trained_parser(description: str) -> Parser:
+    """A parser with `--weights FILE`, `-c CONFIG`, which may be omitted, and `-o key=value …`.
+
+    `trained_config` reads them.
+    """
+    parser = Parser(description=description)
+    parser.add_argument(
+        "--weights", required=True, metavar="FILE", help="such as output/towernet_simam/best.pdparams"
+    )
+    return _add_override(_add_config(parser, required=False))
+
+
+def trained_config(arguments: argparse.Namespace) -> Config:
+    """The config of the trained weights: `-c`, or the `config.yaml` beside them; with the overrides.
+
+    `train.output` is the folder of the weights, unless an override sets it.
+
+    Raises: UserError as `load_config` does, and without `-c` when there is no weights file or no config.
+    """
+    from .config import load_config
+
+    weights = Path(arguments.weights)
+    path = arguments.config or weights.with_name("config.yaml")
+    if not weights.is_file():
+        raise UserError(
+            f"there is no weights file {weights}: expected one that tools/train.py wrote, "
+            "such as best.pdparams"
+        )
+    if arguments.config is None and not path.is_file():
+        raise UserError(f"there is no config.yaml beside {weights}: pass the config of the training with -c")
+    return load_config(path, [f"train.output={json.dumps(str(weights.parent))}", *arguments.override])
+
+
+def _add_config(parser: Parser, required: bool) -> Parser:
+    default = "" if required else "; default: the config.yaml beside the weights"
     parser.add_argument(
         "-c",
         "--config",
-        required=True,
+        required=required,
         metavar="YAML",
-        help="the config, such as configs/towernet_simam.yaml",
+        help=f"the config, such as configs/towernet_simam.yaml{default}",
     )
+    return parser
+
+
+def _add_override(parser: Parser) -> Parser:
     parser.add_argument(
         "-o",
         "--override",
@@ -44,12 +120,15 @@ def config_parser(description: str) -> argparse.ArgumentParser:
 def one_sentence_errors() -> Iterator[None]:
     """Report errors that the user can correct in one line on stderr; others keep their traceback.
 
-    The exit code is 2 for a user's error, 130 after Ctrl-C, and 128 plus the signal's number after a signal.
+    The exit code is 2 for a user's error, 130 after Ctrl-C, 128 plus the signal's number after a signal, and
+    1, without a message, when what reads stdout has gone (`| head -1`).
     """
+    _prepare_streams()
     # Pillow warns about huge images; this package skips them or raises UserError
     warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")
     try:
         yield
+        sys.stdout.flush()
     except UserError as error:
         _exit(f"error: {error}", 2)
     except ModuleNotFoundError as error:
@@ -57,6 +136,9 @@ def one_sentence_errors() -> Iterator[None]:
         if known is error:
             raise
         _exit(f"error: {known}", 2)
+    except BrokenPipeError:
+        _discard_stdout()
+        sys.exit(1)
     except OSError as error:  # a full disk, a folder without write permission
         _exit(f"error: {error.filename or 'input/output'}: {error.strerror or error}", 2)
     except Stopped as stopped:
@@ -66,16 +148,45 @@ def one_sentence_errors() -> Iterator[None]:
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    print(one_line(message), file=sys.stderr)
+    with contextlib.suppress(OSError):  # stderr can be a closed pipe too
+        print(one_line(message), file=sys.stderr)
+    _flush_stdout()
     sys.exit(code)
+
+
+def _prepare_streams() -> None:
+    """Make every stream usable: a closed one discards, and one of few characters shows the others escaped."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        stream = getattr(sys, name)
+        if stream is None:  # otherwise the next file that is opened gets its number, and all that C++ prints
+            descriptor = os.open(os.devnull, os.O_RDWR)
+            if descriptor != number:
+                os.dup2(descriptor, number)
+                os.close(descriptor)
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _discard_stdout()
+
+
+def _discard_stdout() -> None:
+    """Discard what is left to print: Python would report that it cannot be written when it exits."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def prepare_paddle() -> None:
     """Tune the runtime, then import Paddle. Hides the warnings about which a user can do nothing."""
-    runtime.tune()
     os.environ.setdefault("GLOG_minloglevel", "2")  # the C++ side's warnings
-    with contextlib.redirect_stderr(io.StringIO()):  # Paddle comments on OMP_NUM_THREADS, which `tune` set
-        import paddle  # noqa: F401
+    runtime.tune()
+    runtime.import_paddle()
     for message in (  # Paddle's warnings about its own code in paddle.Model and paddle.jit
         "When training, we now always track global mean and variance",
         "Tensor do not have 'place' interface for pir graph mode",

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, quote, unknown_name
-from .strict_yaml import apply_override, build, dump, parse
+from .errors import UserError, did_you_mean, nearest, quote, unknown_name
+from .files import read_regular
+from .strict_yaml import apply_override, build, dump, key_names, parse
 
 
 def option(
@@ -193,9 +194,10 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")
     except OSError as error:
-        raise UserError(f"cannot read the config {path}: {error.strerror or error}") from None
+        hint = did_you_mean(None if path.exists() else _nearest_config(path))
+        raise UserError(f"cannot read the config {path}: {error.strerror or error}{hint}") from None
     except UnicodeDecodeError:
         raise UserError(f"cannot read the config {path}: it is not UTF-8 text") from None
     tree = parse(text, str(path))
@@ -203,8 +205,9 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
     if not isinstance(tree, dict):
         sections = ", ".join(item.name for item in dataclasses.fields(Config))
         raise UserError(f"{path} must hold sections ({sections}), found a {type(tree).__name__}")
+    known = key_names(Config)
     for override in overrides:
-        apply_override(tree, override)
+        apply_override(tree, override, known)
     config = build(Config, tree)
     if config.train.output is None:
         # the config that a run wrote is beside its classes.txt, and the run is where its folder is now
@@ -212,6 +215,14 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
         output = str(path.parent if is_of_a_run else Path("output") / path.stem)
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, output=output))
     return config
+
+
+def _nearest_config(path: Path) -> str | None:
+    """The config with the most similar name, beside `path` or in `configs`."""
+    files = {
+        file.stem: str(file) for folder in (Path("configs"), path.parent) for file in folder.glob("*.yaml")
+    }
+    return files.get(nearest(path.stem, files))
 
 
 def dump_config(config: Config) -> str:

@@ -56,9 +56,19 @@ def quote(value: object) -> str:
 def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UserError:
     """The error for a name that is not in a list: it shows the valid names and the nearest match."""
     valid = sorted(valid)
-    near = difflib.get_close_matches(str(name)[:80], valid, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = did_you_mean(nearest(name, valid))
     return UserError(f"unknown {kind} {quote(name)}: expected one of {', '.join(valid)}{hint}")
+
+
+def nearest(name: object, valid: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The most similar of the valid names, if one reaches `cutoff`, as `difflib` measures it."""
+    near = difflib.get_close_matches(str(name)[:80], list(valid), n=1, cutoff=cutoff)
+    return near[0] if near else None
+
+
+def did_you_mean(name: str | None) -> str:
+    """The end of a message that proposes a name; '' for None."""
+    return f"; did you mean '{name}'?" if name else ""
 
 
 _INSTALL = {  # package: the command that installs it

@@ -34,11 +34,14 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     """
     descriptor = _open_stream(path)
     if descriptor is not None:
-        with os.fdopen(descriptor, "wb") as stream, tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder, path.name)
-            write(temporary)
-            with open(temporary, "rb") as file:
-                shutil.copyfileobj(file, stream)
+        try:
+            with os.fdopen(descriptor, "wb") as stream, tempfile.TemporaryDirectory() as folder:
+                temporary = Path(folder, path.name)
+                write(temporary)
+                with open(temporary, "rb") as file:
+                    shutil.copyfileobj(file, stream)
+        except BrokenPipeError as error:
+            raise UserError(f"{path} was not read to its end: {error.strerror}") from None
         return
     path = _followed(path)
     if path.is_dir():

@@ -2,16 +2,21 @@
 
 Paddle starts with one thread, its MKL takes a slow path on AMD, and glibc maps and unmaps every large tensor.
 `tune()` changes all three. It never overrides a user's setting, and does nothing with Paddle's GPU wheel.
-`PADDLE_ATTN_TUNE=0` turns it off, `PADDLE_ATTN_TUNE=verbose` prints the settings. Does not import Paddle.
+`PADDLE_ATTN_TUNE=0` turns it off, `PADDLE_ATTN_TUNE=verbose` prints the settings. Importing this module does
+not import Paddle.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.metadata
+import importlib.util
+import io
 import os
 import platform
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -112,7 +117,10 @@ def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
 
 
 def tune() -> list[Step]:
-    """Apply the plan for this machine and return the applied steps. Call it before Paddle is imported."""
+    """Apply the plan for this machine, import Paddle and return the applied steps.
+
+    Call it before Paddle is imported. It imports Paddle itself, to hide what Paddle says about the settings.
+    """
     steps = plan(this_machine(), os.environ)
     if "paddle" in sys.modules:  # too late for environment variables: its threads and MKL are set up
         steps = [step for step in steps if step.where == "malloc"]
@@ -125,4 +133,19 @@ def tune() -> list[Step]:
     if os.environ.get("PADDLE_ATTN_TUNE") == "verbose":
         for step in steps:
             print(f"paddle_attn.runtime: {step.name}={step.value} ({step.why})", file=sys.stderr)
+    if steps and importlib.util.find_spec("paddle"):
+        import_paddle()
     return steps
+
+
+def import_paddle() -> None:
+    """Import Paddle without its comments on OMP_NUM_THREADS and on a missing ccache; others are printed."""
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="No ccache found")
+            import paddle  # noqa: F401
+    finally:
+        for line in stderr.getvalue().splitlines():
+            if "OMP_NUM_THREADS" not in line:
+                print(line, file=sys.stderr)

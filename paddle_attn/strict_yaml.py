@@ -11,11 +11,12 @@ import math
 import re
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from .errors import UserError, quote, unknown_name
+from .errors import UserError, did_you_mean, nearest, quote
 
 _BOOL, _FLOAT, _INT = (f"tag:yaml.org,2002:{name}" for name in ("bool", "float", "int"))
 _EXPONENT = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
@@ -37,7 +38,8 @@ def parse_mapping(text: str, where: str) -> dict[str, Any]:
     """A mapping in YAML's short form, such as `{reduction: 4}`. `where` names the text in the UserError."""
     tree = parse(text, where)
     if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
-        raise UserError(f"{where} must be a mapping such as '{{reduction: 4}}', found {quote(text)}")
+        hint = _space_hint(tree)
+        raise UserError(f"{where} must be a mapping such as '{{reduction: 4}}', found {quote(text)}{hint}")
     return tree
 
 
@@ -46,11 +48,13 @@ def dump(tree: Any) -> str:
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
-def apply_override(tree: dict, override: str) -> None:
-    """Set `section.key=value` in the tree of a config; the value is YAML."""
+def apply_override(tree: dict, override: str, known: Sequence[str]) -> None:
+    """Set `section.key=value` in the tree of a config; the value is YAML. `known`: the `key_names`."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"an override is written section.key=value, found {quote(override)}")
+    if not any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for name in known):
+        raise _unknown_key(key, known, override[len(key) :])
     *sections, last = key.split(".")
     for section in sections:
         if tree.get(section) is None:
@@ -61,22 +65,78 @@ def apply_override(tree: dict, override: str) -> None:
     tree[last] = parse(text, f"the override {quote(override)}")
 
 
-def build(cls: type, tree: Any, prefix: str = "") -> Any:
+def key_names(cls: type, prefix: str = "") -> list[str]:
+    """The full name of every field of a dataclass and of those inside it, such as 'optim.lr'."""
+    names = []
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            names += key_names(hint, f"{prefix}{name}.")
+        elif typing.get_origin(hint) is not typing.ClassVar:
+            names.append(f"{prefix}{name}")
+    return names
+
+
+def _unknown_key(key: str, known: Sequence[str], value: str = "") -> UserError:
+    """The error for a key that is not known: it shows the keys of its section and the nearest of all keys.
+
+    `value`: what follows the key in an override; the proposal repeats it.
+    """
+    prefix = key[: key.rfind(".") + 1]
+    while prefix and not any(name.startswith(prefix) for name in known):
+        prefix = key[: prefix.rstrip(".").rfind(".") + 1]
+    siblings = sorted(
+        {prefix + name.removeprefix(prefix).partition(".")[0] for name in known if name.startswith(prefix)}
+    )
+    near = _nearest_key(key, siblings, known)
+    hint = did_you_mean(near and near + (value if len(value) <= 40 else ""))
+    return UserError(f"unknown config key {quote(key)}: expected one of {', '.join(siblings)}{hint}")
+
+
+def _nearest_key(key: str, siblings: Sequence[str], known: Sequence[str]) -> str | None:
+    """The same name in another section, its abbreviation, or the most similar name."""
+
+    def last(name: str) -> str:
+        return name.rpartition(".")[2]
+
+    initials = "".join(word[:1] for word in re.split("[_-]", last(key)))  # learning_rate: lr
+    for wanted in (last(key), initials):
+        for name in known:
+            if last(name) == wanted:
+                return name
+    for names, cutoff in ((siblings, 0.5), (known, 0.6)):
+        near = nearest(last(key), map(last, names), cutoff)
+        if near:
+            return next(name for name in names if last(name) == near)
+    return None
+
+
+def build(cls: type, tree: Any) -> Any:
     """A dataclass from a mapping. Every key must be a field, and every value of its field's type."""
+    return _build(cls, tree, "", key_names(cls))
+
+
+def _build(cls: type, tree: Any, prefix: str, known: Sequence[str]) -> Any:
     if not isinstance(tree, dict):
-        raise UserError(f"{prefix.rstrip('.')} must be a section of keys, found {quote(tree)}")
+        hint = _space_hint(tree)
+        raise UserError(f"{prefix.rstrip('.')} must be a section of keys, found {quote(tree)}{hint}")
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in tree.items():
         if key not in hints:
-            raise unknown_name("config key", f"{prefix}{key}", [f"{prefix}{name}" for name in hints])
-        values[key] = _coerce(hints[key], value, f"{prefix}{key}")
+            raise _unknown_key(f"{prefix}{key}", known)
+        values[key] = _coerce(hints[key], value, f"{prefix}{key}", known)
     return cls(**values)
 
 
-def _coerce(hint: Any, value: Any, key: str) -> Any:
+def _space_hint(text: Any) -> str:
+    """The end of a message about `key:value`, which YAML reads as one string; '' for anything else."""
+    match = re.fullmatch(r"(\w+):(\S+)", text) if isinstance(text, str) else None
+    return f"; write a space after the colon, as in '{match[1]}: {match[2]}'" if match else ""
+
+
+def _coerce(hint: Any, value: Any, key: str, known: Sequence[str] = ()) -> Any:
     if dataclasses.is_dataclass(hint):
-        return build(hint, {} if value is None else value, f"{key}.")
+        return _build(hint, {} if value is None else value, f"{key}.", known)
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         if value is None:
             return None
@@ -86,7 +146,9 @@ def _coerce(hint: Any, value: Any, key: str) -> Any:
         return _coerce_tuple(typing.get_args(hint), value, key)
     if typing.get_origin(hint) is dict:
         if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
-            raise UserError(f"{key} must be a mapping of names to values, found {quote(value)}")
+            raise UserError(
+                f"{key} must be a mapping of names to values, found {quote(value)}{_space_hint(value)}"
+            )
         return dict(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -131,7 +193,14 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, value in node.value:
+            if (
+                isinstance(value, yaml.ScalarNode)
+                and not value.value
+                and _space_hint(getattr(key, "value", None))
+            ):
+                problem = f"{quote(key.value)} has no value{_space_hint(key.value)}"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if isinstance(key, yaml.ScalarNode) and key.value in seen:
                 problem = f"the key {quote(key.value)} is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)

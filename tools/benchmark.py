@@ -1,16 +1,15 @@
 """Measure speed against the baselines: python tools/benchmark.py [modules train infer data seeds]"""
 
-import argparse
 import functools
 import sys
 import tempfile
 from pathlib import Path
 
-from paddle_attn.cli import one_sentence_errors
+from paddle_attn.cli import Parser, one_sentence_errors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Measure this project and its baselines in turns; writes performance.csv and .md."
     )
     add = parser.add_argument

@@ -1,13 +1,14 @@
 """Convert a PyTorch checkpoint: python tools/convert.py model.pth.tar --arch resnet50 --attn simam"""
 
-import argparse
+import os
 from functools import partial
+from pathlib import Path
 
-from paddle_attn.cli import one_sentence_errors, prepare_paddle
+from paddle_attn.cli import Parser, one_sentence_errors, prepare_paddle
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Convert an author's PyTorch checkpoint without PyTorch; nothing in the file is run."
     )
     parser.add_argument("source", metavar="SRC", help="a .pth, .pth.tar, .pt or .safetensors")
@@ -27,6 +28,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with one_sentence_errors():
+        from paddle_attn.errors import UserError
         from paddle_attn.strict_yaml import parse_mapping
 
         attn_kwargs = parse_mapping(arguments.attn_kwargs, "--attn-kwargs")
@@ -34,7 +36,9 @@ def main() -> None:
         from paddle_attn.models import create_model
         from paddle_attn.weights.convert import convert
 
-        out = arguments.out or arguments.source.removesuffix(".tar").rpartition(".")[0] + ".pdparams"
+        out = arguments.out or str(Path(arguments.source.removesuffix(".tar")).with_suffix(".pdparams"))
+        if os.path.realpath(out) == os.path.realpath(arguments.source):
+            raise UserError(f"{out} is the checkpoint itself: choose another file with --out")
         build = partial(create_model, arguments.arch, arguments.attn, attn_kwargs, arguments.attn_pos)
         report = convert(arguments.source, out, build)
         print(f"{out}: {len(report.loaded)} tensors of {arguments.source}")

@@ -1,17 +1,14 @@
 """Compare everything with the authors' code and write docs/fidelity.md: python tools/fidelity.py"""
 
-import argparse
 import sys
 from functools import partial
 from pathlib import Path
 
-from paddle_attn.cli import one_sentence_errors, prepare_paddle
+from paddle_attn.cli import Parser, one_sentence_errors, prepare_paddle
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Compare every module and network with its authors' code and write the page."
-    )
+    parser = Parser(description="Compare every module and network with its authors' code and write the page.")
     parser.add_argument(
         "--golden",
         default="reference/golden",

@@ -2,14 +2,13 @@
 python tools/predict.py --model inference/towernet_simam photo.jpg folder
 """
 
-import argparse
 import sys
 
-from paddle_attn.cli import one_sentence_errors, prepare_paddle
+from paddle_attn.cli import Parser, one_sentence_errors, prepare_paddle
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Classify images and folders of images.")
+    parser = Parser(description="Classify images and folders of images.")
     parser.add_argument("inputs", nargs="+", metavar="IMAGE_OR_FOLDER")
     parser.add_argument(
         "--model", required=True, metavar="DIR", help="an exported folder, such as inference/towernet_simam"

@@ -1,12 +1,12 @@
 """Make the train/eval split of a folder of photographs: python tools/split.py"""
 
-import argparse
+import shlex
 
-from paddle_attn.cli import one_sentence_errors
+from paddle_attn.cli import Parser, one_sentence_errors
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Split photographs into train/ and eval/. "
         "Without --source: datasets/Images.zip, else datasets/Images/, else the download of Caltech-101."
     )
@@ -17,9 +17,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--out",
-        default="datasets/caltech101-16",
         metavar="DIR",
-        help="the folder to make (default: %(default)s)",
+        help="the folder to make; default: datasets/NAME with the name of the source, "
+        "datasets/caltech101-16 without --source",
     )
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="use only these classes")
     parser.add_argument(
@@ -36,19 +36,22 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with one_sentence_errors():
-        from paddle_attn.data.prepare.split import make_split
+        from paddle_attn.data.prepare.split import default_folder, make_split
+        from paddle_attn.files import shown
 
+        out = arguments.out or default_folder(arguments.source)
         mirror = {"url": arguments.url} if arguments.url else {}
         split = make_split(
-            arguments.source, arguments.out, arguments.classes, arguments.seed, arguments.force, **mirror
+            arguments.source, out, arguments.classes, arguments.seed, arguments.force, **mirror
         )
         for name, count in split.counts.items():
             print(f"{name:24s} {count['train']:6d} train {count['eval']:6d} eval")
         for file, reason in split.skipped.items():
             print(f"skipped: {file}: {reason}")
         train, evaluation, classes = split.total("train"), split.total("eval"), len(split.classes)
-        print(f"{train} + {evaluation} images of {classes} classes in {arguments.out} ({split.rule})")
+        print(f"{train} + {evaluation} images of {classes} classes in {shown(out)} ({split.rule})")
         print(f"RGB mean {split.mean}, standard deviation {split.std}")
+        print(f"train on it with: -o {shlex.quote(f'data.root={shown(out)}')}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,11 +72,15 @@ def trainable_params(net: nn.Layer) -> int:
     return sum(int(np.prod(parameter.shape)) for parameter in net.parameters() if not parameter.stop_gradient)
 
 
-def tables() -> str:
-    """Two tables in Markdown: every model without attention, and what each attention adds to a ResNet-50."""
+def tables(progress: Callable[[str], object]) -> str:
+    """Two tables in Markdown: every model without attention, and what each attention adds to a ResNet-50.
+
+    `progress` receives each network's name before it is counted, which takes about a second.
+    """
     lines = ["| model | input | classes | parameters | GMACs |", "|---|---|---|---|---|"]
     for model in list_models():
         spec = model_spec(model)
+        progress(model)
         base = profile(create_model(model), spec.input_size)
         lines.append(
             f"| `{model}` | {spec.input_size} | {spec.num_classes} "
@@ -84,6 +89,7 @@ def tables() -> str:
     base = profile(create_model("resnet50"))
     lines += ["", "| resnet50 with | places | + parameters | + GMACs |", "|---|---|---|---|"]
     for attn in [*list_attention(), *REPLACEMENTS]:
+        progress(f"resnet50 with {attn}")
         found = profile(create_model("resnet50", attn))
         params, macs = found.params - base.params, found.macs - base.macs
         lines.append(f"| `{attn}` | {found.attn_sites} | {params:,} | {macs / 1e9:.4f} |")
