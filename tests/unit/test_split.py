@@ -25,7 +25,7 @@ from helpers import COLOURS, HANG, ROOT, assert_one_sentence, make_images, pictu
 from paddle_attn.data.folder import ImageFolder
 from paddle_attn.data.images import load_image
 from paddle_attn.data.prepare.sources import CALTECH_16, download
-from paddle_attn.data.prepare.split import make_split
+from paddle_attn.data.prepare.split import default_folder, make_split
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.errors import UserError
 
@@ -177,9 +177,167 @@ def test_a_folder_that_is_not_a_split_is_never_replaced(tmp_path: Path):
     images, out = make_images(tmp_path / "images"), tmp_path / "precious"
     out.mkdir()
     (out / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match=r"is not a split \(it has no split.json\) and is not replaced"):
+    for record in (None, "{", "[" * 100_000, "[]", '{"files": 3}', '{"classes": ["blue"]}'):
+        if record:
+            (out / "split.json").write_text(record)
+        before = tree(out)
+        with pytest.raises(UserError, match=r"not replaced, as it has no split\.json that lists the files"):
+            make_split(str(images), out, force=True)
+        assert tree(out) == before
+    assert_only_beside(out, "images")
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "train/red/mine.jpg", "more/.hidden", "train/blue/link"])
+def test_a_split_with_a_file_of_the_user_is_not_replaced(tmp_path: Path, name: str):
+    images, out = make_images(tmp_path / "images", per_class=3), tmp_path / "split"
+    make_split(str(images), out)
+    (out / name).parent.mkdir(exist_ok=True)
+    if name.endswith("link"):
+        (out / name).symlink_to(images, target_is_directory=True)
+    else:
+        (out / name).write_text("x")
+    before = tree(tmp_path)
+    with pytest.raises(
+        UserError, match=f"holds {name}, which this command did not write, and is not replaced"
+    ):
         make_split(str(images), out, force=True)
-    assert tree(out) == {"thesis.tex": b"x"}
+    assert tree(tmp_path) == before
+    (out / name).unlink()
+    assert make_split(str(images), out, seed=1, force=True).total("eval") == 3
+
+
+def test_a_target_that_is_a_link_is_followed(tmp_path: Path):
+    images, out = make_images(tmp_path / "images", per_class=3), tmp_path / "link"
+    out.symlink_to("disk/split")
+    for force in (False, True):
+        make_split(str(images), out, force=force)
+        assert out.is_symlink() and (tmp_path / "disk" / "split" / "split.json").exists()
+    assert_only_beside(tmp_path / "disk" / "split")
+
+
+# ---- source and target are apart
+
+
+def inside(tmp_path: Path) -> tuple[Path, Path]:
+    return make_images(tmp_path / "split" / "originals", per_class=3), tmp_path / "split"
+
+
+def deep_inside(tmp_path: Path) -> tuple[Path, Path]:
+    make_images(tmp_path / "split" / "a" / "originals", per_class=3)
+    return tmp_path / "split" / "a", tmp_path / "other" / ".." / "split"
+
+
+def archive_inside(tmp_path: Path) -> tuple[Path, Path]:
+    images = make_images(tmp_path / "images", per_class=3)
+    return pack(images, tmp_path / "split" / "x.zip"), tmp_path / "split"
+
+
+def around(tmp_path: Path) -> tuple[Path, Path]:
+    return make_images(tmp_path, per_class=3), tmp_path / "split"
+
+
+def same(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "split", tmp_path / "split" / "."
+
+
+def linked_source(tmp_path: Path) -> tuple[Path, Path]:
+    images = make_images(tmp_path / "split" / "originals", per_class=3)
+    (tmp_path / "link").symlink_to(images, target_is_directory=True)
+    return tmp_path / "link", tmp_path / "split"
+
+
+def linked_target(tmp_path: Path) -> tuple[Path, Path]:
+    (tmp_path / "link").symlink_to("split", target_is_directory=True)
+    return make_images(tmp_path / "split" / "originals", per_class=3), tmp_path / "link"
+
+
+def linked_class(tmp_path: Path) -> tuple[Path, Path]:
+    images = make_images(tmp_path / "images", per_class=3)
+    shutil.rmtree(images / "red")
+    (images / "red").symlink_to(tmp_path / "split" / "train" / "red", target_is_directory=True)
+    return images, tmp_path / "split"
+
+
+def linked_image(tmp_path: Path) -> tuple[Path, Path]:
+    images = make_images(tmp_path / "images", per_class=3)
+    (images / "red" / "image_01.jpg").unlink()
+    (images / "red" / "image_01.jpg").symlink_to(tmp_path / "split" / "train" / "red" / "image_01.jpg")
+    return images, tmp_path / "split"
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        inside,
+        deep_inside,
+        archive_inside,
+        around,
+        same,
+        linked_source,
+        linked_target,
+        linked_class,
+        linked_image,
+    ],
+)
+def test_a_source_and_a_target_that_contain_one_another_are_refused(
+    tmp_path: Path, places: Callable[[Path], tuple[Path, Path]]
+):
+    make_split(str(make_images(tmp_path / "first")), tmp_path / "split")
+    shutil.rmtree(tmp_path / "first")
+    source, out = places(tmp_path)
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=r"the source .* and the folder of the split, .* contain one another"):
+        make_split(str(source), out, force=True)
+    assert tree(tmp_path) == before
+
+
+def test_the_download_is_not_replaced_by_the_split(tmp_path: Path):
+    with pytest.raises(UserError, match="contain one another"):
+        make_split(out=tmp_path / "datasets", datasets=tmp_path / "datasets", url="http://127.0.0.1:9")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_circle_of_links_is_listed(tmp_path: Path):
+    images = make_images(tmp_path / "images", per_class=2)
+    (images / "red" / "circle.jpg").symlink_to("circle.jpg")
+    assert "red/circle.jpg" in make_split(str(images), tmp_path / "split").skipped
+
+
+# ---- the name of the target
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("demo", "demo"),
+        ("photos/flowers", "flowers"),
+        ("photos/flowers/..", "photos"),
+        ("my flowers.tar.gz", "my_flowers"),
+        ("Flowers.ZIP", "Flowers"),
+        ("photos/Images.zip", "Images-split"),
+        ("datasets/flowers", "flowers-split"),
+        ("datasets/flowers/deeper", "deeper"),
+        ("datasets/Images.zip", "caltech101-16"),
+        ("link.zip", "caltech101-16"),
+        (None, "caltech101-16"),
+    ],
+)
+def test_the_folder_is_named_after_the_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str | None, name: str
+):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos/flowers", "datasets/flowers/deeper"):
+        Path(folder).mkdir(parents=True)
+    for archive in ("my flowers.tar.gz", "Flowers.ZIP", "photos/Images.zip", "datasets/Images.zip"):
+        Path(archive).touch()
+    Path("link.zip").symlink_to("datasets/Images.zip")
+    assert default_folder(source) == Path("datasets", name)
+
+
+def test_a_name_that_is_not_text_becomes_text(tmp_path: Path):
+    os.mkdir(os.fsencode(tmp_path) + b"/\x1b[31m \xe9")
+    source = os.fsdecode(os.fsencode(tmp_path) + b"/\x1b[31m \xe9")
+    assert default_folder(source) == Path("datasets", r"\x1b[31m_\xe9")
 
 
 # ---- sources
@@ -446,6 +604,31 @@ def test_the_official_archive_gives_the_sixteen_classes(tmp_path: Path, serve):
 
 
 # ---- the command
+
+
+def test_the_command_names_the_folder_after_the_source_and_prints_its_option(tmp_path: Path):
+    make_images(tmp_path / "flowers", per_class=2)
+    result = tool("split", "--source", "flowers", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "train on it with: -o data.root=datasets/flowers"
+    assert (tmp_path / "datasets" / "flowers" / "split.json").exists()
+
+
+def test_the_command_escapes_what_is_not_printable(tmp_path: Path):
+    images = make_images(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\x1b[31m \xe9")), per_class=2)
+    for name in ("\x1b]0;title\x07.jpg", os.fsdecode(b"\xff.jpg")):
+        (images / "red" / name).write_text("text")
+        picture((1, 2, 3)).save(images / "red" / f"good {name}")
+    for out, word in ((tmp_path / "split", "split"), (tmp_path / "\x1b[2J", r"\x1b[2J")):
+        result = tool("split", "--source", images, "--out", out)
+        assert result.returncode == 0, result.stderr
+        assert "\x1b" not in result.stdout + result.stderr and word in result.stdout.splitlines()[-1]
+        assert r"skipped: red/\x1b]0;title\x07.jpg: it is not an image" in result.stdout
+        assert r"skipped: red/\xff.jpg: it is not an image" in result.stdout
+        assert not any("\x1b" in name for name in tree(out))
+    result = tool("split", "--source", images, "--out", tmp_path / "\x1b[2J")
+    assert_one_sentence(result, r"\x1b[2J exists")
+    assert "\x1b" not in result.stderr
 
 
 def test_the_command_reports_the_split(tmp_path: Path):

@@ -36,6 +36,7 @@ ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 # Caltech 101 (1.0), Li, Andreeto, Ranzato, Perona (2022), CaltechDATA, doi.org/10.22002/D1.20086, CC BY 4.0
 CALTECH_URL = "https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip"
 CALTECH_SHA1 = "d1cc0e3686b03d5e1a7e9b734c6d04f60857d674"
+CALTECH_ARCHIVE = "caltech-101.zip"  # in the folder of the data sets
 CALTECH_INNER = "101_ObjectCategories.tar.gz"  # the archive inside the archive, with the photographs
 # the sixteen largest categories of at most 256 images, ties by name, without BACKGROUND_Google and the faces
 # fmt: off
@@ -61,6 +62,31 @@ class Source:
     temporary: bool  # whether the files may be moved instead of copied
 
 
+def locate(source: str | None, datasets: Path) -> Path | None:
+    """The folder or archive with the images: `source`, else the first that exists of `datasets/Images.zip`,
+    `datasets/Images/` and the archive of the download, which may still be missing. None for 'demo'.
+
+    Raises: UserError when `source` does not exist.
+    """
+    if source == "demo":
+        return None
+    if source is not None:
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise UserError(
+                f"there is no {path}: expected --source to be a folder of class folders, "
+                "a .zip or .tar.gz of one, or 'demo'"
+            )
+        return path
+    found = (path for path in photographs(datasets) if path.exists())
+    return next(found, datasets / CALTECH_ARCHIVE)
+
+
+def photographs(datasets: Path) -> tuple[Path, Path]:
+    """Where the photographs are looked for without a source."""
+    return datasets / "Images.zip", datasets / "Images"
+
+
 def find_source(
     source: str | None,
     datasets: Path,
@@ -69,7 +95,7 @@ def find_source(
     url: str = CALTECH_URL,
     sha1: str = CALTECH_SHA1,
 ) -> Source:
-    """Find class folders: `source`, else `datasets/Images.zip`, else `datasets/Images/`, else the download.
+    """Open what `locate` finds; downloads, unpacks or draws it first.
 
     Args:
         source: a folder of class folders, a .zip or .tar.gz of one, 'demo' for synthetic images, None to
@@ -81,21 +107,13 @@ def find_source(
 
     Raises: UserError when nothing is found and the download fails, or an archive is damaged or unsafe.
     """
-    if source == "demo":
+    path = locate(source, datasets)
+    if path is None:
         write_synthetic(work / "synthetic")
         return Source(work / "synthetic", "synthetic images", classes, temporary=True)
-    if source is not None:
-        path = Path(source).expanduser()
-        if not path.exists():
-            raise UserError(
-                f"there is no {path}: expected --source to be a folder of class folders, "
-                "a .zip or .tar.gz of one, or 'demo'"
-            )
+    archive = datasets / CALTECH_ARCHIVE
+    if source is not None or path != archive:
         return _open(path, work, classes)
-    for path in (datasets / "Images.zip", datasets / "Images"):
-        if path.exists():
-            return _open(path, work, classes)
-    archive = datasets / "caltech-101.zip"
     if not archive.exists():
         try:
             download(url, archive, sha1)

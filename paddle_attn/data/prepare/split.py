@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,13 +15,14 @@ import numpy as np
 from rich.progress import track
 
 from ...errors import UserError, unknown_name
-from ...files import atomic_directory, shown
-from ..images import ImageError, check_class_name, is_clutter, list_images_and_links, load_image
-from .sources import CALTECH_SHA1, CALTECH_URL, find_source
+from ...files import atomic_directory, files_below, read_regular, shown
+from ..images import ImageError, check_class_name, is_clutter, list_images, list_images_and_links, load_image
+from .sources import ARCHIVES, CALTECH_SHA1, CALTECH_URL, find_source, locate, photographs
 
 EVERY = 5  # one image in five goes to eval
 LEVELS = np.arange(256) / 255  # the values of the 256 bins of a histogram
 MAX_NAME_BYTES = 200  # of a file; file systems support 255
+RECORD = "split.json"
 ALREADY_SPLIT = {"train", "eval", "val", "test", "valid"}
 
 
@@ -35,6 +37,7 @@ class Split:
     mean: list[float]  # of R, G and B in 0..1 over the training images; every image has the same weight
     std: list[float]
     skipped: dict[str, str]  # file: reason
+    files: list[str]  # all files of the split, relative to it; a later split replaces only these
 
     def total(self, part: str) -> int:
         """The number of images in 'train' or 'eval'."""
@@ -50,9 +53,32 @@ class _Checked:
     mean_square: np.ndarray
 
 
+def default_folder(source: str | None, datasets: str | Path = "datasets") -> Path:
+    """The folder of a split: named after the source, but `caltech101-16` for the photographs of the notebook.
+
+    Those are the download and what `datasets` holds as `Images.zip` or `Images/`. Configs expect them there.
+
+    Raises: UserError when `source` does not exist.
+    """
+    datasets = Path(datasets)
+    path = locate(source, datasets)
+    if path is None:
+        return datasets / "demo"
+    notebook = [_real(place) for place in photographs(datasets)]
+    if source is None or _real(path) in notebook:
+        return datasets / "caltech101-16"
+    name = _real(path).name
+    if path.is_file():
+        name = next((name[: -len(end)] for end in ARCHIVES if name.lower().endswith(end)), name)
+    folder = datasets / _file_name(Path(name))
+    if _real(folder) in notebook or _contain_one_another(path, folder):
+        return folder.with_name(f"{folder.name}-split")
+    return folder
+
+
 def make_split(
     source: str | None = None,
-    out: str | Path = "datasets/caltech101-16",
+    out: str | Path | None = None,
     classes: Sequence[str] | None = None,
     seed: int | None = None,
     force: bool = False,
@@ -60,41 +86,75 @@ def make_split(
     url: str = CALTECH_URL,
     sha1: str = CALTECH_SHA1,
 ) -> Split:
-    """Make the split. `out` appears complete at the end; after an error it is as before.
+    """Make the split. `out` appears complete at the end; after an error it is as before. A link is followed.
 
     Args:
         source, datasets, url, sha1: where the images come from, see `sources.find_source`.
-        out: the folder to make.
+        out: the folder to make; None for `default_folder`.
         classes: the classes to use; None for all, or for the sixteen of the download.
         seed: shuffles each class; None sends every fifth file of the sorted class to eval.
         force: replace an earlier split.
 
-    Raises: UserError when `out` exists, when there are no images, or when fewer than two of a class decode.
+    Raises: UserError when `out` exists, or with `force` holds a file that no split wrote, when source and
+    `out` contain one another, when there are no images, or when fewer than two of a class decode.
     """
-    out = Path(out)
-    if out.exists() and any(out.iterdir()):
+    out = default_folder(source, datasets) if out is None else Path(out)
+    if path := locate(source, Path(datasets)):
+        _check_apart(path, out)
+    earlier = []
+    if out.is_dir() and any(out.iterdir()):
         if not force:
             raise UserError(f"{out} exists: pass --force to replace it, or --out for another folder")
-        if not (out / "split.json").exists():
-            raise UserError(
-                f"{out} is not a split (it has no split.json) and is not replaced: "
-                "pass --out for another folder"
-            )
+        earlier = _recorded_files(out)
     rule = f"one in {EVERY} to eval, shuffled with seed {seed}"
     if seed is None:
         rule = f"every {EVERY}th file of each sorted class to eval"
-    with atomic_directory(out) as target:
+    with atomic_directory(out, earlier) as target:
         work = target / ".work"
         work.mkdir()
         found = find_source(source, Path(datasets), work, list(classes) if classes else None, url, sha1)
         folders = _class_folders(found.root, found.classes)
+        for folder in folders.values():
+            for path in (folder, *list_images(folder)):
+                if path.is_symlink():
+                    _check_apart(path, out)
         put = shutil.move if found.temporary else shutil.copyfile
         counts, skipped, mean, std = _distribute(folders, target, seed, put)
         shutil.rmtree(work)
-        split = Split(list(counts), counts, found.name, rule, mean, std, skipped)
+        files = [*files_below(target), RECORD]
+        split = Split(list(counts), counts, found.name, rule, mean, std, skipped, files)
         record = json.dumps(dataclasses.asdict(split), indent=2, ensure_ascii=False)
-        (target / "split.json").write_text(record + "\n", encoding="utf-8")
+        (target / RECORD).write_text(record + "\n", encoding="utf-8")
     return split
+
+
+def _check_apart(source: Path, out: Path) -> None:
+    """Raises UserError when replacing `out` would remove `source`, or when `source` holds `out`."""
+    if _contain_one_another(source, out):
+        raise UserError(
+            f"the source {source} and the folder of the split, {out}, are the same or contain one another: "
+            "pass --out for another folder"
+        )
+
+
+def _contain_one_another(first: Path, second: Path) -> bool:
+    first, second = _real(first), _real(second)
+    return first == second or first in second.parents or second in first.parents
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises for links in a circle
+
+
+def _recorded_files(out: Path) -> list[str]:
+    """The files of the split in `out`, from its record."""
+    try:
+        return [str(name) for name in json.loads(read_regular(out / RECORD))["files"]]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        raise UserError(
+            f"{out} is not replaced, as it has no {RECORD} that lists the files of a split: "
+            "pass --out for another folder"
+        ) from None
 
 
 def _class_folders(root: Path, wanted: list[str] | None) -> dict[str, Path]:
