@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 
 MAX_PIXELS = 89_478_485  # of an image; Pillow warns above it. Decoding one takes up to 1 GB of memory
 # the formats that Pillow may open; it knows others, one of which starts a program
@@ -25,7 +25,7 @@ class ImageError(UserError):
 
     def __init__(self, path: str | os.PathLike, reason: str):
         super().__init__(f"cannot decode the image {path}: {reason}")
-        self.reason = reason
+        self.reason = one_line(reason)
 
 
 def is_image_name(path: str | os.PathLike) -> bool:
