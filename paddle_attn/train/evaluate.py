@@ -18,7 +18,7 @@ from ..data.loader import Loader
 from ..errors import UserError
 from ..files import atomic_write, write_text
 from .distributed import ProcessGroup
-from .plots import plot_confusion
+from .plots import most_confused, plot_confusion
 
 
 @dataclass(frozen=True)
@@ -44,18 +44,26 @@ class Evaluation:
             for index, name in enumerate(self.classes)
         ]
 
-    def write(self, folder: Path) -> None:
-        """Write `metrics.json` and `confusion.png`."""
+    def most_confused(self) -> list[dict[str, str | int]]:
+        """The pairs of classes with the most errors."""
+        return [
+            {"true": self.classes[true], "predicted": self.classes[predicted], "images": images}
+            for true, predicted, images in most_confused(self.confusion)
+        ]
+
+    def write(self, folder: Path, title: str = "") -> None:
+        """Write `metrics.json` and `confusion.png`, with a title such as the model and the image size."""
         metrics = {
             "top1": self.top1,
             "top5": self.top5,
             "loss": self.loss,
             "images": int(self.confusion.sum()),
             "classes": self.by_class(),
+            "most_confused": self.most_confused(),
         }
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         atomic_write(
-            folder / "confusion.png", lambda part: plot_confusion(self.confusion, self.classes, part)
+            folder / "confusion.png", lambda part: plot_confusion(self.confusion, self.classes, part, title)
         )
 
 
@@ -114,5 +122,7 @@ def evaluate_config(config: Config, weights: str | Path) -> Evaluation:
         )
     with ops.using(config.train.ops):
         evaluation = evaluate(network, loader, classes)
-    evaluation.write(Path(config.train.output))
+    model, size = config.model, loader.dataset.preprocess.size
+    title = f"{model.name}, {model.attn or 'no attention'}, {size} px"
+    evaluation.write(Path(config.train.output), title)
     return evaluation

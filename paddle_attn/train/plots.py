@@ -1,34 +1,35 @@
-"""The pictures: training curves and the confusion matrix."""
+"""The pictures: training curves, the confusion matrix, grids of sample images."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure  # not pyplot: no global state, no display
+from matplotlib.ft2font import FT2Font
+from matplotlib.transforms import Bbox
+from PIL import Image
 
-logging.getLogger("matplotlib.font_manager").setLevel(
-    logging.ERROR
-)  # a family that is not installed is passed over
+# a font that has the characters will do, also in another weight
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+
 TRAIN, EVAL = "#7f9bbf", "#c2410c"
-# class names are plain text in any script: fonts that know Chinese where one is installed, and '$' is no
-# formula
-PLAIN_TEXT = {
-    "font.family": [
-        "DejaVu Sans",
-        "Noto Sans CJK SC",
-        "Source Han Sans SC",
-        "WenQuanYi Micro Hei",
-        "Microsoft YaHei",
-        "PingFang SC",
-        "SimHei",
-    ],
-    "text.parse_math": False,
-}
+RIGHT, WRONG = "#15803d", "#c2410c"
+MAX_NAMED = 50  # classes with names and counts in the confusion matrix; more become a heat map
+MAX_CELLS = 300  # of a heat map, in a row
+MAX_NAME = 30  # characters of a class name
+TILE, GAP, LINE = 128, 8, 15  # pixels of a grid of samples: an image's side, the space around, a line of text
+BASE_FONT = "DejaVu Sans"  # comes with matplotlib
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -51,41 +52,186 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
     loss.legend(frameon=False)
-    _save(figure, path)
+    figure.savefig(path, dpi=110)
 
 
-def plot_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path) -> None:
-    """Rows are the true classes, columns the predicted ones; shaded by the fraction of the row, labelled with
-    counts.
+def most_confused(confusion: np.ndarray, count: int = 20) -> list[tuple[int, int, int]]:
+    """The pairs of classes with the most errors, at most `count`: (true, predicted, images)."""
+    errors = confusion.copy()
+    np.fill_diagonal(errors, 0)
+    count = min(count, errors.size)
+    largest = np.argpartition(errors, -count, axis=None)[-count:]
+    pairs = [divmod(int(place), len(errors)) for place in largest]
+    found = [(true, predicted, int(errors[true, predicted])) for true, predicted in pairs]
+    return sorted((pair for pair in found if pair[2]), key=lambda pair: (-pair[2], pair))
+
+
+def plot_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path, title: str = "") -> None:
+    """Rows are the true classes, columns the predicted ones; shaded by the fraction of the row.
+
+    Up to 50 classes have their names and counts. More become a heat map of a fixed size beside a list of
+    the most confused pairs.
+
+    Args:
+        title: of the picture, such as the model and the image size.
     """
-    with matplotlib.rc_context(PLAIN_TEXT):
-        _save(_confusion_figure(confusion, classes), path)
+    names = [shorten(name) for name in classes]
+    with plain_text(names):
+        draw = _matrix if len(names) <= MAX_NAMED else _heat_map
+        fractions = (confusion / np.maximum(confusion.sum(1, keepdims=True), 1)).astype("float32")
+        figure = draw(fractions, confusion, names)
+        accuracy = np.trace(confusion) / max(confusion.sum(), 1)
+        top1 = f"top-1 {100 * accuracy:.2f} % of {confusion.sum()} images"
+        figure.suptitle(f"{title}\n{top1}" if title else top1)
+        _save(figure, path)
 
 
-def _confusion_figure(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
-    count = len(classes)
+def _matrix(fractions: np.ndarray, confusion: np.ndarray, names: Sequence[str]) -> Figure:
+    count = len(names)
     side = max(5.0, 0.42 * count + 2)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
-    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(count), classes, rotation=90)
-    axes.set_yticks(range(count), classes)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(
-        f"top-1 {100 * np.trace(confusion) / max(confusion.sum(), 1):.2f} % of {confusion.sum()} images"
-    )
-    if count <= 40:
-        for row, column in zip(*np.nonzero(confusion), strict=True):
-            colour = "white" if shares[row, column] > 0.6 else "black"
-            axes.text(
-                column, row, int(confusion[row, column]), ha="center", va="center", fontsize=8, color=colour
-            )
+    _shade(axes, fractions, count, "fraction of the true class (row-normalised)")
+    axes.set_xticks(range(count), names, rotation=90)
+    axes.set_yticks(range(count), names)
+    for row, column in zip(*np.nonzero(confusion), strict=True):
+        colour = "white" if fractions[row, column] > 0.6 else "black"
+        number = int(confusion[row, column])
+        axes.text(column, row, number, ha="center", va="center", fontsize=8, color=colour)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _heat_map(fractions: np.ndarray, confusion: np.ndarray, names: Sequence[str]) -> Figure:
+    figure = Figure(figsize=(13, 7), layout="constrained")
+    axes, beside = figure.subplots(1, 2, width_ratios=(3, 2))
+    label, block = "fraction of the true class (row-normalised)", -(-len(names) // MAX_CELLS)
+    if block > 1:  # single cells would be thinner than a pixel
+        starts = np.arange(0, len(names), block)
+        for axis in (0, 1):
+            fractions = np.maximum.reduceat(fractions, starts, axis=axis)
+        label = f"{label}, the largest of {block}×{block} classes"
+    _shade(axes, fractions, len(names), label)
+    beside.set_axis_off()
+    beside.set_title("most confused: images, true, predicted", loc="left", fontsize=10)
+    lines = [f"{n:5d}  {names[true]}, {names[predicted]}" for true, predicted, n in most_confused(confusion)]
+    beside.text(0, 1, "\n".join(lines or ["none"]), va="top", fontsize=9, linespacing=1.6)
+    return figure
+
+
+def _shade(axes: Axes, fractions: np.ndarray, count: int, label: str) -> None:
+    """Draw the fractions over the numbers of the classes, with a colour bar."""
+    edges = (-0.5, count - 0.5, count - 0.5, -0.5)
+    image = axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, extent=edges, interpolation="nearest")
+    axes.figure.colorbar(image, ax=axes, label=label)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+
+
+def plot_samples(
+    images: np.ndarray, names: Sequence[str], predicted: Sequence[str] | None = None
+) -> np.ndarray:
+    """A grid of images with their classes: uint8 `[N, H, W, 3]` to uint8 `[height, width, 3]`.
+
+    Args:
+        images: square.
+        names: the true class of each image.
+        predicted: the class that a network predicts for each; None shows only the true ones.
+    """
+    columns = int(np.ceil(np.sqrt(len(images))))
+    lines = 1 if predicted is None else 2
+    tile_width, tile_height = TILE + GAP, TILE + GAP + lines * LINE
+    width, height = columns * tile_width + GAP, -(-len(images) // columns) * tile_height + GAP
+    corners = [
+        (GAP + index % columns * tile_width, GAP + index // columns * tile_height)
+        for index in range(len(images))
+    ]
+    figure = Figure(figsize=(width / 100, height / 100), dpi=100)
+
+    def write(caption: str, left: int, top: int, colour: str) -> None:
+        text = figure.text(left / width, 1 - top / height, caption, va="top", fontsize=7.5, color=colour)
+        text.set_clip_box(Bbox.from_extents(left, 0, left + TILE, height))
+        text.set_clip_on(True)
+
+    with plain_text([*names, *(predicted or ()), "✓✗"]):
+        for index, (left, top) in enumerate(corners):
+            write(names[index], left, top + TILE + 1, "black")
+            if predicted is not None:
+                mark, colour = ("✓", RIGHT) if predicted[index] == names[index] else ("✗", WRONG)
+                write(f"{mark} {predicted[index]}", left, top + TILE + LINE + 1, colour)
+        canvas = FigureCanvasAgg(figure)
+        with _missing_glyphs_are_boxes():
+            canvas.draw()
+    grid = np.array(canvas.buffer_rgba())[:, :, :3]
+    for image, (left, top) in zip(images, corners, strict=True):
+        thumbnail = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BILINEAR)
+        grid[top : top + TILE, left : left + TILE] = thumbnail
+    return grid
+
+
+# ---- text in any script
+
+
+def shorten(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+
+
+def plain_text(texts: Iterable[str]) -> contextlib.AbstractContextManager[None]:
+    """Settings for text in any script: fonts that have its characters, and '$' is no formula."""
+    fonts = find_fonts(frozenset("".join(texts)))
+    return matplotlib.rc_context({"font.family": [BASE_FONT, *fonts], "text.parse_math": False})
+
+
+@functools.cache
+def find_fonts(characters: frozenset[str]) -> tuple[str, ...]:
+    """The families of installed fonts that have the characters which matplotlib's own font lacks.
+
+    Prints a line once per process when no font has them.
+    """
+    base = FT2Font(font_manager.findfont(BASE_FONT))
+    missing = {letter for letter in characters if letter >= " " and not base.get_char_index(ord(letter))}
+    families: list[str] = []
+    while missing:
+        path, found = _best_font(frozenset(missing))
+        if not found:
+            _say_what_to_install()
+            break
+        font_manager.fontManager.addfont(path)
+        families.append(font_manager.FontProperties(fname=path).get_name())
+        missing -= found
+    return tuple(families)
+
+
+@functools.cache
+def _say_what_to_install() -> None:
+    print(
+        "warning: pictures show boxes, because no installed font has all characters of the class names: "
+        "install one, such as the package fonts-noto-cjk for Chinese, Japanese and Korean",
+        file=sys.stderr,
+    )
+
+
+def _best_font(characters: frozenset[str]) -> tuple[str, set[str]]:
+    """The installed font with most of the characters and which it has; if possible regular, sans serif."""
+    best, best_rank, best_found = "", (0, False, False), set()
+    for path in sorted(font_manager.findSystemFonts()):  # not matplotlib's list, which may be an old one
+        try:
+            font = FT2Font(path)
+            found = {letter for letter in characters if font.get_char_index(ord(letter))}
+        except (OSError, RuntimeError):  # a font that FreeType cannot open
+            continue
+        rank = (len(found), font.style_name in ("Regular", "Book", "Medium"), "Serif" not in font.family_name)
+        if "LastResort" not in path and rank > best_rank:  # that font has a box for every character
+            best, best_rank, best_found = path, rank, found
+    return best, best_found
+
+
+@contextlib.contextmanager
+def _missing_glyphs_are_boxes() -> Iterator[None]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a glyph that no installed font has becomes a box
+        warnings.simplefilter("ignore", UserWarning)  # `find_fonts` has said so
+        yield
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with _missing_glyphs_are_boxes():
         figure.savefig(path, dpi=110)
