@@ -5,6 +5,7 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 STAMP = .venv/.installed
+SUPPORTED = -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))'
 DEMO = datasets/demo
 RUN = output/demo
 
@@ -49,9 +50,18 @@ PHOTOS ?= ../shared/data/Images.zip
 check-photos: $(STAMP)
 	$(PY) tests/check_photos.py $(PHOTOS)
 
+# a .venv that does not run any more, or is of another Python, is made again, although its stamp exists
+ifneq ($(shell $(PY) $(SUPPORTED) >/dev/null 2>&1 && echo yes),yes)
+.PHONY: $(STAMP)
+endif
+
 # the stamp is written last, so an interrupted installation starts again; a changed setup.py installs again
 $(STAMP): setup.py
-	$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(PY) $(SUPPORTED) >/dev/null 2>&1 && $(PY) -m pip --version >/dev/null 2>&1 || \
+	if $(PYTHON) $(SUPPORTED) >/dev/null 2>&1; then $(PYTHON) -m venv --clear .venv; else \
+		echo "error: Paddle needs Python 3.10, 3.11 or 3.12, found $$($(PYTHON) --version 2>&1): pass another one, such as PYTHON=python3.12" >&2; \
+		exit 2; \
+	fi
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[cpu,dev]"
 	touch $(STAMP)
 

@@ -9,12 +9,15 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from .. import ops
+from ..errors import UserError
 
 HALF = (paddle.float16, paddle.bfloat16)  # the types of AMP training
 
 
 class Attention(nn.Layer):
     """A multiplicative attention: `[N, C, H, W] -> [N, C, H, W]`, the input times `gate(x)`.
+
+    Raises: UserError when its input has not four dimensions.
 
     A subclass takes `channels` first and everything else by keyword. It defines `gate` and `macs`, and may
     set two attributes:
@@ -33,6 +36,12 @@ class Attention(nn.Layer):
         if not isinstance(channels, int) or channels < 1:
             raise ValueError(f"channels must be a positive whole number, found {channels!r}")
         self.channels = channels
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.ndim != 4:
+            name, shape = type(self).__name__, list(x.shape)
+            raise UserError(f"{name} takes a tensor [N, {self.channels}, H, W], found the shape {shape}")
+        return super().__call__(x)
 
     def gate(self, x: Tensor) -> Tensor:
         """The weights that multiply `x` [N, C, H, W]: a tensor that broadcasts to it.

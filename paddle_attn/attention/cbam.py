@@ -13,6 +13,8 @@ from .. import ops
 from .base import Attention, global_mean, scale
 from .se import hidden_width
 
+MAX_KERNEL_SIZE = 31  # the paper has 7; no published network has a larger one than 31
+
 
 class ChannelGate(nn.Layer):
     """`sigmoid(mlp(mean_HW(x)) + mlp(max_HW(x)))`, one shared perceptron: `[N, C, H, W] -> [N, C, 1, 1]`."""
@@ -62,13 +64,13 @@ class CBAM(Attention):
     Args:
         channels: of the input.
         reduction: the shared perceptron has `channels // reduction` hidden units.
-        kernel_size: of the spatial gate's convolution, odd.
+        kernel_size: of the spatial gate's convolution, odd, at most `MAX_KERNEL_SIZE`.
         spatial: False omits the spatial gate (the authors' `no_spatial`).
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. `gate(x)` is the product of the two gates,
     `[N, C, H, W]`.
 
-    Raises: ValueError when reduction leaves no hidden unit or kernel_size is even.
+    Raises: ValueError when reduction leaves no hidden unit, or kernel_size is even or too large.
     """
 
     torch_names = (
@@ -80,8 +82,8 @@ class CBAM(Attention):
 
     def __init__(self, channels: int, *, reduction: int = 16, kernel_size: int = 7, spatial: bool = True):
         super().__init__(channels)
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, found {kernel_size}")
+        if not 1 <= kernel_size <= MAX_KERNEL_SIZE or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, from 1 to {MAX_KERNEL_SIZE}, found {kernel_size}")
         self.channel_gate = ChannelGate(channels, reduction)
         self.spatial_gate = SpatialGate(kernel_size) if spatial else None
 
