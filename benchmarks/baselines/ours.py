@@ -165,7 +165,7 @@ def training_loop(batches: BatchesInMemory, root: str, size: int, batch: int) ->
 
     def step() -> float:
         run.state.progress = None  # the epoch starts again
-        train_epoch(run, time.perf_counter(), stop, bar, None)
+        train_epoch(run, time.perf_counter(), stop, bar, None, None)
         return 0.0
 
     return step

@@ -23,8 +23,10 @@ from rich.console import Console
 
 from .. import ops
 from ..builders import make_loader, make_network, make_preprocess, set_device
-from ..config import Config, TrainConfig, flatten
+from ..config import Config, TrainConfig
+from ..data.base import ImageDataset
 from ..data.loader import Loader
+from ..data.transforms import Preprocess
 from ..errors import Stopped, UserError
 from ..models.complexity import profile
 from ..weights import load_weights
@@ -32,9 +34,10 @@ from .distributed import ProcessGroup, check_device, hide_paddle_flags, is_launc
 from .ema import ExponentialMovingAverage
 from .evaluate import Evaluation, evaluate
 from .folder_lock import FolderLock
-from .history import VisualDLLog, write_history
+from .history import RunLog, picture_epochs, write_history
 from .loss import ClassificationLoss
 from .optim import make_optimizer, make_schedule
+from .plots import plot_samples
 from .progress import ProgressBar, epoch_line
 from .run_folder import LAST, RunFolder
 from .signals import StopSignal
@@ -99,7 +102,7 @@ def fit(config: Config, console: Console | None = None, on_step: OnStep | None =
         with open_log(run) as log, progress_bar(run) as bar:
             while not is_finished(state, train):
                 started = time.perf_counter() - (state.progress.seconds if state.progress else 0.0)
-                train_epoch(run, started, stop, bar, on_step)
+                train_epoch(run, started, stop, bar, log, on_step)
                 evaluate_epoch(run, started, log)
                 if not is_finished(state, train) and (number := stop_requested(run, stop)):
                     raise stopped(run, number, f"after epoch {state.epoch}")
@@ -112,7 +115,14 @@ def fit(config: Config, console: Console | None = None, on_step: OnStep | None =
         return state.history
 
 
-def train_epoch(run: Run, started: float, stop: StopSignal, bar: ProgressBar, on_step: OnStep | None) -> None:
+def train_epoch(
+    run: Run,
+    started: float,
+    stop: StopSignal,
+    bar: ProgressBar,
+    log: RunLog | None,
+    on_step: OnStep | None,
+) -> None:
     """Train to the end of an epoch, from its start or from the step where a resumed run stopped."""
     state, train, optim = run.state, run.config.train, run.config.optim
     state.progress = state.progress or EpochProgress(lr=state.lr)
@@ -133,6 +143,8 @@ def train_epoch(run: Run, started: float, stop: StopSignal, bar: ProgressBar, on
         if train.stop_on_nan and run.processes.all_reduce_max(not math.isfinite(loss)):
             raise not_finite(run)
         bar.advance(state, loss)
+        if log:
+            log.add_step(state.epoch * run.steps + state.step, loss)
         if not is_update:  # a checkpoint cannot hold half of an accumulated gradient
             continue
         if state.ema:
@@ -152,7 +164,7 @@ def train_epoch(run: Run, started: float, stop: StopSignal, bar: ProgressBar, on
         state.scheduler.step()
 
 
-def evaluate_epoch(run: Run, started: float, log: VisualDLLog | None) -> None:
+def evaluate_epoch(run: Run, started: float, log: RunLog | None) -> None:
     """Evaluate the network, or the moving average of its weights, and save the epoch."""
     state = run.state
     trained = sum_progress(run)
@@ -162,6 +174,7 @@ def evaluate_epoch(run: Run, started: float, log: VisualDLLog | None) -> None:
         is_best = state.best is None or evaluation.top1 > state.best.eval_top1
         if run.processes.is_main:
             run.folder.save_weights(state.network, is_best)
+            show_predictions(run, log)
     metrics = EpochMetrics(
         epoch=state.epoch + 1,
         lr=trained.lr,
@@ -428,27 +441,43 @@ def progress_bar(run: Run) -> ProgressBar:
 
 
 @contextlib.contextmanager
-def open_log(run: Run) -> Iterator[VisualDLLog | None]:
-    """Write the files that a run's folder has from the start and open its VisualDL log; None in other
-    processes.
-    """
+def open_log(run: Run) -> Iterator[RunLog | None]:
+    """Write the files that a run's folder has from the start and open its log; None in other processes."""
     if not run.processes.is_main:
         yield None
         return
     run.folder.write_config()
-    log = VisualDLLog(run.folder.path, run.state.history)
+    state, dataset = run.state, run.loader.dataset
+    log = RunLog(run.folder.path, state.history, state.epoch * run.steps + state.step)
     try:
-        log.add_hyperparameters(flatten(run.config))
-        log.add_samples(sample_images(run.loader))
+        log.add_hyperparameters(run.config, dataset.preprocess.size)
+        images, names = sample_images(dataset, 16)
+        log.add_samples(plot_samples(pixels(images, dataset.preprocess), names))
         yield log
     finally:
         log.close()
 
 
-def sample_images(loader: Loader, count: int = 16) -> np.ndarray:
-    """Evenly spread training images as the network sees them, back in pixels: uint8 `[N, H, W, 3]`."""
-    dataset, preprocess = loader.dataset, loader.dataset.preprocess
-    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    images = np.stack([dataset.load(int(index)) for index in chosen]).transpose(0, 2, 3, 1)
-    pixels = images * np.float32(preprocess.std) + np.float32(preprocess.mean)
-    return (pixels * 255).round().clip(0, 255).astype("uint8")
+def show_predictions(run: Run, log: RunLog) -> None:
+    """Log some eval images with their classes and predictions, in a few epochs of the run."""
+    epoch, dataset = run.state.epoch + 1, run.eval_loader.dataset
+    if epoch not in picture_epochs(run.config.train.epochs):
+        return
+    images, names = sample_images(dataset, min(16, run.config.train.batch_size))
+    with paddle.no_grad():
+        predicted = run.state.network(paddle.to_tensor(images)).argmax(1).tolist()
+    predictions = [run.classes[index] for index in predicted]
+    log.add_predictions(plot_samples(pixels(images, dataset.preprocess), names, predictions), epoch)
+
+
+def sample_images(dataset: ImageDataset, count: int) -> tuple[np.ndarray, list[str]]:
+    """Evenly spread images as the network sees them, float32 `[N, 3, H, W]`, and their classes."""
+    chosen = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int).tolist()
+    names = [dataset.classes[int(dataset.label(index))] for index in chosen]
+    return np.stack([dataset.load(index) for index in chosen]), names
+
+
+def pixels(images: np.ndarray, preprocess: Preprocess) -> np.ndarray:
+    """The inverse of `Preprocess.normalise`: float32 `[N, 3, H, W]` to uint8 `[N, H, W, 3]`."""
+    values = images.transpose(0, 2, 3, 1) * np.float32(preprocess.std) + np.float32(preprocess.mean)
+    return (values * 255).round().clip(0, 255).astype("uint8")

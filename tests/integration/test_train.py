@@ -129,7 +129,7 @@ def test_a_run_writes_its_files(run: tuple[Config, list[EpochMetrics]]):
     folder = Path(config.train.output)
     assert {path.name for path in folder.iterdir()} == {
         *("best.pdparams", "last.pdparams", "last.pdstate", "before.pdstate"),
-        *("config.yaml", "classes.txt", "history.csv", "curves.png", "vdl"),
+        *("config.yaml", "classes.txt", "history.csv", "steps.csv", "curves.png", "vdl"),
     }
     assert (folder / "classes.txt").read_text().split() == ["blue", "green", "red"]
     assert load_config(folder / "config.yaml") == config
