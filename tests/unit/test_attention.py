@@ -229,6 +229,7 @@ def test_list_attention_takes_a_pattern():
         ("simam", 8, {"e_lambda": 0}, ["e_lambda must be positive", "0"]),
         ("simam", 0, {}, ["channels must be a positive whole number"]),
         ("cbam", 32, {"kernel_size": 4}, ["kernel_size must be odd", "4"]),
+        ("cbam", 32, {"kernel_size": 100001}, ["kernel_size must be odd, from 1 to 31", "100001"]),
         ("se", 32, {"lambda_": 1}, ["unknown argument of attention 'se' 'lambda_'", "bias, reduction"]),
         ("se", 32, {"reduction": 16.0}, ["reduction must be of type int, found 16.0"]),
         ("se", 32, {"bias": "no"}, ["bias must be of type bool, found 'no'"]),
@@ -246,3 +247,11 @@ def test_errors_state_what_was_expected_and_found(name: str, channels: int, kwar
         create_attention(name, channels, **kwargs)
     for word in words:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("name", list_attention())
+@pytest.mark.parametrize("shape", [[64, 8, 8], [2, 64, 8], [2, 64], [1, 2, 64, 8, 8]])
+def test_a_tensor_of_other_than_four_dimensions_is_one_sentence(name: str, shape: list[int]):
+    with pytest.raises(UserError) as error:
+        create_attention(name, 64)(paddle.zeros(shape))
+    assert f"takes a tensor [N, 64, H, W], found the shape {shape}" in str(error.value)

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 from helpers import tree
 
-from paddle_attn.files import atomic_directory, atomic_write, checksum, shown, write_text
+from paddle_attn.errors import UserError
+from paddle_attn.files import (
+    atomic_directory,
+    atomic_write,
+    checksum,
+    files_below,
+    read_regular,
+    shown,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -64,6 +77,59 @@ def test_the_working_directory_can_be_replaced(target: Path, monkeypatch: pytest
     assert_only(target, {"new": b"new"})
 
 
+def test_a_folder_whose_files_are_all_known_is_replaced(target: Path):
+    (target / "deep").mkdir()
+    (target / "deep" / "own").write_text("own")
+    (target / ".DS_Store").write_text("written by the Finder")
+    with atomic_directory(target, written=["old", "deep/own", "deleted since"]) as folder:
+        (folder / "new").write_text("new")
+    assert_only(target, {"new": b"new"})
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_file_of_the_user_keeps_the_folder(target: Path, late: bool):
+    def add_notes() -> None:
+        (target / "deep").mkdir()
+        (target / "deep" / "notes.txt").write_text("mine")
+
+    if not late:
+        add_notes()
+    with (
+        pytest.raises(UserError, match=r"deep/notes\.txt") as error,
+        atomic_directory(target, ["old"]) as folder,
+    ):
+        add_notes()  # while the new folder is built
+        (folder / "new").write_text("new")
+    assert str(target) in str(error.value)
+    assert_only(target, {"old": b"old", "deep/notes.txt": b"mine"})
+
+
+def test_a_link_in_a_folder_is_a_file_of_the_user(target: Path, tmp_path_factory: pytest.TempPathFactory):
+    album = tmp_path_factory.mktemp("album")
+    (album / "photo.jpg").write_text("photo")
+    (target / "album").symlink_to(album)
+    assert files_below(target) == ["album", "old"]
+    with pytest.raises(UserError, match="album"), atomic_directory(target, ["old"]):
+        pass
+    assert tree(album) == {"photo.jpg": b"photo"}
+
+
+def test_a_linked_folder_is_replaced_behind_its_link(target: Path):
+    link = target.with_name("link")
+    link.symlink_to(target.name)
+    for _ in range(2):
+        build(link)
+    assert link.is_symlink() and tree(target) == {"new": b"new"}
+    assert sorted(path.name for path in target.parent.iterdir()) == ["link", "target"]
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="is a file, expected a folder"):
+        build(tmp_path / "file")
+    assert tree(tmp_path) == {"file": b"mine"}
+
+
 def test_a_new_file_replaces_the_old(tmp_path: Path):
     path = tmp_path / "deep" / "x.txt"
     for text in ("一", "二"):
@@ -82,9 +148,81 @@ def test_a_failure_while_writing_keeps_the_old_file(tmp_path: Path):
     assert tree(tmp_path) == {"x.txt": b"old"}
 
 
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link.csv"
+    link.symlink_to("disk/table.csv")  # it does not exist yet
+    for text in ("old", "new"):
+        write_text(link, text)
+    assert link.is_symlink() and tree(tmp_path / "disk") == {"table.csv": text.encode()}
+
+
+def test_a_device_stays_a_device():
+    write_text(Path(os.devnull), "text")
+    assert Path(os.devnull).is_char_device()
+
+
+def test_a_link_to_a_device_stays(tmp_path: Path):
+    link = tmp_path / "link.csv"
+    link.symlink_to(os.devnull)
+    write_text(link, "text")
+    assert link.is_symlink() and link.is_char_device()
+
+
+def test_a_named_pipe_passes_the_content_to_its_reader(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    received = []
+    reader = threading.Thread(target=lambda: received.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    while True:  # until the reader has opened it
+        try:
+            write_text(tmp_path / "pipe", "x" * 100_000)
+            break
+        except OSError as error:
+            assert "nothing reads this pipe" in error.strerror
+    reader.join()
+    assert received == ["x" * 100_000] and (tmp_path / "pipe").is_fifo()
+
+
+WRITE = "import sys, pathlib, paddle_attn.files as f; print('before'); sys.stdout.flush(); "
+WRITE += "f.write_text(pathlib.Path(sys.argv[1]), 'text\\n'); print('after')"
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.skipif(sys.platform != "linux", reason="names of Linux")
+def test_stdout_receives_the_content_in_order_also_when_it_is_a_file(tmp_path: Path, path: str):
+    command = [sys.executable, "-c", WRITE, path]
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout == "before\ntext\nafter\n"
+    )
+    with open(tmp_path / "out.txt", "w") as file:
+        subprocess.run(command, stdout=file, check=True)
+    assert tree(tmp_path) == {"out.txt": b"before\ntext\nafter\n"}
+
+
+def test_a_folder_is_not_replaced_by_a_file(target: Path):
+    with pytest.raises(UserError, match="is a folder, expected the path of a file"):
+        write_text(target, "text")
+    assert_only(target, {"old": b"old"})
+
+
+def test_only_a_regular_file_is_read(target: Path):
+    os.mkfifo(target / "pipe")
+    (target / "link").symlink_to("old")
+    assert read_regular(target / "old") == read_regular(target / "link") == b"old"
+    for path, words in ((target / "pipe", "a pipe"), (Path(os.devnull), "a device"), (target, "a folder")):
+        with pytest.raises(OSError, match=words) as error:
+            read_regular(path)
+        assert error.value.filename == str(path)
+    with pytest.raises(FileNotFoundError):
+        read_regular(target / "none")
+
+
 def test_a_path_is_shown_as_utf8_text():
     assert shown("photos/été.jpg") == "photos/été.jpg"
     assert shown(b"\xff.jpg") == r"\xff.jpg"
+    assert shown("a\x1b[2J\n.jpg") == r"a\x1b[2J\n.jpg"
+    assert shown("Screenshot 9.41\u202fPM 一.png") == "Screenshot 9.41\u202fPM 一.png"
 
 
 def test_a_checksum_is_that_of_the_content(tmp_path: Path):
