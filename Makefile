@@ -59,7 +59,7 @@ endif
 $(STAMP): setup.py
 	@$(PY) $(SUPPORTED) >/dev/null 2>&1 && $(PY) -m pip --version >/dev/null 2>&1 || \
 	if $(PYTHON) $(SUPPORTED) >/dev/null 2>&1; then $(PYTHON) -m venv --clear .venv; else \
-		echo "error: Paddle needs Python 3.10, 3.11 or 3.12, found $$($(PYTHON) --version 2>&1): pass another one, such as PYTHON=python3.12" >&2; \
+		echo "error: expected Python 3.10, 3.11 or 3.12, found $$($(PYTHON) --version 2>&1): pass PYTHON=python3.12" >&2; \
 		exit 2; \
 	fi
 	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[cpu,dev]"

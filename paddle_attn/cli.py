@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         for argument in args[: args.index("--")] if "--" in args else args:
             flag = argument.partition("=")[0]
             if _FLAG.fullmatch(flag) and not self._knows(flag):
-                hint = did_you_mean(nearest(flag, self._option_string_actions))
+                hint = did_you_mean(nearest(flag, self._option_string_actions) if len(flag) > 2 else None)
                 self.error(f"unknown argument {quote(flag)}{hint or '; -h lists the arguments'}")
         return super().parse_known_args(args, namespace)
 
@@ -148,23 +148,23 @@ def one_sentence_errors() -> Iterator[None]:
 
 
 def _exit(message: str, code: int) -> NoReturn:
+    _flush_stdout()
     with contextlib.suppress(OSError):  # stderr can be a closed pipe too
         print(one_line(message), file=sys.stderr)
-    _flush_stdout()
     sys.exit(code)
 
 
 def _prepare_streams() -> None:
     """Make every stream usable: a closed one discards, and one of few characters shows the others escaped."""
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        stream = getattr(sys, name)
-        if stream is None:  # otherwise the next file that is opened gets its number, and all that C++ prints
+        if getattr(sys, name) is None:  # closed: the next opened file would get its number, and C++'s output
             descriptor = os.open(os.devnull, os.O_RDWR)
             if descriptor != number:
                 os.dup2(descriptor, number)
                 os.close(descriptor)
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
-        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+        stream = getattr(sys, name)
+        if mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, assert_one_sentence, make_images, picture, tool, tree
+from helpers import HANG, ROOT, assert_one_sentence, make_images, picture, tool, tree
 
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
 WEIGHTS = ("--weights", "output/first/best.pdparams")
@@ -70,6 +72,44 @@ def test_evaluation_export_and_prediction_agree(work: Path):
     assert lines[0] == "path,rank,class_id,label,score" and len(lines) == 1 + 2 * 6
 
 
+def test_weights_alone_are_enough_to_evaluate_and_export(work: Path):
+    shutil.copytree(work / "output" / "first", work / "output" / "alone")
+    weights = ("--weights", "output/alone/best.pdparams")
+    assert (result := tool("eval", *weights, cwd=work)).returncode == 0, result.stderr
+    assert "metrics.json and confusion.png are in output/alone" in result.stdout
+    result = tool("export", *weights, "--out", "inference/alone", cwd=work)
+    assert result.returncode == 0 and (work / "inference/alone/inference.yml").exists(), result.stderr
+
+
+def test_an_evaluation_is_written_beside_the_weights_unless_an_override_names_a_folder(work: Path):
+    shutil.copytree(work / "output" / "first", work / "output" / "other")
+    (work / "output/other/metrics.json").unlink(missing_ok=True)
+    before = tree(work / "output" / "first")  # the folder of config.yaml
+    arguments = ("-c", "config.yaml", "--weights", "output/other/best.pdparams")
+    for folder, override in (("output/other", ()), ("elsewhere", ("-o", "train.output=elsewhere"))):
+        assert tool("eval", *arguments, *override, cwd=work).returncode == 0
+        assert (work / folder / "metrics.json").exists()
+    assert tree(work / "output" / "first") == before
+
+
+def test_a_csv_is_written_through_a_device_and_a_link(work: Path):
+    tool("export", "-c", "config.yaml", *WEIGHTS, "--out", "inference/third", cwd=work)
+    image = "datasets/caltech101-16/eval/red"
+    (work / "link.csv").symlink_to("real.csv")
+    for path in ("link.csv", "/dev/null", "/dev/stdout"):
+        result = tool("predict", "--model", "inference/third", image, "--csv", path, cwd=work)
+        assert result.returncode == 0, result.stderr
+    assert "path,rank,class_id,label,score" in result.stdout
+    assert (work / "link.csv").is_symlink() and (work / "real.csv").is_file()
+    assert Path("/dev/null").is_char_device()
+
+
+def test_the_list_of_models_shows_its_progress_on_stderr(work: Path):
+    result = tool("models", cwd=work)
+    assert result.returncode == 0 and "| `resnet50` | 224 | 1000 |" in result.stdout
+    assert "counting resnet50 with simam" in result.stderr.splitlines()
+
+
 def test_prediction_reports_unreadable_images_and_predicts_the_others(work: Path):
     (work / "text.jpg").write_text("hello")
     picture((220, 40, 40)).save(work / "ok.png")
@@ -105,6 +145,8 @@ def damaged(work: Path) -> Path:
     shutil.rmtree(work / "datasets/fewer/eval/red")
     weights = (work / "output/first/best.pdparams").read_bytes()
     (work / "broken.pdparams").write_bytes(weights[: len(weights) // 2])
+    (work / "linked.pth").symlink_to(WEIGHTS[1])
+    os.mkfifo(work / "pipe.yaml")
     return work
 
 
@@ -120,7 +162,10 @@ def damaged(work: Path) -> Path:
         ("model.pretrained=true", ["no ImageNet weights for towernet"]),
         ("model.num_classes=10", ["model.num_classes is 10", "3 classes"]),
         ("model.weights=broken.pdparams", ["broken.pdparams is damaged", "expected a whole .pdparams file"]),
-        ("optim.learning_rate=1", ["unknown config key 'optim.learning_rate'", "optim.lr"]),
+        ("optim.learning_rate=1", ["unknown config key 'optim.learning_rate'", "'optim.lr=1'?"]),
+        ("lr=0.1", ["unknown config key 'lr'", "did you mean 'optim.lr=0.1'?"]),
+        ("model.attn_kwargs={e_lambda:0.1}", ["write a space after the colon, as in 'e_lambda: 0.1'"]),
+        ("model.attn=cbam model.attn_kwargs.kernel_size=100001", ["kernel_size must be odd, from 1 to 31"]),
         ("train.epochs=ten", ["train.epochs must be a whole number, found 'ten'"]),
         ("train.device=gpu:7", ["train.device is 'gpu:7'", "expected"]),
         ("train.device=npu", ["train.device must be", "found 'npu'"]),
@@ -167,6 +212,14 @@ def test_an_image_that_cannot_be_decoded_is_one_sentence_and_the_earlier_run_is_
         ("export -c config.yaml WEIGHTS --out x -o data.size=256", ["with data.size 128", "found 256"]),
         ("export -c config.yaml WEIGHTS --out datasets", ["datasets", "is not an export"]),
         ("export -c none.yaml WEIGHTS --out x", ["cannot read the config none.yaml"]),
+        ("train -c confg.yaml", ["cannot read the config confg.yaml", "did you mean 'config.yaml'?"]),
+        ("train -c pipe.yaml", ["cannot read the config pipe.yaml: it is a pipe"]),
+        ("train -c config.yaml --resum3", ["unknown argument '--resum3'; did you mean '--resume'?"]),
+        ("train", ["the following arguments are required: -c/--config"]),
+        ("eval --weights none.pdparams", ["there is no weights file none.pdparams"]),
+        ("eval --weights broken.pdparams", ["no config.yaml beside broken.pdparams", "-c"]),
+        ("convert WEIGHT --arch towernet --attn simam", ["is the checkpoint itself", "--out"]),
+        ("convert linked.pth --out WEIGHT --arch towernet", ["is the checkpoint itself", "--out"]),
         ("predict --model inference/first output/first/vdl", ["no images"]),
         ("predict --model datasets x.jpg", ["datasets", "tools/export.py"]),
         ("split", ["pass --force"]),
@@ -176,6 +229,62 @@ def test_a_mistake_in_another_command_is_one_sentence_and_changes_no_file(
     damaged: Path, command: str, words: list[str]
 ):
     before = tree(damaged)
-    name, *arguments = command.replace("WEIGHTS", " ".join(WEIGHTS)).split()
+    name, *arguments = command.replace("WEIGHTS", " ".join(WEIGHTS)).replace("WEIGHT", WEIGHTS[1]).split()
     assert_one_sentence(tool(name, *arguments, cwd=damaged), *words)
     assert tree(damaged) == before
+
+
+def fake_python(path: Path, version: str) -> None:
+    """A Python that only knows its version, and writes how it is called to `calls` beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    supported = int(version in ("3.10", "3.11", "3.12"))
+    path.write_text(
+        "#!/bin/sh\n"
+        f'echo "$@" >> {path.parent}/calls\n'
+        f'[ "$1" = --version ] && echo "Python {version}.1"\n'
+        f'[ "$1" != -c ] || [ {supported} = 1 ]\n'
+    )
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def makefile(tmp_path: Path) -> Path:
+    """A folder with the Makefile, and with a stamp, as an installation leaves it."""
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "setup.py").touch()
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / ".installed").touch()
+    return tmp_path
+
+
+def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = ["make", ".venv/.installed", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=HANG)
+
+
+@pytest.mark.parametrize("version", ["3.9", "3.13"])
+def test_make_refuses_a_python_without_paddle_and_makes_no_environment(makefile: Path, version: str):
+    shutil.rmtree(makefile / ".venv")
+    fake_python(makefile / "other" / "python", version)
+    result = make(makefile, "PYTHON=other/python")
+    errors = [line for line in result.stderr.splitlines() if not line.startswith("make")]
+    assert result.returncode == 2 and len(errors) == 1, result.stderr
+    assert f"expected Python 3.10, 3.11 or 3.12, found Python {version}.1" in errors[0]
+    assert "venv" not in (makefile / "other" / "calls").read_text() and not (makefile / ".venv").exists()
+
+
+@pytest.mark.parametrize("broken", ["missing", "3.13"])
+def test_make_replaces_an_environment_that_is_broken_or_of_another_python(makefile: Path, broken: str):
+    if broken != "missing":
+        fake_python(makefile / ".venv/bin/python", broken)
+    fake_python(makefile / "other" / "python", "3.12")
+    make(makefile, "PYTHON=other/python")
+    assert "-m venv --clear .venv" in (makefile / "other" / "calls").read_text()
+
+
+def test_make_keeps_a_working_environment(makefile: Path):
+    fake_python(makefile / ".venv/bin/python", "3.10")
+    fake_python(makefile / "other" / "python", "3.12")
+    (makefile / ".venv" / ".installed").touch()
+    assert make(makefile, "PYTHON=other/python").returncode == 0
+    assert not (makefile / "other" / "calls").exists()

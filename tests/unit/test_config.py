@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -131,7 +132,22 @@ def test_overrides_go_through_the_same_check(tmp_path: Path):
             "unknown config key 'modle': expected one of data, model, optim, train; did you mean 'model'?",
         ),
         ("optim: {lr_: 1}", [], "did you mean 'optim.lr'?"),
-        ("", ["optim.learning_rate=1"], "unknown config key 'optim.learning_rate'"),
+        ("", ["optim.learning_rate=1"], "did you mean 'optim.lr=1'?"),
+        ("optim: {learning_rate: 1}", [], "did you mean 'optim.lr'?"),
+        ("", ["lr=0.1"], "expected one of data, model, optim, train; did you mean 'optim.lr=0.1'?"),
+        ("lr: 0.1", [], "did you mean 'optim.lr'?"),
+        ("", ["train.lr=0.1"], "did you mean 'optim.lr=0.1'?"),
+        ("", ["batch=8"], "did you mean 'train.batch_size=8'?"),
+        ("data: {augment: {flip: 0.5}}", [], "did you mean 'data.augment.vflip'?"),
+        ("", ["zzz=1"], "unknown config key 'zzz': expected one of data, model, optim, train"),
+        (
+            "model: {attn_kwargs: {e_lambda:0.1}}",
+            [],
+            "'e_lambda:0.1' has no value; write a space after the colon, as in 'e_lambda: 0.1'",
+        ),
+        ("", ["model.attn_kwargs={e_lambda:0.1}"], "write a space after the colon, as in 'e_lambda: 0.1'"),
+        ("", ["model.attn_kwargs=e_lambda:0.1"], "write a space after the colon, as in 'e_lambda: 0.1'"),
+        ("optim:\n  lr:0.1", [], "write a space after the colon, as in 'lr: 0.1'"),
         ("", ["optim.lr"], "an override is written section.key=value, found 'optim.lr'"),
         ("", ["optim.lr.x=1"], "optim.lr must be a number, found {'x': 1}"),
         ("optim: {lr: fast}", [], "optim.lr must be a number, found 'fast'"),
@@ -223,6 +239,23 @@ def test_flatten_names_every_option_in_full():
 def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"cannot read the config .*none\.yaml: No such file"):
         load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["towernet_simam", "towernet_siman.yaml", "config/towernet_simam.yaml", "configs/towernet-simam.yml"],
+)
+def test_a_wrong_path_proposes_the_nearest_config(path: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=r"No such file.*; did you mean 'configs/towernet_simam\.yaml'\?"):
+        load_config(path)
+
+
+def test_a_config_that_is_not_a_regular_file_is_one_sentence(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path, words in ((tmp_path / "pipe.yaml", "it is a pipe"), (tmp_path, "it is a folder")):
+        with pytest.raises(UserError, match=f"cannot read the config {path}: {words}"):
+            load_config(path)
 
 
 @given(

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -101,3 +102,25 @@ def test_tune_can_be_turned_off():
 def test_tune_does_not_change_the_environment_after_paddle_is_imported():
     steps, changed, _ = run("import paddle\n" + TUNE)
     assert changed == {} and all(where == "malloc" for where, _, _ in steps)
+
+
+def test_tune_imports_paddle_without_its_comments_on_the_settings():
+    code = (
+        "import sys; from paddle_attn import runtime; runtime.tune(); sys.exit('paddle' not in sys.modules)"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "PADDLE_"))}
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_other_messages_of_an_import_of_paddle_are_printed(tmp_path: Path):
+    (tmp_path / "paddle.py").write_text(
+        "import sys, warnings\n"
+        "print('WARNING: OMP_NUM_THREADS set to 2', file=sys.stderr)\n"
+        "warnings.warn('No ccache found. Please')\n"
+        "print('a driver is too old', file=sys.stderr)\n"
+    )
+    code = "from paddle_attn import runtime; runtime.import_paddle()"
+    environ = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    result = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "a driver is too old\n")
