@@ -21,6 +21,7 @@ from contextvars import ContextVar
 
 import paddle
 from paddle import Tensor
+from paddle.base.dygraph.base import in_sot_simulation_mode
 
 from ..errors import UserError, unknown_name
 from . import build
@@ -58,7 +59,7 @@ def find(name: str, x: Tensor) -> Fused | None:
 
     Raises: UserError in mode `on` when the form cannot be compiled or loaded.
     """
-    if not paddle.in_dynamic_mode():
+    if in_sot_simulation_mode() or not paddle.in_dynamic_mode():  # SOT: the default of `paddle.jit.to_static`
         return None
     wanted = mode()
     if wanted == "off":

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ import paddle
 from paddle.utils.cpp_extension import load_op_meta_info_and_register_op
 
 from .. import runtime
+from ..files import checksum
 
 SOURCES = Path(__file__).parent
 PADDLE = Path(paddle.__file__).parent
@@ -31,7 +33,8 @@ FLAGS = [
     # these two suffice to vectorise nearbyint and sqrt; -ffast-math changes the rounding of the whole process
     "-fno-math-errno",
     "-fno-trapping-math",
-    "-w",
+    "-Wall",
+    "-Wextra",
     "-DPADDLE_WITH_CUSTOM_KERNEL",
     "-DPADDLE_NO_PYTHON",
 ]
@@ -74,16 +77,22 @@ def _load(source: str, sources: tuple[str, ...]) -> str:
     try:
         load_op_meta_info_and_register_op(str(library))
     except Exception as error:  # any error of the dynamic linker or of Paddle
-        with contextlib.suppress(OSError):
-            library.unlink()  # the next process compiles it again
         return f"{library} cannot be loaded: {_error_line(str(error))}"
     return ""
 
 
 def cache_folder() -> Path:
-    """`PADDLE_ATTN_CACHE`, else the system's folder for caches."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("PADDLE_ATTN_CACHE") or Path(base) / "paddle_attn")
+    """`PADDLE_ATTN_CACHE`, else `paddle_attn` in the user's folder for caches.
+
+    Raises: BuildError when the user has no home folder.
+    """
+    if folder := os.environ.get("PADDLE_ATTN_CACHE"):
+        return Path(folder).absolute()
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # neither HOME nor a name
+        raise BuildError("the user has no home folder; set PADDLE_ATTN_CACHE to a folder") from None
+    return caches.absolute() / "paddle_attn"
 
 
 @functools.cache
@@ -91,15 +100,22 @@ def _libraries(sources: tuple[str, ...]) -> dict[str, Path | BuildError]:
     """The library of each source, or why it has none. Compiles those that the cache lacks."""
     try:
         compiler = _compiler()
+        folder = cache_folder()
+        _make_private(folder)
         environment = _environment(compiler)
-    except BuildError as error:
-        return dict.fromkeys(sources, error)
-    libraries = {source: _library(source, environment) for source in sources}
-    missing = {
-        source: library
-        for source, library in libraries.items()
-        if isinstance(library, Path) and not os.path.exists(library)
-    }
+    except (BuildError, OSError) as error:
+        return dict.fromkeys(sources, _build_error(error))
+    libraries: dict[str, Path | BuildError] = {}
+    missing: dict[str, str] = {}  # source: the name of its library
+    for source in sources:
+        try:
+            name = _name(source, environment)
+            if library := _cached(folder, name):
+                libraries[source] = library
+            else:
+                missing[source] = name
+        except OSError as error:
+            libraries[source] = _build_error(error)
     if not missing:
         return libraries
     print(
@@ -108,7 +124,7 @@ def _libraries(sources: tuple[str, ...]) -> dict[str, Path | BuildError]:
         flush=True,
     )
     with ThreadPoolExecutor(runtime.this_machine().cores) as pool:
-        compiled = pool.map(functools.partial(_compile, compiler), missing, missing.values())
+        compiled = pool.map(functools.partial(_compile, compiler, folder), missing, missing.values())
     return libraries | dict(zip(missing, compiled, strict=True))
 
 
@@ -122,6 +138,18 @@ def _compiler() -> str:
     return compiler
 
 
+def _make_private(folder: Path) -> None:
+    """Make the cache, if missing. Raises: BuildError when another user can write into it."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_private(folder.stat()):
+        raise BuildError(f"other users can write into {folder}: expected a folder of your own with mode 700")
+
+
+def _is_private(state: os.stat_result) -> bool:
+    """Whether a file or folder belongs to this user and nobody else can write it."""
+    return state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
 def _environment(compiler: str) -> str:
     """What a library depends on besides its source: Paddle, compiler, flags, processor and headers."""
     machine = runtime.this_machine()
@@ -131,38 +159,58 @@ def _environment(compiler: str) -> str:
     return "\0".join([*parts, machine.vendor, *sorted(machine.flags), *headers])
 
 
-def _library(source: str, environment: str) -> Path | BuildError:
-    """The path of a source's library in the cache, whether it exists or not."""
-    try:
-        text = (SOURCES / source).read_text(encoding="utf-8")
-    except OSError as error:
-        return BuildError(f"{error.filename}: {error.strerror}")
-    key = hashlib.sha256(f"{environment}\0{text}".encode()).hexdigest()[:16]
-    return cache_folder() / f"{Path(source).stem}-{key}.so"
+def _name(source: str, environment: str) -> str:
+    """The name of a source's library, without its checksum."""
+    text = environment + "\0" + (SOURCES / source).read_text(encoding="utf-8")
+    return f"{Path(source).stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _compile(compiler: str, source: str, library: Path) -> Path | BuildError:
-    """Compile in a temporary folder, then rename, so that other processes find a whole library or none."""
+def _cached(folder: Path, name: str) -> Path | None:
+    """A source's library, or None. Removes one that is damaged or that another user could have written."""
+    for library in folder.glob(f"{name}-*.so"):
+        with contextlib.suppress(OSError):
+            state = library.lstat()
+            private = stat.S_ISREG(state.st_mode) and _is_private(state)
+            if private and library.name == _with_checksum(name, library):
+                return library
+            library.unlink()
+    return None
+
+
+def _with_checksum(name: str, library: Path) -> str:
+    """The name of a library in the cache, which states its content: `<name>-<checksum>.so`."""
+    return f"{name}-{checksum(library)[:16]}.so"
+
+
+def _compile(compiler: str, folder: Path, source: str, name: str) -> Path | BuildError:
+    """Compile in a temporary folder, flush, then rename: other processes find a whole library or none."""
     include, libs = PADDLE / "include", PADDLE / "libs"
     folders = [
-        f"-I{include}",
-        f"-I{include / 'third_party'}",
+        f"-isystem{include}",  # no warnings about Paddle's headers
+        f"-isystem{include / 'third_party'}",
         f"-I{SOURCES}",
         f"-L{PADDLE / 'base'}",
         f"-L{libs}",
     ]
     try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-            built = Path(scratch) / library.name
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built = Path(scratch) / f"{name}.so"
             files = [str(SOURCES / source), "-o", str(built)]
             _run([compiler, *FLAGS, *folders, *files, *LIBRARIES, f"-Wl,-rpath,{libs}"])
+            built.chmod(0o700)
+            with open(built, "rb") as file:
+                os.fsync(file.fileno())
+            library = folder / _with_checksum(name, built)
             os.replace(built, library)
-    except BuildError as error:
-        return error
-    except OSError as error:
-        return BuildError(f"{error.filename or library}: {error.strerror or error}")
+    except (BuildError, OSError) as error:
+        return _build_error(error)
     return library
+
+
+def _build_error(error: BuildError | OSError) -> BuildError:
+    if isinstance(error, BuildError):
+        return error
+    return BuildError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
 
 
 def _run(command: list[str]) -> str:

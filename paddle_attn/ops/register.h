@@ -16,9 +16,9 @@ using Names = std::vector<std::string>;
 
 // The tensors and attributes of an operator with one output, Y.
 struct Signature {
-  Names inputs;      // every input receives a gradient
-  Names attributes;  // "name: type"
-  Names saved;       // {"Y"} if backward reads the output, else empty
+  Names inputs;           // every input receives a gradient
+  Names attributes = {};  // "name: type"
+  Names saved = {};       // {"Y"} if backward reads the output, else empty
 
   // What backward receives: the inputs, the saved output, the gradient of the output.
   Names of_backward() const {

@@ -1,14 +1,21 @@
-// Shared by the CPU operators: sums, an exponential that compilers vectorise, and checks of the input.
+// Shared by the CPU operators: sums, an exponential that compilers vectorise, checks of tensors, and memory for
+// threads.
 //
 // A plane is one [H, W] map, a place is one element of a plane. Loops over planes use OpenMP, loops along a
 // plane use SIMD. The order of a sum depends only on the shapes and on the number of threads, so equal runs
 // give equal bits.
 #pragma once
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
+#include <memory>
+#include <new>
+#include <string>
 #include <vector>
 
 #include "../register.h"
@@ -19,7 +26,7 @@ using Index = int64_t;
 constexpr Index kStretch = 1024;  // places per thread at a time in loops over the channels
 
 // exp(x) for |x| < 87 with a relative error of about 1e-7: x = n ln 2 + r, a polynomial for exp(r), n added
-// to the exponent.
+// to the exponent. NaN gives NaN.
 inline float exponential(float x) {
   x = std::min(std::max(x, -87.0f), 87.0f);
   const float n = std::nearbyint(x * 1.44269504088896f);
@@ -33,7 +40,11 @@ inline float exponential(float x) {
   p = p * r + 0.5f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const int32_t bits = (static_cast<int32_t>(n) + 127) << 23;
+  // n as an integer: the last bits of n + 1.5 * 2^23. A conversion of NaN would be undefined.
+  const float shifted = n + 12582912.0f;
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits + 127u) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof power);
   return p * power;
@@ -48,13 +59,53 @@ inline float sum(const float* x, Index size) {
   return total;
 }
 
-inline void expect(bool holds, const char* what) {
-  if (!holds) PD_THROW("paddle_attn operator: expected ", what);
+// The maximum of a and b in the order of Paddle's max-pool: b where one of them is NaN
+inline float larger(float a, float b) { return a > b ? a : b; }
+constexpr float kLowest = std::numeric_limits<float>::lowest();  // where Paddle's max-pool starts
+
+inline std::string text(const Shape& shape) {
+  std::string sizes;
+  for (Index size : shape) sizes += (sizes.empty() ? "" : ", ") + std::to_string(size);
+  return "[" + sizes + "]";
 }
 
-inline void expect_maps(const Tensor& x) {
-  expect(x.is_cpu() && x.dtype() == paddle::DataType::FLOAT32 && x.shape().size() == 4,
-         "a float32 tensor [N, C, H, W] on the CPU");
+inline void expect(bool holds, const char* what, const Shape& found) {
+  if (!holds) PD_THROW("paddle_attn: expected ", what, ", found ", text(found));
 }
+
+inline void expect_float32(const Tensor& t) {
+  if (!t.is_cpu() || t.dtype() != paddle::DataType::FLOAT32)
+    PD_THROW("paddle_attn: expected float32 tensors on the CPU, found ", t.dtype(), " on ", t.place());
+}
+
+inline void expect_map(const Tensor& x) {
+  expect_float32(x);
+  expect(x.shape().size() == 4 && x.numel() > 0, "a map [N, C, H, W] that is not empty", x.shape());
+}
+
+inline void expect_tensor(const Tensor& t, const Shape& shape, const char* name) {
+  expect_float32(t);
+  if (t.shape() != shape)
+    PD_THROW("paddle_attn: expected ", name, " of the shape ", text(shape), ", found ", text(t.shape()));
+}
+
+inline void expect_gradient(const Tensor& grad, const Shape& y) { expect_tensor(grad, y, "a gradient"); }
+
+// Floats for each thread of a parallel region, not initialised. They are allocated before the region, because an
+// exception inside it would end the process.
+class Scratch {
+ public:
+  explicit Scratch(Index size, Index parts = omp_get_max_threads())
+      : step_(size + 48),  // the gap keeps the threads' parts on separate cache lines
+        floats_(new(std::nothrow) float[parts * step_]) {
+    if (!floats_) PD_THROW("paddle_attn: out of memory, cannot allocate ", 4 * parts * step_, " bytes");
+  }
+  float* part(Index index) const { return floats_.get() + index * step_; }
+  float* of_thread() const { return part(omp_get_thread_num()); }
+
+ private:
+  Index step_;
+  std::unique_ptr<float[]> floats_;
+};
 
 }  // namespace paddle_attn

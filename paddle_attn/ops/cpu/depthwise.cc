@@ -18,7 +18,7 @@ struct Frame {
 
   Frame(Index height, Index width)
       : height(height), width(width), pitch(width + 2), flat(height * (width + 2)) {}
-  std::vector<float> zeros() const { return std::vector<float>((height + 3) * pitch); }
+  Index floats() const { return (height + 3) * pitch; }
 
   // Copies a plane of ceil(H / stride) x ceil(W / stride) elements in, `stride` apart. The elements between
   // them stay zero.
@@ -79,49 +79,59 @@ Shape output_shape(const Shape& x, Index stride) {
   return {x[0], x[1], (x[2] + stride - 1) / stride, (x[3] + stride - 1) / stride};
 }
 
+void expect_inputs(const Tensor& x, const Tensor& weight, int stride) {
+  expect_map(x);
+  expect_tensor(weight, {x.shape()[1], 1, 3, 3}, "a weight");
+  expect(stride == 1 || stride == 2, "a stride of 1 or 2", {stride});
+}
+
 std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, int stride) {
-  expect_maps(x);
-  expect(weight.shape() == Shape({x.shape()[1], 1, 3, 3}) && (stride == 1 || stride == 2),
-         "a weight [C, 1, 3, 3] and a stride of 1 or 2");
+  expect_inputs(x, weight, stride);
   const Shape shape = output_shape(x.shape(), stride);
   Tensor y = paddle::empty(shape, x.dtype(), x.place());
   const Index channels = shape[1], planes = shape[0] * channels, size = shape[2] * shape[3];
   const Frame f(x.shape()[2], x.shape()[3]);
   const float *from = x.data<float>(), *tap = weight.data<float>();
   float* to = y.data<float>();
+  const Scratch scratch(f.floats() + f.flat);
 #pragma omp parallel
   {
-    std::vector<float> frame = f.zeros(), out(f.flat);
+    float *frame = scratch.of_thread(), *out = frame + f.floats();
+    std::fill(frame, out, 0.0f);
 #pragma omp for
     for (Index p = 0; p < planes; ++p) {
-      f.put(from + p * f.height * f.width, frame.data(), 1);
-      correlate(frame.data(), tap + p % channels * 9, out.data(), f);
-      f.take(out.data(), to + p * size, stride);
+      f.put(from + p * f.height * f.width, frame, 1);
+      correlate(frame, tap + p % channels * 9, out, f);
+      f.take(out, to + p * size, stride);
     }
   }
   return {y};
 }
 
 std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& grad, int stride) {
+  expect_inputs(x, weight, stride);
+  expect_gradient(grad, output_shape(x.shape(), stride));
   Tensor dx = paddle::empty_like(x), dweight = paddle::empty_like(weight);
   const Index channels = x.shape()[1], planes = x.shape()[0] * channels,
               size = grad.shape()[2] * grad.shape()[3];
   const Frame f(x.shape()[2], x.shape()[3]);
   const float *from = x.data<float>(), *g = grad.data<float>(), *tap = weight.data<float>();
   float* to = dx.data<float>();
-  std::vector<float> by_plane(planes * 9);
+  const Scratch taps(planes * 9, 1), scratch(2 * f.floats() + f.flat);
+  float* by_plane = taps.part(0);
 #pragma omp parallel
   {
-    std::vector<float> frame = f.zeros(), gradient = f.zeros(), out(f.flat);
+    float *frame = scratch.of_thread(), *gradient = frame + f.floats(), *out = gradient + f.floats();
+    std::fill(frame, out, 0.0f);
 #pragma omp for
     for (Index p = 0; p < planes; ++p) {
-      f.put(from + p * f.height * f.width, frame.data(), 1);
-      f.put(g + p * size, gradient.data(), stride);
-      correlate_with_gradient(frame.data(), gradient.data() + f.pitch + 1, &by_plane[p * 9], f);
+      f.put(from + p * f.height * f.width, frame, 1);
+      f.put(g + p * size, gradient, stride);
+      correlate_with_gradient(frame, gradient + f.pitch + 1, by_plane + p * 9, f);
       float flipped[9];
       std::reverse_copy(tap + p % channels * 9, tap + p % channels * 9 + 9, flipped);
-      correlate(gradient.data(), flipped, out.data(), f);
-      f.take(out.data(), to + p * f.height * f.width, 1);
+      correlate(gradient, flipped, out, f);
+      f.take(out, to + p * f.height * f.width, 1);
     }
   }
   float* dtap = dweight.data<float>();
@@ -132,7 +142,8 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor
   return {dx, dweight};
 }
 
-std::vector<Shape> shape_of_y(const Shape& x, const Shape& weight, int stride) {
+std::vector<Shape> shape_of_y(const Shape& x, const Shape&, int stride) {
+  expect(x.size() == 4 && stride > 0, "a map [N, C, H, W] and a positive stride", x);
   return {output_shape(x, stride)};
 }
 

@@ -7,10 +7,20 @@
 namespace paddle_attn {
 namespace {
 
+// Whether the gate is [N, C, 1, 1]; otherwise it is [N, 1, H, W].
+bool is_by_channel(const Tensor& x, const Tensor& gate) {
+  expect_map(x);
+  expect_float32(gate);
+  const Shape shape = x.shape(), found = gate.shape();
+  const bool by_channel = found == Shape({shape[0], shape[1], 1, 1});
+  expect(by_channel || found == Shape({shape[0], 1, shape[2], shape[3]}),
+         "a gate [N, C, 1, 1] or [N, 1, H, W] for its map", found);
+  return by_channel;
+}
+
 std::vector<Tensor> scale(const Tensor& x, const Tensor& gate) {
-  expect_maps(x);
+  const bool by_channel = is_by_channel(x, gate);
   const Shape shape = x.shape();
-  const bool by_channel = gate.shape()[1] == shape[1];
   Tensor y = paddle::empty_like(x);
   const Index channels = shape[1], planes = shape[0] * channels, size = shape[2] * shape[3];
   const float *from = x.data<float>(), *a = gate.data<float>();
@@ -33,8 +43,9 @@ std::vector<Tensor> scale(const Tensor& x, const Tensor& gate) {
 }
 
 std::vector<Tensor> scale_backward(const Tensor& x, const Tensor& gate, const Tensor& grad) {
+  const bool by_channel = is_by_channel(x, gate);
   const Shape shape = x.shape();
-  const bool by_channel = gate.shape()[1] == shape[1];
+  expect_gradient(grad, shape);
   Tensor dx = paddle::empty_like(x), dgate = paddle::empty_like(gate);
   const Index batch = shape[0], channels = shape[1], size = shape[2] * shape[3];
   const float *from = x.data<float>(), *a = gate.data<float>(), *g = grad.data<float>();
@@ -76,7 +87,7 @@ std::vector<Tensor> scale_backward(const Tensor& x, const Tensor& gate, const Te
 }
 
 std::vector<Tensor> mean(const Tensor& x) {
-  expect_maps(x);
+  expect_map(x);
   const Shape shape = x.shape();
   Tensor y = paddle::empty({shape[0], shape[1], 1, 1}, x.dtype(), x.place());
   const Index planes = shape[0] * shape[1], size = shape[2] * shape[3];
@@ -88,6 +99,8 @@ std::vector<Tensor> mean(const Tensor& x) {
 }
 
 std::vector<Tensor> mean_backward(const Tensor& x, const Tensor& grad) {
+  expect_map(x);
+  expect_gradient(grad, {x.shape()[0], x.shape()[1], 1, 1});
   Tensor dx = paddle::empty_like(x);
   const Index planes = x.shape()[0] * x.shape()[1], size = x.shape()[2] * x.shape()[3];
   const float* g = grad.data<float>();
@@ -99,7 +112,7 @@ std::vector<Tensor> mean_backward(const Tensor& x, const Tensor& grad) {
 }
 
 std::vector<Tensor> channel_pool(const Tensor& x) {
-  expect_maps(x);
+  expect_map(x);
   const Shape shape = x.shape();
   Tensor y = paddle::empty({shape[0], 2, shape[2], shape[3]}, x.dtype(), x.place());
   const Index channels = shape[1], size = shape[2] * shape[3], stretches = (size + kStretch - 1) / kStretch;
@@ -110,13 +123,13 @@ std::vector<Tensor> channel_pool(const Tensor& x) {
     const Index n = k / stretches, first = k % stretches * kStretch, count = std::min(kStretch, size - first);
     float *maximum = to + 2 * n * size + first, *mean = maximum + size;
     const float* rows = from + n * channels * size + first;
-    std::copy(rows, rows + count, maximum);
+    for (Index i = 0; i < count; ++i) maximum[i] = larger(kLowest, rows[i]);
     std::copy(rows, rows + count, mean);
     for (Index c = 1; c < channels; ++c) {
       const float* row = rows + c * size;
 #pragma omp simd
       for (Index i = 0; i < count; ++i) {
-        maximum[i] = std::max(maximum[i], row[i]);
+        maximum[i] = larger(maximum[i], row[i]);
         mean[i] += row[i];
       }
     }
@@ -125,9 +138,12 @@ std::vector<Tensor> channel_pool(const Tensor& x) {
   return {y};
 }
 
-// The first channel that holds the maximum receives its gradient.
+// The first channel that holds the maximum receives its gradient; none does if the maximum is NaN.
 std::vector<Tensor> channel_pool_backward(const Tensor& x, const Tensor& y, const Tensor& grad) {
+  expect_map(x);
   const Shape shape = x.shape();
+  expect_tensor(y, {shape[0], 2, shape[2], shape[3]}, "an output");
+  expect_gradient(grad, y.shape());
   Tensor dx = paddle::empty_like(x);
   const Index channels = shape[1], size = shape[2] * shape[3], stretches = (size + kStretch - 1) / kStretch;
   const float *from = x.data<float>(), *pooled = y.data<float>(), *g = grad.data<float>();
@@ -153,8 +169,15 @@ std::vector<Tensor> channel_pool_backward(const Tensor& x, const Tensor& y, cons
   return {dx};
 }
 
-std::vector<Shape> shape_of_mean(const Shape& x) { return {{x[0], x[1], 1, 1}}; }
-std::vector<Shape> shape_of_channel_pool(const Shape& x) { return {{x[0], 2, x[2], x[3]}}; }
+std::vector<Shape> shape_of_mean(const Shape& x) {
+  expect(x.size() == 4, "a map [N, C, H, W]", x);
+  return {{x[0], x[1], 1, 1}};
+}
+
+std::vector<Shape> shape_of_channel_pool(const Shape& x) {
+  expect(x.size() == 4, "a map [N, C, H, W]", x);
+  return {{x[0], 2, x[2], x[3]}};
+}
 
 }  // namespace
 }  // namespace paddle_attn

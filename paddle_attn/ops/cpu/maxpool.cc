@@ -1,8 +1,9 @@
 // Max pooling:
 //   paddle_attn_max_pool(x [N, C, H, W], kernel, stride, padding) -> y [N, C, H', W']
 //   H' = (H + 2 padding - kernel) / stride + 1, W' likewise
-// Backward searches for the maximum again. The first maximum in a window gets the gradient, as in Paddle's
-// kernel.
+// Backward searches for the maximum again. It equals Paddle's kernel bit for bit: the first maximum in a window
+// gets the gradient; a NaN is the maximum until the next element replaces it; nothing is smaller than the lowest
+// finite number, which is also the maximum of a window that lies in the padding.
 #include "common.h"
 
 namespace paddle_attn {
@@ -11,30 +12,48 @@ namespace {
 struct Window {
   Index height, width, out_height, out_width, kernel, stride, padding;
 
-  Window(const std::vector<Index>& x, Index kernel, Index stride, Index padding)
-      : height(x[2]), width(x[3]), kernel(kernel), stride(stride), padding(padding) {
+  Window(const Shape& x, Index kernel, Index stride, Index padding)
+      : kernel(kernel), stride(stride), padding(padding) {
+    expect(x.size() == 4, "a map [N, C, H, W]", x);
+    expect(kernel > 0 && stride > 0 && padding >= 0,
+           "a positive kernel and stride, and a padding that is not negative", {kernel, stride, padding});
+    height = x[2], width = x[3];
     out_height = (height + 2 * padding - kernel) / stride + 1;
     out_width = (width + 2 * padding - kernel) / stride + 1;
+    expect(out_height >= 0 && out_width >= 0, "a map as large as the window", x);
   }
 
-  // The index in the plane of the maximum of window (row, column)
+  // Whether every window is two pairs of neighbours
+  bool is_pairs() const { return kernel == 2 && stride == 2 && padding == 0 && height > 1 && width > 1; }
+
+  // The part of window (row, column) that lies in the plane: [top, bottom) and [left, right), maybe empty
+  Index top(Index row) const { return std::max<Index>(row * stride - padding, 0); }
+  Index bottom(Index row) const { return std::min(row * stride - padding + kernel, height); }
+  Index left(Index column) const { return std::max<Index>(column * stride - padding, 0); }
+  Index right(Index column) const { return std::min(column * stride - padding + kernel, width); }
+
+  float maximum(const float* plane, Index row, Index column) const {
+    float most = kLowest;
+    for (Index y = top(row); y < bottom(row); ++y) {
+      for (Index x = left(column); x < right(column); ++x) most = larger(most, plane[y * width + x]);
+    }
+    return most;
+  }
+
+  // The index in the plane of the first element of the window that equals its maximum, -1 if none does
   Index argmax(const float* plane, Index row, Index column) const {
-    const Index top = std::max<Index>(row * stride - padding, 0),
-                bottom = std::min(row * stride - padding + kernel, height);
-    const Index left = std::max<Index>(column * stride - padding, 0),
-                right = std::min(column * stride - padding + kernel, width);
-    Index best = top * width + left;
-    for (Index y = top; y < bottom; ++y) {
-      for (Index at = y * width + left; at < y * width + right; ++at) {
-        if (plane[at] > plane[best]) best = at;
+    const float most = maximum(plane, row, column);
+    for (Index y = top(row); y < bottom(row); ++y) {
+      for (Index x = left(column); x < right(column); ++x) {
+        if (plane[y * width + x] == most) return y * width + x;
       }
     }
-    return best;
+    return -1;
   }
 };
 
 std::vector<Tensor> forward(const Tensor& x, int kernel, int stride, int padding) {
-  expect_maps(x);
+  expect_map(x);
   const Shape shape = x.shape();
   const Window window(shape, kernel, stride, padding);
   Tensor y = paddle::empty({shape[0], shape[1], window.out_height, window.out_width}, x.dtype(), x.place());
@@ -47,15 +66,15 @@ std::vector<Tensor> forward(const Tensor& x, int kernel, int stride, int padding
     const float* plane = from + p * size;
     float* out = to + p * out_size;
     for (Index row = 0; row < window.out_height; ++row) {
-      if (kernel == 2 && stride == 2 && padding == 0) {  // the common case, vectorised
+      if (window.is_pairs()) {  // the common case, vectorised
         const float *a = plane + 2 * row * window.width, *b = a + window.width;
         float* line = out + row * window.out_width;
 #pragma omp simd
         for (Index i = 0; i < window.out_width; ++i)
-          line[i] = std::max(std::max(a[2 * i], a[2 * i + 1]), std::max(b[2 * i], b[2 * i + 1]));
+          line[i] = larger(larger(larger(larger(kLowest, a[2 * i]), a[2 * i + 1]), b[2 * i]), b[2 * i + 1]);
       } else {
         for (Index column = 0; column < window.out_width; ++column)
-          out[row * window.out_width + column] = plane[window.argmax(plane, row, column)];
+          out[row * window.out_width + column] = window.maximum(plane, row, column);
       }
     }
   }
@@ -63,8 +82,10 @@ std::vector<Tensor> forward(const Tensor& x, int kernel, int stride, int padding
 }
 
 std::vector<Tensor> backward(const Tensor& x, const Tensor& grad, int kernel, int stride, int padding) {
+  expect_map(x);
   const Shape shape = x.shape();
   const Window window(shape, kernel, stride, padding);
+  expect_gradient(grad, {shape[0], shape[1], window.out_height, window.out_width});
   Tensor dx = paddle::empty_like(x);
   const Index planes = shape[0] * shape[1], size = shape[2] * shape[3],
               out_size = window.out_height * window.out_width;
@@ -75,8 +96,8 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& grad, int kernel, in
     std::fill(to + p * size, to + (p + 1) * size, 0.0f);
     for (Index row = 0; row < window.out_height; ++row) {
       for (Index column = 0; column < window.out_width; ++column) {
-        to[p * size + window.argmax(from + p * size, row, column)] +=
-            g[p * out_size + row * window.out_width + column];
+        const Index at = window.argmax(from + p * size, row, column);
+        if (at >= 0) to[p * size + at] += g[p * out_size + row * window.out_width + column];
       }
     }
   }

@@ -10,20 +10,21 @@ namespace {
 constexpr float kEps = 1e-5f;           // added to the deviation, after the square root
 constexpr float kMinVariance = 1e-30f;  // at or below it, no gradient passes through the square root
 
-// The statistics and the gate of one group, which forward and backward both need.
+// The statistics and the gate of one group, which forward and backward both need, in memory of the caller.
 struct Group {
   Index channels, size;
-  std::vector<float> means;  // [channels]
-  std::vector<float> score;  // [size], centred
-  std::vector<float> gate;   // [size]
-  float variance, scale;     // scale = 1 / (deviation + eps)
+  float* means;           // [channels]
+  float* score;           // [size], centred
+  float* gate;            // [size]
+  float variance, scale;  // scale = 1 / (deviation + eps)
 
-  Group(Index channels, Index size)
-      : channels(channels), size(size), means(channels), score(size), gate(size) {}
+  static Index floats(Index channels, Index size) { return channels + 2 * size; }
+  Group(Index channels, Index size, float* memory)
+      : channels(channels), size(size), means(memory), score(means + channels), gate(score + size) {}
 
   void fill(const float* x, float weight, float bias) {
-    std::fill(score.begin(), score.end(), 0.0f);
-    float* s = score.data();
+    float* s = score;
+    std::fill(s, s + size, 0.0f);
     for (Index c = 0; c < channels; ++c) {
       const float* row = x + c * size;
       const float mean = means[c] = sum(row, size) / static_cast<float>(size);
@@ -39,28 +40,37 @@ struct Group {
     }
     variance = squares / static_cast<float>(std::max<Index>(size - 1, 1));
     scale = 1.0f / (std::sqrt(std::max(variance, kMinVariance)) + kEps);
-    float* a = gate.data();
+    float* a = gate;
     const float slope = scale * weight;
 #pragma omp simd
     for (Index i = 0; i < size; ++i) a[i] = sigmoid(s[i] * slope + bias);
   }
 };
 
+void expect_inputs(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  expect_map(x);
+  const Index channels = x.shape()[1], groups = weight.numel();
+  expect(groups > 0 && channels % groups == 0, "groups that divide the channels, [C, G]", {channels, groups});
+  expect_tensor(weight, {1, groups, 1, 1}, "a weight");
+  expect_tensor(bias, {1, groups, 1, 1}, "a bias");
+}
+
 std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  expect_maps(x);
+  expect_inputs(x, weight, bias);
   Tensor y = paddle::empty_like(x);
   const Index batch = x.shape()[0], groups = weight.numel(), channels = x.shape()[1] / groups,
               size = x.shape()[2] * x.shape()[3];
   const float *from = x.data<float>(), *w = weight.data<float>(), *b = bias.data<float>();
   float* to = y.data<float>();
+  const Scratch scratch(Group::floats(channels, size));
 #pragma omp parallel
   {
-    Group group(channels, size);
+    Group group(channels, size, scratch.of_thread());
 #pragma omp for
     for (Index k = 0; k < batch * groups; ++k) {
       const float* rows = from + k * channels * size;
       group.fill(rows, w[k % groups], b[k % groups]);
-      const float* a = group.gate.data();
+      const float* a = group.gate;
       for (Index c = 0; c < channels; ++c) {
         const float* row = rows + c * size;
         float* out = to + (k * channels + c) * size;
@@ -76,7 +86,7 @@ std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, const Tensor&
 void backward_group(const Group& group, const float* x, const float* g, float* dx, float* du, float weight,
                     float* dweight, float* dbias) {
   const Index size = group.size;
-  const float *t = group.score.data(), *a = group.gate.data();
+  const float *t = group.score, *a = group.gate;
   std::fill(du, du + size, 0.0f);
   for (Index c = 0; c < group.channels; ++c) {
     const float *xc = x + c * size, *gc = g + c * size;
@@ -118,22 +128,25 @@ void backward_group(const Group& group, const float* x, const float* g, float* d
 }
 
 std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& grad) {
+  expect_inputs(x, weight, bias);
+  expect_gradient(grad, x.shape());
   Tensor dx = paddle::empty_like(x), dweight = paddle::empty_like(weight), dbias = paddle::empty_like(bias);
   const Index batch = x.shape()[0], groups = weight.numel(), channels = x.shape()[1] / groups,
               size = x.shape()[2] * x.shape()[3];
   const float *from = x.data<float>(), *g = grad.data<float>(), *w = weight.data<float>(),
               *b = bias.data<float>();
   float* to = dx.data<float>();
-  std::vector<float> by_weight(batch * groups), by_bias(batch * groups);
+  const Scratch by_group(2 * batch * groups, 1), scratch(Group::floats(channels, size) + size);
+  float *by_weight = by_group.part(0), *by_bias = by_weight + batch * groups;
 #pragma omp parallel
   {
-    Group group(channels, size);
-    std::vector<float> du(size);
+    Group group(channels, size, scratch.of_thread());
+    float* du = group.gate + size;
 #pragma omp for
     for (Index k = 0; k < batch * groups; ++k) {
       const Index at = k * channels * size;
       group.fill(from + at, w[k % groups], b[k % groups]);
-      backward_group(group, from + at, g + at, to + at, du.data(), w[k % groups], &by_weight[k], &by_bias[k]);
+      backward_group(group, from + at, g + at, to + at, du, w[k % groups], &by_weight[k], &by_bias[k]);
     }
   }
   for (Index k = 0; k < groups; ++k) {

@@ -49,7 +49,7 @@ void backward_plane(const float* x, const float* g, float* dx, Index size, float
 }
 
 std::vector<Tensor> forward(const Tensor& x, float e_lambda) {
-  expect_maps(x);
+  expect_map(x);
   Tensor y = paddle::empty_like(x);
   const Index planes = x.shape()[0] * x.shape()[1], size = x.shape()[2] * x.shape()[3];
   const float* from = x.data<float>();
@@ -60,6 +60,8 @@ std::vector<Tensor> forward(const Tensor& x, float e_lambda) {
 }
 
 std::vector<Tensor> backward(const Tensor& x, const Tensor& grad, float e_lambda) {
+  expect_map(x);
+  expect_gradient(grad, x.shape());
   Tensor dx = paddle::empty_like(x);
   const Index planes = x.shape()[0] * x.shape()[1], size = x.shape()[2] * x.shape()[3];
   const float *from = x.data<float>(), *g = grad.data<float>();

@@ -9,14 +9,13 @@
 // and one matrix product for each of the 16 places of a tile:
 //   forward            y  = A' [ (G w G') . (B' x B) ] A      summed over input channels
 //   gradient of x      the same of dy, with the channels of w swapped and w rotated by 180 degrees, which
-//   swaps
-//                      the places 0 and 3 of G w G'
+//                      swaps the places 0 and 3 of G w G'
 //   gradient of w      dw = G' [ (A dy A') . (B' x B) ] G     summed over tiles
 // A band is a number of rows of tiles whose matrices fit into the cache. Each thread processes whole bands.
-#include <omp.h>
-
-#include <memory>
-
+//
+// Every output that is not finite in Paddle's convolution is not finite here. But a tile adds and subtracts its
+// inputs: where Paddle gives Inf, this form gives Inf or NaN, also in the other outputs of the tile. To give what
+// Paddle gives would need another pass over every output.
 #include "common.h"
 
 extern "C" void cblas_sgemm(int layout, int trans_a, int trans_b, int m, int n, int k, float alpha,
@@ -30,16 +29,15 @@ constexpr int kRowMajor = 101, kPlain = 111, kTransposed = 112;
 constexpr Index kPlaces = 16;           // in a transformed tile
 constexpr Index kBandFloats = 1 << 20;  // in the inputs and outputs of a band together
 
-// Sixteen matrices in a row, not initialised. A gap separates them: at distances of a power of two they would
-// evict each other from the cache.
+// Sixteen matrices of `size` elements in memory of the caller. A gap separates them: at distances of a power of
+// two they would evict each other from the cache.
 struct Matrices {
   Index step;
-  std::unique_ptr<float[]> floats;
+  float* memory;
 
-  Matrices() : step(0) {}
-  explicit Matrices(Index size) : step(size + 48), floats(new float[kPlaces * step]) {}
-  float* at(Index place) { return floats.get() + place * step; }
-  const float* at(Index place) const { return floats.get() + place * step; }
+  static Index floats(Index size) { return kPlaces * (size + 48); }
+  Matrices(Index size, float* memory) : step(size + 48), memory(memory) {}
+  float* at(Index place) const { return memory + place * step; }
 };
 
 struct Tiling {
@@ -62,28 +60,30 @@ struct Tiling {
   Index first(Index band) const { return band * band_rows; }
   Index last(Index band) const { return std::min(batch * rows, first(band) + band_rows); }
   Index max_tiles() const { return band_rows * columns; }
+  Index line() const { return 2 * columns + 2; }  // pixels of a row of tiles, padded
 };
 
-// B' x B of every tile in a band; out is 16 matrices [channels, tiles]
-void transform_inputs(const float* x, Index channels, const Tiling& t, Index band, Matrices& out) {
-  const Index tiles = (t.last(band) - t.first(band)) * t.columns, padded = 2 * t.columns + 2;
-  std::vector<float> lines(4 * padded), mixed(4 * padded);
+// B' x B of every tile in a band; out is 16 matrices [channels, tiles], lines holds 8 t.line() floats
+void transform_inputs(const float* x, Index channels, const Tiling& t, Index band, float* lines,
+                      const Matrices& out) {
+  const Index tiles = (t.last(band) - t.first(band)) * t.columns, padded = t.line();
+  float* mixed = lines + 4 * padded;
   for (Index c = 0; c < channels; ++c) {
     for (Index r = t.first(band); r < t.last(band); ++r) {
       const float* plane = x + ((r / t.rows) * channels + c) * t.height * t.width;
       for (Index i = 0; i < 4; ++i) {  // the four rows of pixels, padded with zeros
         const Index y = 2 * (r % t.rows) - 1 + i;
-        float* line = &lines[i * padded];
+        float* line = lines + i * padded;
         std::fill(line, line + padded, 0.0f);
         if (y >= 0 && y < t.height) std::copy(plane + y * t.width, plane + (y + 1) * t.width, line + 1);
       }
-      const float *d0 = &lines[0], *d1 = d0 + padded, *d2 = d1 + padded, *d3 = d2 + padded;
-      float *m0 = &mixed[0], *m1 = m0 + padded, *m2 = m1 + padded, *m3 = m2 + padded;
+      const float *d0 = lines, *d1 = d0 + padded, *d2 = d1 + padded, *d3 = d2 + padded;
+      float *m0 = mixed, *m1 = m0 + padded, *m2 = m1 + padded, *m3 = m2 + padded;
 #pragma omp simd
       for (Index i = 0; i < padded; ++i)
         m0[i] = d0[i] - d2[i], m1[i] = d1[i] + d2[i], m2[i] = d2[i] - d1[i], m3[i] = d1[i] - d3[i];
       for (Index i = 0; i < 4; ++i) {
-        const float* m = &mixed[i * padded];
+        const float* m = mixed + i * padded;
         float* v0 = out.at(4 * i) + c * tiles + (r - t.first(band)) * t.columns;
         float *v1 = v0 + out.step, *v2 = v1 + out.step, *v3 = v2 + out.step;
 #pragma omp simd
@@ -96,11 +96,11 @@ void transform_inputs(const float* x, Index channels, const Tiling& t, Index ban
   }
 }
 
-// A' m A of every tile in a band, plus the bias unless it is null; in is 16 matrices [channels, tiles]
+// A' m A of every tile in a band, plus the bias unless it is null; in is 16 matrices [channels, tiles], pixels
+// holds t.line() floats
 void transform_outputs(const Matrices& in, const float* bias, Index channels, const Tiling& t, Index band,
-                       float* y) {
+                       float* pixels, float* y) {
   const Index tiles = (t.last(band) - t.first(band)) * t.columns, step = in.step;
-  std::vector<float> line(2 * t.columns);
   for (Index c = 0; c < channels; ++c) {
     const float shift = bias ? bias[c] : 0.0f;
     for (Index r = t.first(band); r < t.last(band); ++r) {
@@ -113,7 +113,6 @@ void transform_outputs(const Matrices& in, const float* bias, Index channels, co
         const float *p = m + (half ? 4 : 0) * step, *q = m + (half ? 8 : 4) * step,
                     *s = m + (half ? 12 : 8) * step;
         const float sign = half ? -1.0f : 1.0f;
-        float* pixels = line.data();
 #pragma omp simd
         for (Index j = 0; j < t.columns; ++j) {
           const float a = p[j] + sign * (q[j] + s[j]);
@@ -129,11 +128,12 @@ void transform_outputs(const Matrices& in, const float* bias, Index channels, co
   }
 }
 
-// A dy A' of every tile in a band; out is 16 matrices [channels, tiles]
-void transform_gradients(const float* dy, Index channels, const Tiling& t, Index band, Matrices& out) {
+// A dy A' of every tile in a band; out is 16 matrices [channels, tiles], lines holds 2 t.line() floats
+void transform_gradients(const float* dy, Index channels, const Tiling& t, Index band, float* lines,
+                         const Matrices& out) {
   const Index tiles = (t.last(band) - t.first(band)) * t.columns, step = out.step;
-  std::vector<float> lines(4 * t.columns, 0.0f);
-  float *upper = lines.data(), *lower = upper + 2 * t.columns;
+  float *upper = lines, *lower = upper + t.line();
+  std::fill(lines, lines + 2 * t.line(), 0.0f);
   for (Index c = 0; c < channels; ++c) {
     for (Index r = t.first(band); r < t.last(band); ++r) {
       const Index at = 2 * (r % t.rows);
@@ -142,7 +142,7 @@ void transform_gradients(const float* dy, Index channels, const Tiling& t, Index
       if (at + 1 < t.height) {
         std::copy(plane + t.width, plane + 2 * t.width, lower);
       } else {
-        std::fill(lower, lower + 2 * t.columns, 0.0f);
+        std::fill(lower, lower + t.line(), 0.0f);
       }
       for (Index i = 0; i < 4; ++i) {  // rows u, u + l, u - l, -l
         const float by_upper = i < 3 ? 1.0f : 0.0f, by_lower = i == 0 ? 0.0f : i == 1 ? 1.0f : -1.0f;
@@ -158,9 +158,8 @@ void transform_gradients(const float* dy, Index channels, const Tiling& t, Index
   }
 }
 
-// G w G' of every filter: w [K, C, 3, 3] -> 16 matrices [K, C]
-Matrices transform_filters(const float* w, Index filters, Index channels) {
-  Matrices out(filters * channels);
+// G w G' of every filter: w [K, C, 3, 3] -> out, 16 matrices [K, C]
+void transform_filters(const float* w, Index filters, Index channels, const Matrices& out) {
 #pragma omp parallel for
   for (Index k = 0; k < filters; ++k) {
     float* row = out.at(0) + k * channels;
@@ -181,7 +180,6 @@ Matrices transform_filters(const float* w, Index filters, Index channels) {
       }
     }
   }
-  return out;
 }
 
 // x [N, from, H, W] -> y [N, to, H, W] with transformed filters [to, from], or, if `rotated`, with filters
@@ -189,32 +187,35 @@ Matrices transform_filters(const float* w, Index filters, Index channels) {
 void convolve(const float* x, const Matrices& filters, bool rotated, const float* bias, Index from, Index to,
               const Tiling& t, float* y) {
   const auto swapped = [](Index i) { return i % 3 == 0 ? 3 - i : i; };
+  const Index of_inputs = from * t.max_tiles(), of_products = to * t.max_tiles();
+  const Scratch memory(Matrices::floats(of_inputs) + Matrices::floats(of_products) + 8 * t.line());
 #pragma omp parallel
   {
-    Matrices inputs(from * t.max_tiles()), products(to * t.max_tiles());
+    const Matrices inputs(of_inputs, memory.of_thread());
+    const Matrices products(of_products, inputs.at(kPlaces));
+    float* lines = products.at(kPlaces);
 #pragma omp for schedule(static)
     for (Index band = 0; band < t.bands; ++band) {
       const Index tiles = (t.last(band) - t.first(band)) * t.columns;
-      transform_inputs(x, from, t, band, inputs);
+      transform_inputs(x, from, t, band, lines, inputs);
       for (Index place = 0; place < kPlaces; ++place) {
         const Index of_filter = rotated ? 4 * swapped(place / 4) + swapped(place % 4) : place;
         cblas_sgemm(kRowMajor, rotated ? kTransposed : kPlain, kPlain, to, tiles, from, 1.0f,
                     filters.at(of_filter), rotated ? to : from, inputs.at(place), tiles, 0.0f,
                     products.at(place), tiles);
       }
-      transform_outputs(products, bias, to, t, band, y);
+      transform_outputs(products, bias, to, t, band, lines, y);
     }
   }
 }
 
-// G' u G of every filter -> dw [K, C, 3, 3]; u is 16 matrices [K, C], the sum of those of all threads
+// G' u G of every filter -> dw [K, C, 3, 3]; u is 16 matrices [K, C], the sum of those of the threads
 void transform_back(const std::vector<Matrices>& sums, Index filters, Index channels, float* dw) {
 #pragma omp parallel for
   for (Index k = 0; k < filters; ++k) {
     for (Index c = 0; c < channels; ++c) {
       float u[kPlaces] = {}, columns[12];
       for (const Matrices& sum : sums) {
-        if (!sum.floats) continue;
         for (Index place = 0; place < kPlaces; ++place) u[place] += sum.at(place)[k * channels + c];
       }
       for (Index j = 0; j < 4; ++j) {
@@ -233,34 +234,53 @@ void transform_back(const std::vector<Matrices>& sums, Index filters, Index chan
 
 void gradient_of_filters(const float* x, const float* dy, Index filters, Index channels, const Tiling& t,
                          float* dw) {
-  std::vector<Matrices> sums(omp_get_max_threads());  // one per thread, added in the order of the threads
+  const Index of_inputs = channels * t.max_tiles(), of_gradients = filters * t.max_tiles();
+  const Scratch memory(Matrices::floats(of_inputs) + Matrices::floats(of_gradients) + 8 * t.line());
+  const Index threads = omp_get_max_threads();
+  const Scratch totals(Matrices::floats(filters * channels), threads);
+  std::vector<char> used(threads);  // by threads that processed a band
 #pragma omp parallel
   {
-    Matrices inputs(channels * t.max_tiles()), gradients(filters * t.max_tiles());
-    Matrices& sum = sums[omp_get_thread_num()];
+    const Matrices inputs(of_inputs, memory.of_thread());
+    const Matrices gradients(of_gradients, inputs.at(kPlaces));
+    float* lines = gradients.at(kPlaces);
+    const Matrices sum(filters * channels, totals.of_thread());
+    char& is_used = used[omp_get_thread_num()];
 #pragma omp for schedule(static)
     for (Index band = 0; band < t.bands; ++band) {
       const Index tiles = (t.last(band) - t.first(band)) * t.columns;
-      const float keep = sum.floats ? 1.0f : 0.0f;
-      if (!sum.floats) sum = Matrices(filters * channels);
-      transform_inputs(x, channels, t, band, inputs);
-      transform_gradients(dy, filters, t, band, gradients);
+      const float keep = is_used ? 1.0f : 0.0f;
+      is_used = true;
+      transform_inputs(x, channels, t, band, lines, inputs);
+      transform_gradients(dy, filters, t, band, lines, gradients);
       for (Index place = 0; place < kPlaces; ++place) {
         cblas_sgemm(kRowMajor, kPlain, kTransposed, filters, channels, tiles, 1.0f, gradients.at(place),
                     tiles, inputs.at(place), tiles, keep, sum.at(place), channels);
       }
     }
   }
+  std::vector<Matrices> sums;  // added in the order of the threads
+  for (Index thread = 0; thread < threads; ++thread) {
+    if (used[thread]) sums.emplace_back(filters * channels, totals.part(thread));
+  }
   transform_back(sums, filters, channels, dw);
 }
 
+void expect_inputs(const Tensor& x, const Tensor& weight) {
+  expect_map(x);
+  const Shape found = weight.shape();
+  expect(found.size() == 4 && found[0] > 0, "a weight [K, C, 3, 3]", found);
+  expect_tensor(weight, {found[0], x.shape()[1], 3, 3}, "a weight");
+}
+
 Tensor convolution(const Tensor& x, const Tensor& weight, const float* bias) {
-  expect_maps(x);
+  expect_inputs(x, weight);
   const Shape of_x = x.shape(), of_w = weight.shape();
-  expect(of_w.size() == 4 && of_w[1] == of_x[1] && of_w[2] == 3 && of_w[3] == 3, "a weight [K, C, 3, 3]");
   Tensor y = paddle::empty({of_x[0], of_w[0], of_x[2], of_x[3]}, x.dtype(), x.place());
   const Tiling tiling(of_x[0], of_x[2], of_x[3], of_w[0] + of_w[1]);
-  const Matrices filters = transform_filters(weight.data<float>(), of_w[0], of_w[1]);
+  const Scratch memory(Matrices::floats(of_w[0] * of_w[1]), 1);
+  const Matrices filters(of_w[0] * of_w[1], memory.part(0));
+  transform_filters(weight.data<float>(), of_w[0], of_w[1], filters);
   convolve(x.data<float>(), filters, false, bias, of_w[1], of_w[0], tiling, y.data<float>());
   return y;
 }
@@ -270,14 +290,20 @@ std::vector<Tensor> forward(const Tensor& x, const Tensor& weight) {
 }
 
 std::vector<Tensor> forward_with_bias(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  expect_inputs(x, weight);
+  expect_tensor(bias, {weight.shape()[0]}, "a bias");
   return {convolution(x, weight, bias.data<float>())};
 }
 
 std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& grad) {
+  expect_inputs(x, weight);
   const Shape of_x = x.shape(), of_w = weight.shape();
+  expect_gradient(grad, {of_x[0], of_w[0], of_x[2], of_x[3]});
   Tensor dx = paddle::empty_like(x), dweight = paddle::empty_like(weight);
   const Tiling tiling(of_x[0], of_x[2], of_x[3], of_w[0] + of_w[1]);
-  const Matrices filters = transform_filters(weight.data<float>(), of_w[0], of_w[1]);
+  const Scratch memory(Matrices::floats(of_w[0] * of_w[1]), 1);
+  const Matrices filters(of_w[0] * of_w[1], memory.part(0));
+  transform_filters(weight.data<float>(), of_w[0], of_w[1], filters);
   convolve(grad.data<float>(), filters, true, nullptr, of_w[0], of_w[1], tiling, dx.data<float>());
   gradient_of_filters(x.data<float>(), grad.data<float>(), of_w[0], of_w[1], tiling, dweight.data<float>());
   return {dx, dweight};
@@ -286,6 +312,7 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor
 std::vector<Tensor> backward_with_bias(const Tensor& x, const Tensor& weight, const Tensor& bias,
                                        const Tensor& grad) {
   std::vector<Tensor> gradients = backward(x, weight, grad);
+  expect_tensor(bias, {weight.shape()[0]}, "a bias");
   Tensor dbias = paddle::empty_like(bias);
   const Index filters = weight.shape()[0], size = x.shape()[2] * x.shape()[3];
   const float* g = grad.data<float>();
@@ -300,8 +327,13 @@ std::vector<Tensor> backward_with_bias(const Tensor& x, const Tensor& weight, co
   return gradients;
 }
 
-std::vector<Shape> shape_of_y(const Shape& x, const Shape& weight) { return {{x[0], weight[0], x[2], x[3]}}; }
-std::vector<Shape> shape_of_y_with_bias(const Shape& x, const Shape& weight, const Shape& bias) {
+std::vector<Shape> shape_of_y(const Shape& x, const Shape& weight) {
+  expect(x.size() == 4, "a map [N, C, H, W]", x);
+  expect(weight.size() == 4, "a weight [K, C, 3, 3]", weight);
+  return {{x[0], weight[0], x[2], x[3]}};
+}
+
+std::vector<Shape> shape_of_y_with_bias(const Shape& x, const Shape& weight, const Shape&) {
   return shape_of_y(x, weight);
 }
 
