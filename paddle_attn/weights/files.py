@@ -16,10 +16,10 @@ import paddle
 import safetensors.paddle
 from paddle import nn
 
-from ..errors import UserError
-from ..files import atomic_write
+from ..errors import UserError, quote
+from ..files import atomic_write, open_regular, read_regular
 from . import safe_pickle, torch_files
-from .safe_pickle import RefusedFile
+from .safe_pickle import MAX_NAME, RefusedFile
 
 WRITTEN = (".pdparams", ".safetensors")
 READ = (*WRITTEN, *torch_files.SUFFIXES)
@@ -44,11 +44,11 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise UserError(f"{path} holds no weights: expected tensors by name, found a {type(state).__name__}")
     state.pop("StructuredToParameterName@@", None)  # paddle.save's own list of names
     for key, value in state.items():
-        if not isinstance(key, str):
-            raise UserError(f"{path} holds no weights: expected tensors by name, found the name {key!r}")
+        if not isinstance(key, str) or len(key) > MAX_NAME:
+            raise UserError(f"{path} holds no weights: expected tensors by name, found the name {quote(key)}")
         if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiub":
             raise UserError(
-                f"{path} holds no weights: expected a tensor as '{key}', found a {type(value).__name__}"
+                f"{path} holds no weights: expected a tensor as {quote(key)}, found a {type(value).__name__}"
             )
     return state
 
@@ -81,12 +81,12 @@ def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
 
 def _read_pickle(path: Path) -> Any:
     """Read a pickle of numbers, texts, containers and arrays. Raises RefusedFile for anything else."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return safe_pickle.plain(safe_pickle.load(file))
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    tensors = safetensors.paddle.load(path.read_bytes())
+    tensors = safetensors.paddle.load(read_regular(path))
     return {
         key: (tensor.astype("float32") if tensor.dtype in READ_AS_FLOAT32 else tensor).numpy()
         for key, tensor in tensors.items()

@@ -1,14 +1,14 @@
 """Reads pickles of numbers, texts, containers and numpy arrays without running anything in them.
 
-An ordinary unpickler builds whatever a file names. This one allows a few names, calls functions of our own
-for them, never numpy's or Python's types, and refuses every other name. It checks sizes before it takes
-memory.
+A pickle is a program for a small stack machine. This one executes the instructions that weights files
+consist of, calls functions of our own for the few names that they need, and refuses every other instruction
+and name. It bounds what an instruction can repeat, and checks lengths before it takes memory, so that time
+and memory grow with the size of the file.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
+import os
 import pickletools
 import re
 from collections.abc import Callable, Mapping
@@ -16,45 +16,24 @@ from typing import IO, Any
 
 import numpy as np
 
-MAX_MEMO = 1 << 22  # the unpickler allocates a memo as large as the largest index
+from ..errors import quote
+
+MAX_INSTRUCTIONS = 1 << 20  # a tensor takes about forty
 MAX_DEPTH = 100  # of nested containers
+MAX_NAME = 500  # characters of a key
+MAX_NUMBER_KEYS = 10_000  # a file can choose numbers that collide in a dictionary
+MAX_COPIES = 4  # calls may copy this many times the file's size
+MAX_DIMENSIONS = 32  # of an array
 
 
 class RefusedFile(Exception):
     """The file contains something that no weights file needs; the message names it."""
 
 
-class AllowedCall:
-    """A function that a pickle may call. The pickle cannot set its attributes, unlike a plain function's."""
-
-    __slots__ = ("_function",)
-
-    def __init__(self, function: Callable[..., Any]):
-        self._function = function
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._function(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise RefusedFile("a change to a function")
-
-
-class Immutable:
-    """What our functions build: a pickle can pass it on, but cannot set its attributes."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        raise RefusedFile("a change to an object")
-
-
 class _Dict(dict):
-    """Stands for an OrderedDict; ignores the attributes that PyTorch sets on a state dict."""
+    """Stands for an OrderedDict, on which PyTorch sets attributes."""
 
     __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        pass
 
 
 class _DType:
@@ -63,16 +42,15 @@ class _DType:
     __slots__ = ("_code", "_order")
 
     def __init__(self, code: Any, *_: Any):
-        if not isinstance(code, str) or not re.fullmatch(
-            r"b1|[fiu][1248]|bool|float(16|32|64)|u?int(8|16|32|64)", code
-        ):
-            raise RefusedFile(f"an array of the unsupported type {code!r}")
+        if not isinstance(code, str):
+            raise RefusedFile(f"an array whose type is a {type(code).__name__}")
+        if not re.fullmatch(r"b1|[fiu][1248]|bool|float(16|32|64)|u?int(8|16|32|64)", code):
+            raise RefusedFile(f"an array of the unsupported type {quote(code)}")
         self._code, self._order = code, "<"
 
-    def __setstate__(self, state: Any) -> None:
+    def build(self, state: tuple) -> None:
         if (
-            not isinstance(state, tuple)
-            or len(state) < 5
+            len(state) < 5
             or state[1] not in ("<", ">", "|", "=")
             or any(part is not None for part in state[2:5])
         ):
@@ -88,19 +66,26 @@ class Array:
 
     __slots__ = ("value",)
 
-    def __setstate__(self, state: Any) -> None:
+    def build(self, state: tuple) -> None:
+        if len(state) != 5:
+            raise RefusedFile("a malformed array")
+        _, shape, dtype, fortran, raw = state
+        if not is_shape(shape) or not isinstance(dtype, _DType) or not isinstance(raw, (str, bytes)):
+            raise RefusedFile("a malformed array")
         try:
-            _, shape, dtype, fortran, raw = state
             raw = raw.encode("latin1") if isinstance(raw, str) else raw
-            if (
-                not isinstance(dtype, _DType)
-                or not isinstance(raw, bytes)
-                or not all(type(side) is int and side >= 0 for side in shape)
-            ):
-                raise RefusedFile("a malformed array")
             self.value = np.frombuffer(raw, dtype.numpy()).reshape(shape, order="F" if fortran else "C")
-        except (TypeError, ValueError) as error:
+        except ValueError as error:
             raise RefusedFile(f"an array whose bytes do not fit its shape ({error})") from None
+
+
+def is_shape(sides: Any) -> bool:
+    """Whether it is a tuple of sizes that an array can have."""
+    return (
+        isinstance(sides, tuple)
+        and len(sides) <= MAX_DIMENSIONS
+        and all(type(side) is int and 0 <= side < 1 << 63 for side in sides)
+    )
 
 
 def _scalar(dtype: Any, raw: Any) -> int | float | bool:
@@ -112,7 +97,7 @@ def _scalar(dtype: Any, raw: Any) -> int | float | bool:
 
 def _latin1(text: Any, encoding: Any) -> bytes:
     if not isinstance(text, str) or encoding != "latin1":
-        raise RefusedFile(f"a text in the encoding {encoding!r}")
+        raise RefusedFile("a text in another encoding than latin1")
     return text.encode("latin1")
 
 
@@ -121,43 +106,194 @@ def _ndarray(*_: Any) -> None:
 
 
 def _ordered_dict(items: Any = ()) -> _Dict:
-    if not isinstance(items, (list, tuple)):
+    if not isinstance(items, (list, tuple)) or not all(
+        isinstance(item, (list, tuple)) and len(item) == 2 and isinstance(item[0], str) for item in items
+    ):
         raise RefusedFile("a malformed OrderedDict")
+    for key, _ in items:
+        check_name(key)
     return _Dict(items)
+
+
+def check_name(key: str) -> None:
+    """Raises: RefusedFile for a key that is too long."""
+    if len(key) > MAX_NAME:
+        raise RefusedFile(f"a name of {len(key)} characters, expected at most {MAX_NAME}")
 
 
 # numpy 2 renamed numpy.core to numpy._core
 NUMPY_NAMES: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): AllowedCall(_ndarray),  # only passed to _reconstruct, never called
-    ("numpy", "dtype"): AllowedCall(_DType),
-    ("numpy.core.multiarray", "_reconstruct"): AllowedCall(lambda *_: Array()),
-    ("numpy._core.multiarray", "_reconstruct"): AllowedCall(lambda *_: Array()),
-    ("numpy.core.multiarray", "scalar"): AllowedCall(_scalar),
-    ("numpy._core.multiarray", "scalar"): AllowedCall(_scalar),
-    ("collections", "OrderedDict"): AllowedCall(_ordered_dict),
-    ("_codecs", "encode"): AllowedCall(_latin1),
+    ("numpy", "ndarray"): _ndarray,  # only passed to _reconstruct, never called
+    ("numpy", "dtype"): _DType,
+    ("numpy.core.multiarray", "_reconstruct"): lambda *_: Array(),
+    ("numpy._core.multiarray", "_reconstruct"): lambda *_: Array(),
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("collections", "OrderedDict"): _ordered_dict,
+    ("_codecs", "encode"): _latin1,
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _BoundedFile:
+    """A file from its position on; it never reads more than it has."""
+
+    def __init__(self, file: IO[bytes]):
+        start = file.tell()
+        self._file, self.left = file, file.seek(0, os.SEEK_END) - start
+        file.seek(start)
+
+    def read(self, size: int) -> bytes:
+        if size > self.left:  # before `read` takes memory for it
+            raise EOFError
+        self.left -= size
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        line = self._file.readline(MAX_NAME)
+        self.left -= len(line)
+        return line
+
+
+class _Machine:
+    """The stack machine of one pickle: `execute` its instructions, then take `pop()` as the result."""
+
     def __init__(
         self,
-        file: IO[bytes],
+        size: int,
         allowed: Mapping[tuple[str, str], Any],
         persistent_load: Callable[[Any], Any] | None,
     ):
-        super().__init__(file, encoding="latin1")
         self._allowed, self._persistent_load = allowed, persistent_load
+        self._stack: list[Any] = []
+        self._marks: list[int] = []  # heights of the stack
+        self._memo: dict[int, Any] = {}
+        self._copies_left = MAX_COPIES * size + (1 << 20)
+        self._number_keys = 0
 
-    def find_class(self, module: str, name: str) -> Any:
+    def execute(self, name: str, argument: Any) -> None:
+        """Execute one instruction of `pickletools`. Raises: RefusedFile, IndexError, KeyError, TypeError."""
+        push, pop = self._stack.append, self._stack.pop
+        match name:
+            case "BINGET" | "LONG_BINGET":
+                push(self._memo[argument])
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = self._stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = self._stack[-1]
+            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT":
+                push(argument)
+            case "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8" | "BINSTRING" | "SHORT_BINSTRING":
+                push(argument)
+            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
+                push(argument)
+            case "NONE":
+                push(None)
+            case "NEWTRUE" | "NEWFALSE":
+                push(name == "NEWTRUE")
+            case "MARK":
+                self._marks.append(len(self._stack))
+            case "EMPTY_TUPLE":
+                push(())
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                push(tuple([pop() for _ in range(int(name[-1]))][::-1]))
+            case "TUPLE":
+                push(tuple(self._pop_to_mark()))
+            case "EMPTY_LIST":
+                push([])
+            case "APPEND":
+                self._extend([pop()])
+            case "APPENDS":
+                self._extend(self._pop_to_mark())
+            case "EMPTY_DICT":
+                push({})
+            case "SETITEM":
+                value, key = pop(), pop()
+                self._update([key, value])
+            case "SETITEMS":
+                self._update(self._pop_to_mark())
+            case "GLOBAL":
+                module, _, name = argument.partition(" ")
+                push(self._find(module, name))
+            case "STACK_GLOBAL":
+                name, module = pop(), pop()
+                push(self._find(module, name))
+            case "REDUCE":
+                arguments, function = pop(), pop()
+                push(self._call(function, arguments))
+            case "BUILD":
+                state = pop()
+                self._build(self._stack[-1], state)
+            case "BINPERSID":
+                push(self._persistent(pop()))
+            case "PROTO" | "FRAME":
+                pass
+            case _:
+                raise RefusedFile(f"the pickle instruction {name}")
+
+    def pop(self) -> Any:
+        return self._stack.pop()
+
+    def _pop_to_mark(self) -> list[Any]:
+        start = self._marks.pop()
+        items = self._stack[start:]
+        del self._stack[start:]
+        return items
+
+    def _extend(self, items: list[Any]) -> None:
+        if type(self._stack[-1]) is not list:
+            raise RefusedFile("items of what is not a list")
+        self._stack[-1].extend(items)
+
+    def _update(self, items: list[Any]) -> None:
+        if not isinstance(self._stack[-1], dict):
+            raise RefusedFile("keys of what is not a dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) is int:  # the states of an optimiser
+                self._number_keys += 1
+                if self._number_keys > MAX_NUMBER_KEYS:
+                    raise RefusedFile(f"more than {MAX_NUMBER_KEYS} numbers as keys")
+            elif type(key) is str:
+                check_name(key)
+            else:
+                raise RefusedFile(f"a {type(key).__name__} as a key, expected a text or a number")
+            self._stack[-1][key] = value
+
+    def _find(self, module: Any, name: Any) -> Any:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise RefusedFile("a name that is not a text")
         if (module, name) not in self._allowed:
-            raise RefusedFile(f"{module}.{name}, which no weights file needs; nothing in it was run")
+            raise RefusedFile(
+                f"the name {quote(f'{module}.{name}')}, which no weights file needs; nothing in it was run"
+            )
         return self._allowed[module, name]
 
-    def persistent_load(self, pid: Any) -> Any:
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if not callable(function) or not isinstance(arguments, tuple):
+            raise RefusedFile("a call of what is not a function")
+        self._count_copies(arguments)
+        return function(*arguments)
+
+    def _build(self, target: Any, state: Any) -> None:
+        if isinstance(target, _Dict):
+            return  # attributes that PyTorch sets on a state dict
+        if not isinstance(target, (_DType, Array)) or not isinstance(state, tuple):
+            raise RefusedFile("a change to an object")
+        self._count_copies(state)
+        target.build(state)
+
+    def _persistent(self, pid: Any) -> Any:
         if self._persistent_load is None:
             raise RefusedFile("a reference to data outside the file")
         return self._persistent_load(pid)
+
+    def _count_copies(self, arguments: tuple) -> None:
+        """Bound what calls copy: a file can pass the same long text to thousands of them."""
+        self._copies_left -= len(arguments)
+        self._copies_left -= sum(
+            len(value) for value in arguments if isinstance(value, (str, bytes, list, tuple))
+        )
+        if self._copies_left < 0:
+            raise RefusedFile("many copies of one value")
 
 
 def load(
@@ -173,15 +309,14 @@ def load(
 
     Raises: RefusedFile, or any error that a damaged pickle causes.
     """
-    start = file.tell()
-    for operation, argument, _ in pickletools.genops(file):
-        if "PUT" in operation.name and int(argument or 0) > MAX_MEMO:
-            raise RefusedFile("a memo index larger than any weights file needs")
-        if operation.name.startswith("EXT"):
-            raise RefusedFile("an extension code")
-    end = file.tell()
-    file.seek(start)
-    return _Unpickler(io.BytesIO(file.read(end - start)), allowed, persistent_load).load()
+    bounded = _BoundedFile(file)
+    machine = _Machine(bounded.left, allowed, persistent_load)
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(bounded)):
+        if count == MAX_INSTRUCTIONS:
+            raise RefusedFile(f"more than {MAX_INSTRUCTIONS} pickle instructions")
+        if opcode.name != "STOP":  # the last one
+            machine.execute(opcode.name, argument)
+    return machine.pop()
 
 
 def plain(tree: Any, convert: Callable[[Any], Any] = lambda leaf: leaf) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -17,8 +18,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..files import open_regular
 from . import safe_pickle
-from .safe_pickle import NUMPY_NAMES, AllowedCall, Immutable, RefusedFile
+from .safe_pickle import MAX_NAME, NUMPY_NAMES, RefusedFile, is_shape
 
 SUFFIXES = (".pth", ".pth.tar", ".pt")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before PyTorch 1.6
@@ -38,7 +40,7 @@ STORAGES = {
 }
 
 
-class _Storage(Immutable):
+class _Storage:
     """Names the bytes of one or more tensors; the old format stores them after the pickle."""
 
     __slots__ = ("count", "dtype", "key")
@@ -47,21 +49,15 @@ class _Storage(Immutable):
         self.dtype, self.key, self.count = dtype, key, count
 
 
-class _Tensor(Immutable):
+class _Tensor:
     """A view of a storage."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
 
     def __init__(self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any):
-        if (
-            not isinstance(storage, _Storage)
-            or not isinstance(shape, tuple)
-            or not isinstance(strides, tuple)
-            or len(shape) != len(strides)
-        ):
+        valid = isinstance(storage, _Storage) and all(map(is_shape, ((offset,), shape, strides)))
+        if not valid or len(shape) != len(strides):
             raise RefusedFile("a malformed tensor")
-        if not all(type(value) is int and value >= 0 for value in (offset, *shape, *strides)):
-            raise RefusedFile(f"a tensor of shape {shape} with strides {strides}")
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
 
@@ -77,10 +73,10 @@ def read_torch(path: Path) -> Any:
 
     Raises: RefusedFile, or any error that a damaged file causes.
     """
-    with open(path, "rb") as file:
-        tree, bytes_of = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(file)
+    with open_regular(path) as file:
+        tree, bytes_of = _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
         values: dict[str, np.ndarray] = {}
-        bytes_left = MAX_COPIES * path.stat().st_size + (1 << 20)
+        bytes_left = MAX_COPIES * file.seek(0, os.SEEK_END) + (1 << 20)
 
         def array(leaf: Any) -> Any:
             nonlocal bytes_left
@@ -113,25 +109,23 @@ def _view(tensor: _Tensor, data: np.ndarray) -> np.ndarray:
     ).copy()
 
 
-def _read_zip(path: Path) -> tuple[Any, Callable[[_Storage], bytes]]:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
-        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-            raise RefusedFile("compressed members, expected stored ones as PyTorch writes them")
-        (pickled,) = (name for name in names if name.endswith("/data.pkl"))
-        root = pickled.removesuffix("data.pkl")
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
-            raise RefusedFile("big-endian values, expected little-endian")
-        tree = safe_pickle.load(io.BytesIO(archive.read(pickled)), TORCH_NAMES, _storage)
-
-    def bytes_of(storage: _Storage) -> bytes:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read(f"{root}data/{storage.key}")
-
-    return tree, bytes_of
+def _read_zip(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
+    archive = zipfile.ZipFile(file)
+    names, members = archive.namelist(), archive.infolist()
+    if any(info.compress_type != zipfile.ZIP_STORED for info in members):
+        raise RefusedFile("compressed members, expected stored ones as PyTorch writes them")
+    if sum(info.file_size for info in members) > file.seek(0, os.SEEK_END):
+        raise RefusedFile("members that overlap")
+    (pickled,) = (name for name in names if name.endswith("/data.pkl"))
+    root = pickled.removesuffix("data.pkl")
+    if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+        raise RefusedFile("big-endian values, expected little-endian")
+    tree = safe_pickle.load(io.BytesIO(archive.read(pickled)), TORCH_NAMES, _storage)
+    return tree, lambda storage: archive.read(f"{root}data/{storage.key}")
 
 
 def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
+    file.seek(0)
     if safe_pickle.load(file, {}) != LEGACY_MAGIC:
         raise RefusedFile("no PyTorch checkpoint")
     safe_pickle.load(file, {})  # the protocol's version
@@ -139,27 +133,49 @@ def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
     if not isinstance(system, dict) or not system.get("little_endian", True):
         raise RefusedFile("big-endian values, expected little-endian")
     storages: dict[str, _Storage] = {}
-    tree = safe_pickle.load(file, TORCH_NAMES, lambda pid: storages.setdefault(str(pid[2]), _storage(pid)))
+
+    def shared_storage(pid: Any) -> _Storage:
+        storage = _storage(pid)
+        return storages.setdefault(storage.key, storage)
+
+    tree = safe_pickle.load(file, TORCH_NAMES, shared_storage)
+    keys = safe_pickle.load(file, {})
+    if not isinstance(keys, list) or not all(isinstance(key, str) and key in storages for key in keys):
+        raise RefusedFile("a malformed list of storages")
     content: dict[str, bytes] = {}
-    for key in safe_pickle.load(file, {}):
+    for key in keys:
         (count,) = struct.unpack("<q", file.read(8))
         storage = storages[key]
         if count != storage.count:
             raise RefusedFile(f"a storage of {count} values, expected {storage.count}")
         size = count * (2 if storage.dtype == "bfloat16" else np.dtype(storage.dtype).itemsize)
-        content[key] = file.read(size)
-        if len(content[key]) != size:
+        if size > _bytes_left(file):  # before `read` takes memory for it
             raise EOFError
+        content[key] = file.read(size)
     return tree, lambda storage: content[storage.key]
 
 
+def _bytes_left(file: IO[bytes]) -> int:
+    position = file.tell()
+    left = file.seek(0, os.SEEK_END) - position
+    file.seek(position)
+    return left
+
+
 def _storage(pid: Any) -> _Storage:
-    if not isinstance(pid, tuple) or len(pid) < 5:
+    if not isinstance(pid, tuple) or len(pid) not in (5, 6):
         raise RefusedFile("a storage of an unknown kind")
     kind, dtype, key, _device, count, *view = pid
-    if kind != "storage" or dtype not in STORAGES.values() or type(count) is not int or any(view):
+    if (
+        kind != "storage"
+        or dtype not in STORAGES.values()
+        or not isinstance(key, str)
+        or len(key) > MAX_NAME
+        or not is_shape((count,))
+        or any(view)
+    ):
         raise RefusedFile("a storage of an unknown kind")
-    return _Storage(dtype, str(key), count)
+    return _Storage(dtype, key, count)
 
 
 def _parameter(tensor: Any, *_: Any) -> _Tensor:
@@ -169,17 +185,18 @@ def _parameter(tensor: Any, *_: Any) -> _Tensor:
 
 
 def _size(sides: Any) -> tuple:
-    if not isinstance(sides, (list, tuple)):
+    shape = tuple(sides) if isinstance(sides, (list, tuple)) else None
+    if not is_shape(shape):
         raise RefusedFile("a malformed size")
-    return tuple(sides)
+    return shape
 
 
 TORCH_NAMES: dict[tuple[str, str], Any] = (
     NUMPY_NAMES
     | {("torch", name): dtype for name, dtype in STORAGES.items()}
     | {
-        ("torch._utils", "_rebuild_tensor_v2"): AllowedCall(_Tensor),
-        ("torch._utils", "_rebuild_parameter"): AllowedCall(_parameter),
-        ("torch", "Size"): AllowedCall(_size),
+        ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
+        ("torch._utils", "_rebuild_parameter"): _parameter,
+        ("torch", "Size"): _size,
     }
 )
