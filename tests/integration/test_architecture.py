@@ -81,7 +81,8 @@ def started(path: Path) -> Iterator[str]:
     documentation = docstrings(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation:
-            yield from (name.removesuffix(".py").replace("/", ".") for name in OURS.findall(node.value))
+            names = [name.removesuffix(".py").replace("/", ".") for name in OURS.findall(node.value)]
+            yield from (name for name in names if name in SOURCES or not name.startswith("paddle_attn."))
 
 
 IMPORTS = {module: {*imported(path), *started(path)} for module, path in SOURCES.items()}
