@@ -118,7 +118,8 @@ def _add_override(parser: Parser) -> Parser:
 
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
-    """Report errors that the user can correct in one line on stderr; others keep their traceback.
+    """Report warnings, and errors that the user can correct, in one line on stderr; other errors keep their
+    traceback.
 
     The exit code is 2 for a user's error, 130 after Ctrl-C, 128 plus the signal's number after a signal, and
     1, without a message, when what reads stdout has gone (`| head -1`).
@@ -126,6 +127,7 @@ def one_sentence_errors() -> Iterator[None]:
     _prepare_streams()
     # Pillow warns about huge images; this package skips them or raises UserError
     warnings.filterwarnings("ignore", message=r"Image size .* exceeds limit")
+    warnings.showwarning = _show_warning
     try:
         yield
         sys.stdout.flush()
@@ -145,6 +147,12 @@ def one_sentence_errors() -> Iterator[None]:
         _exit(f"stopped: {stopped}", stopped.exit_code)
     except KeyboardInterrupt:
         _exit("error: interrupted; results written before are kept", 130)
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """One line, without the place in the code."""
+    with contextlib.suppress(OSError):
+        print(one_line(f"warning: {message}"), file=sys.stderr)
 
 
 def _exit(message: str, code: int) -> NoReturn:

@@ -19,7 +19,7 @@ import paddle
 import pytest
 from helpers import GOLDEN, HANG, assert_one_sentence, golden_file, tool
 
-from paddle_attn import create_model, load_weights
+from paddle_attn import create_model, load_weights, save_weights
 from paddle_attn.errors import UserError
 from paddle_attn.weights import read_weights
 from paddle_attn.weights.torch_files import LEGACY_MAGIC
@@ -498,6 +498,17 @@ def test_convert_writes_pdparams_beside_the_checkpoint_by_default(tmp_path: Path
     copied.write_bytes(checkpoint.read_bytes())
     result = tool("convert", copied, "--arch", "cifar_preresnet20", "--attn", "simam")
     assert result.returncode == 0 and (tmp_path / "x.pdparams").exists(), result.stderr
+
+
+def test_convert_warns_of_nan_in_one_sentence(tmp_path: Path):
+    net = create_model("towernet", num_classes=3)
+    net.b6.bias.set_value(np.array([0, np.nan, 1], "f4"))
+    save_weights(net, tmp_path / "x.safetensors")
+    result = tool("convert", tmp_path / "x.safetensors", "--arch", "towernet")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == f"warning: {tmp_path}/x.safetensors contains NaN or Inf in 1 of its " + (
+        f"{len(net.state_dict())} tensors: b6.bias\n"
+    )
 
 
 def test_convert_names_the_classifier_that_it_expects(tmp_path: Path):
