@@ -106,11 +106,9 @@ def _open_log(folder: Path, split: str) -> LogWriter:
     suffix = "paddle_attn.log"
     for older in (folder / "vdl" / split).glob(f"vdlrecords.*.{suffix}"):
         older.unlink()
-    return LogWriter(
-        str(folder / "vdl" / split),
-        display_name=f"{folder.name}/{split}",
-        file_name=f"vdlrecords.{time.time():.0f}.{suffix}",  # VisualDL reads the newest of a folder
-    )
+    # without a display name, which VisualDL would show once for all folders of the same name;
+    # VisualDL reads the newest file of a folder
+    return LogWriter(str(folder / "vdl" / split), file_name=f"vdlrecords.{time.time():.0f}.{suffix}")
 
 
 def read_steps(path: Path, last: int) -> Iterator[tuple[int, float]]:

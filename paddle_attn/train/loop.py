@@ -428,8 +428,9 @@ def print_setup(
     classes = len(loader.dataset.classes)
     place = device if world_size == 1 else f"{device} in {world_size} processes"
     console.print(f"{model.name}, attention {model.attn or 'none'}, {size} px, {classes} classes, on {place}")
-    console.print(str(profile(network, size)), soft_wrap=True)
+    console.print(str(profile(network, size)))
     console.print(f"{len(loader.dataset)} training images, {len(eval_loader.dataset)} eval images")
+    console.print("each epoch: mean loss and top-1 of train and eval, its time, the time left")
 
 
 def progress_bar(run: Run) -> ProgressBar:

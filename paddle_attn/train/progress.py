@@ -37,7 +37,12 @@ class ProgressBar:
             expand=True,
             disable=not (console.is_terminal or console.is_jupyter),
         )
-        self._task = self._progress.add_task("", total=epochs * steps_per_epoch, completed=done, metrics="")
+        self._task = self._progress.add_task(
+            f"epoch {done // steps_per_epoch + 1}/{epochs}",
+            total=epochs * steps_per_epoch,
+            completed=done,
+            metrics="",
+        )
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()
@@ -82,8 +87,10 @@ def epoch_line(state: TrainState, epochs: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Such as '12.3 s', '4 min' or '2.1 h'."""
-    for unit, length in (("d", 86400), ("h", 3600)):
+    """Such as '1.5 s', '12 s', '4 min' or '2.1 h'."""
+    for unit, length in (("days", 86400), ("h", 3600)):
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.1f} s"
+    if seconds >= 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
