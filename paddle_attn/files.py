@@ -58,8 +58,9 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """`atomic_write` of a text as UTF-8."""
-    atomic_write(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """`atomic_write` of a text as UTF-8; bytes of file names that are not UTF-8 are escaped."""
+    content = text.encode("utf-8", "backslashreplace")
+    atomic_write(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _followed(path: Path) -> Path:

@@ -29,6 +29,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with one_sentence_errors():
         from paddle_attn.errors import UserError
+        from paddle_attn.files import shown
         from paddle_attn.strict_yaml import parse_mapping
 
         attn_kwargs = parse_mapping(arguments.attn_kwargs, "--attn-kwargs")
@@ -41,7 +42,7 @@ def main() -> None:
             raise UserError(f"{out} is the checkpoint itself: choose another file with --out")
         build = partial(create_model, arguments.arch, arguments.attn, attn_kwargs, arguments.attn_pos)
         report = convert(arguments.source, out, build)
-        print(f"{out}: {len(report.loaded)} tensors of {arguments.source}")
+        print(f"{shown(out)}: {len(report.loaded)} tensors of {shown(arguments.source)}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from paddle_attn.cli import one_sentence_errors, prepare_paddle, trained_config, trained_parser
 from paddle_attn.errors import escaped
+from paddle_attn.files import shown
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
             print(f"{escaped(row['class']):24s} {row['images']:6d} images  {scores}")
         scores = f"top-1 {100 * result.top1:.2f} %  top-5 {100 * result.top5:.2f} %  loss {result.loss:.4f}"
         print(f"{scores}  on {result.confusion.sum()} images")
-        print(f"metrics.json and confusion.png are in {config.train.output}")
+        print(f"metrics.json and confusion.png are in {shown(config.train.output)}")
 
 
 if __name__ == "__main__":

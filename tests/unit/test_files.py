@@ -137,6 +137,11 @@ def test_a_new_file_replaces_the_old(tmp_path: Path):
     assert tree(tmp_path) == {"deep/x.txt": "二".encode()}
 
 
+def test_a_text_with_a_file_name_that_is_not_utf8_is_written(tmp_path: Path):
+    write_text(tmp_path / "x.txt", os.fsdecode(b"\xff.jpg"))
+    assert tree(tmp_path) == {"x.txt": rb"\udcff.jpg"}
+
+
 def test_a_failure_while_writing_keeps_the_old_file(tmp_path: Path):
     def fail(path: Path) -> None:
         path.write_text("half")
