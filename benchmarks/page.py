@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import importlib.metadata
 import io
 import statistics
@@ -31,7 +32,8 @@ cost of an attention, of the training loop) are measured in one process, because
 do the same differ as much. *Fused* is a compiled operator, *reference* the same module in plain
 Paddle.
 
-![Ratios](images/performance.png)
+The *aim* of a line is the ratio that this project wants to reach. In the pictures a bar is the measured
+ratio and the black mark the aim; a red bar misses it.
 """
 NOTES = """\
 ## Missed aims, and what was tried
@@ -71,7 +73,7 @@ def read(path: Path) -> list[Result]:
 
 
 def write(results: Sequence[Result], out: Path, measured_on: str = "") -> None:
-    """Write `performance.csv`, `performance.md` and `images/performance.png`.
+    """Write `performance.csv`, `performance.md` and a picture for each section below `images/`.
 
     Args:
         results: in any order.
@@ -89,8 +91,10 @@ def write(results: Sequence[Result], out: Path, measured_on: str = "") -> None:
     tables = [out / "performance_ops.csv", out / "performance_seeds.csv"]
     by_operator, by_seed = (path.read_text(encoding="utf-8") if path.exists() else "" for path in tables)
     write_text(out / "performance.md", page(results, by_operator, by_seed, measured_on or machine()))
-    if results:
-        atomic_write(out / "images" / "performance.png", lambda part: plot_ratios(results, part))
+    for section, title in TITLES.items():
+        if rows := [result for result in results if result.section == section]:
+            draw = functools.partial(plot_ratios, rows, title)
+            atomic_write(out / "images" / f"performance_{section}.png", draw)
 
 
 MADE_BY = "Made by `python tools/benchmark.py` on "
@@ -101,7 +105,7 @@ def page(results: Sequence[Result], by_operator: str, by_seed: str, measured_on:
     found = [f"# Performance\n\n{MADE_BY}{measured_on}.\n{INTRODUCTION}"]
     for section, title in TITLES.items():
         if rows := [result for result in results if result.section == section]:
-            found += [f"## {title}\n", table(rows)]
+            found += [f"## {title}\n", f"![{title}](images/performance_{section}.png)\n", table(rows)]
         if rows and section == "infer" and by_operator:
             found.append(operator_table(by_operator))
     if by_seed:
@@ -170,26 +174,44 @@ def machine() -> str:
     return f"{cpu}, {runtime.this_machine().cores} cores ({', '.join(versions)})"
 
 
-def plot_ratios(results: Sequence[Result], path: Path) -> None:
+def plot_ratios(results: Sequence[Result], title: str, path: Path) -> None:
     """Draw a horizontal bar for each ratio on a logarithmic axis, with a mark at its aim."""
     from matplotlib.figure import Figure  # slow to import, and needed only here
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    figure = Figure(figsize=(11, 1.2 + 0.24 * len(results)), layout="constrained")
+    figure = Figure(figsize=(11, 1.7 + 0.26 * len(results)), layout="constrained")
     axes = figure.subplots()
-    left = min(result.ratio for result in results) / 1.5
+    left = min(1.0, *(min(result.ratio, result.aim) for result in results)) / 1.5
     for position, result in enumerate(results):
         ratio, aim = result.ratio, result.aim
         axes.barh(position, ratio - left, left=left, color=REACHED if ratio >= aim else MISSED, height=0.7)
         axes.plot([aim, aim], [position - 0.42, position + 0.42], color="#222222", linewidth=1.4)
-        axes.text(max(ratio, aim) * 1.06, position, f"{ratio:.2f}", va="center", fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlim(left, max(result.ratio for result in results) * 1.8)
-    labels = [f"{result.what}: {result.baseline}" for result in results]
-    axes.set_yticks(range(len(results)), labels, fontsize=8)
-    axes.set_ylim(len(results) - 0.4, -0.6)
+        axes.text(max(ratio, aim) * 1.03, position, f"{ratio:.2f}", va="center", fontsize=8)
     axes.axvline(1, color="#999999", linewidth=0.8, linestyle=":")
-    axes.set_xlabel(
-        "ratio to the baseline after the colon: more than 1 is faster\n"
-        "the black mark is the aim; a bar that misses it is red"
-    )
+    axes.set_xscale("log")
+    right = max(max(result.ratio, result.aim) for result in results)
+    axes.set_xlim(left, right * (right / left) ** 0.08)  # room for the number beside the longest bar
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_yticks(range(len(results)), [f"{row.what}; {row.baseline}" for row in results], fontsize=8)
+    axes.set_ylim(len(results) - 0.4, -0.6)
+    axes.set_xlabel("times as fast as the baseline, which is named after the semicolon")
+    key = [
+        Patch(color=REACHED, label="reaches its aim"),
+        Patch(color=MISSED, label="misses its aim"),
+        Line2D(
+            [],
+            [],
+            color="#222222",
+            marker="|",
+            linestyle="",
+            markersize=11,
+            label="aim: what this project wants to reach",
+        ),
+    ]
+    figure.legend(handles=key, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
+    figure.suptitle(title)
     figure.savefig(path, dpi=110)

@@ -206,7 +206,10 @@ def test_csv_page_and_chart_show_the_results(tmp_path: Path):
         "| a module | 3 | stock Paddle | 1.5 | 0.50× | 1.00× (missed) |",
         "| a net | 10 | PyTorch | 25 | 2.50× | 1.20× |",
     ]
-    assert (tmp_path / "images" / "performance.png").read_bytes().startswith(b"\x89PNG")
+    text = (tmp_path / "performance.md").read_text("utf-8")
+    pictures = {path.name for path in (tmp_path / "images").iterdir()}
+    assert pictures == {"performance_modules.png", "performance_train.png"}
+    assert all(f"(images/{name})" in text for name in pictures)
 
 
 def test_there_are_no_results_without_a_table(tmp_path: Path):
