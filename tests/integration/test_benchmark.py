@@ -226,7 +226,8 @@ def test_the_committed_page_is_made_from_the_committed_results():
 
 
 def test_every_result_is_of_a_line_that_can_be_measured_again():
+    aims = {(line.section, line.what, line.label): line.aim for line in LINES}
     results = page.read(ROOT / "docs" / "performance.csv")
-    measurable = {(line.section, line.what, line.label): line.aim for line in LINES}
-    found = {(result.section, result.what, result.baseline): result.aim for result in results}
-    assert found == pytest.approx(measurable, rel=1e-3)
+    assert len(results) >= 50
+    for result in results:
+        assert result.aim == pytest.approx(aims[result.section, result.what, result.baseline], rel=1e-3)
