@@ -1,15 +1,12 @@
-"""Export trained weights for Paddle Inference:
-python tools/export.py -c configs/x.yaml --weights output/x/best.pdparams --out inference/x
+"""Export trained weights for Paddle Inference; the config is the one beside the weights:
+python tools/export.py --weights output/x/best.pdparams --out inference/x
 """
 
-from paddle_attn.cli import config_parser, one_sentence_errors, prepare_paddle
+from paddle_attn.cli import one_sentence_errors, prepare_paddle, trained_config, trained_parser
 
 
 def main() -> None:
-    parser = config_parser("Export a trained network and compare the two on eval images.")
-    parser.add_argument(
-        "--weights", required=True, metavar="FILE", help="such as output/towernet_simam/best.pdparams"
-    )
+    parser = trained_parser("Export a trained network and compare the two on eval images.")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="the folder to write, such as inference/towernet_simam"
     )
@@ -18,9 +15,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with one_sentence_errors():
-        from paddle_attn.config import load_config
-
-        config = load_config(arguments.config, arguments.override)
+        config = trained_config(arguments)
         prepare_paddle()
         from paddle_attn.deploy import export_config
 

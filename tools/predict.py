@@ -1,10 +1,13 @@
 """Classify images with an exported network:
 python tools/predict.py --model inference/towernet_simam photo.jpg folder
+
+The exit code is 0, 1 when some inputs could not be read, 2 when none could.
 """
 
 import sys
 
 from paddle_attn.cli import Parser, one_sentence_errors, prepare_paddle
+from paddle_attn.errors import UserError
 
 
 def main() -> None:
@@ -28,12 +31,16 @@ def main() -> None:
         from paddle_attn.deploy import Predictor
         from paddle_attn.deploy.results import print_results, write_results
 
-        results = Predictor(arguments.model).predict(
-            arguments.inputs, arguments.topk, on_error=lambda error: print(f"error: {error}", file=sys.stderr)
-        )
-        print_results(results)
+        errors = []
+
+        def report(error: UserError) -> None:
+            print(f"error: {error}", file=sys.stderr)
+            errors.append(error)
+
+        results = Predictor(arguments.model).predict(arguments.inputs, arguments.topk, on_error=report)
         write_results(results, arguments.csv, arguments.json)
-    sys.exit(0 if results else 2)
+        print_results(results)
+    sys.exit(2 if not results else 1 if errors else 0)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,11 @@ def load_image(path: str | os.PathLike) -> Image.Image:
         raise ImageError(path, error.strerror or reason) from None
     except Exception as error:  # decoders raise any kind of error for damaged files
         raise ImageError(path, str(error) or type(error).__name__) from None
+    return to_rgb(image)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as RGB, see `load_image`."""
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype("uint8"))
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from .. import __version__
 from ..data.transforms import Preprocess
-from ..errors import UserError, unknown_name
-from ..files import checksum
+from ..errors import UserError, quote, unknown_name
+from ..files import checksum, read_regular
+from ..strict_yaml import dump, parse
 from .formats import FORMATS
 
 DESCRIPTION = "inference.yml"
+MAX_SIZE = 8192  # of an image's side, as of data.size in a config
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,7 @@ class Description:
                 "files": files,
             },
         }
-        text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-        (folder / DESCRIPTION).write_text(text, encoding="utf-8")
+        (folder / DESCRIPTION).write_text(dump(content), encoding="utf-8")
 
 
 def read_description(folder: Path) -> Description:
@@ -50,41 +51,83 @@ def read_description(folder: Path) -> Description:
     Raises: UserError when a file is missing, damaged, or differs from the exported one in size or SHA-256.
     """
     path = folder / DESCRIPTION
-    damaged = UserError(f"{path} is damaged: expected what tools/export.py writes; export again")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"{folder} is not an exported model: cannot read {path} ({error.strerror}); "
-            "make one with tools/export.py"
-        ) from None
-    except (yaml.YAMLError, ValueError):  # not YAML, not UTF-8
-        raise damaged from None
+    content = _read(path)
     try:
         ops = content["PreProcess"]["transform_ops"]
         classes = content["PostProcess"]["Topk"]["label_list"]
-        own = content["paddle_attn"]
-        format = own.get("format", "paddle")  # the first exports did not name it
-        files = {name: (file["size"], file["sha256"]) for name, file in own["files"].items()}
+        format = content["paddle_attn"].get("format", "paddle")  # the first exports did not name it
+        files = {name: (file["size"], file["sha256"]) for name, file in _files(content).items()}
     except (KeyError, TypeError, AttributeError):
-        raise damaged from None
-    if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
-        raise damaged
+        raise _damaged(path, "a section is missing or has another type") from None
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise _damaged(path, "the label list is not a list of names")
     if not isinstance(format, str):
-        raise damaged
+        raise _damaged(path, f"the format is {quote(format)}")
     if format not in FORMATS:
         raise unknown_name(f"export format in {path}", format, FORMATS)
+    preprocess = _read_preprocess(ops, path)
     for name in FORMATS[format].files:
         _check_file(folder / name, *files.get(name, (None, None)))
-    return Description(Preprocess.from_ops(ops), classes, format)
+    return Description(preprocess, classes, format)
 
 
-def _check_file(path: Path, size: int | None, sha256: str | None) -> None:
-    if not path.is_file():
-        raise UserError(f"{path.parent} is incomplete: {path.name} is missing; export again")
+def exported_files(folder: Path) -> list[str]:
+    """The files that an earlier export wrote into a folder, by its `inference.yml`."""
+    try:
+        return [DESCRIPTION, *_files(_read(folder / DESCRIPTION))]
+    except (UserError, KeyError, TypeError):
+        return [DESCRIPTION]
+
+
+def _read(path: Path) -> Any:
+    try:
+        text = read_regular(path).decode("utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path.parent} is not an exported model: cannot read {path} ({error.strerror}); "
+            "make one with tools/export.py"
+        ) from None
+    except UnicodeDecodeError:
+        raise _damaged(path, "it is not UTF-8") from None
+    try:
+        return parse(text, "its text")
+    except UserError as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _files(content: Any) -> Mapping[str, Any]:
+    files = content["paddle_attn"]["files"]
+    if not isinstance(files, dict):
+        raise TypeError
+    return files
+
+
+def _read_preprocess(ops: Any, path: Path) -> Preprocess:
+    try:
+        preprocess = Preprocess.from_ops(ops)
+    except OverflowError:  # an infinite size
+        raise _damaged(path, "the size of the images is not a number") from None
+    if not 1 <= preprocess.size <= MAX_SIZE:
+        raise _damaged(path, f"images have 1 to {MAX_SIZE} pixels a side, found {preprocess.size}")
+    for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
+        numbers = len(values) == 3 and all(type(value) in (int, float) for value in values)
+        if not numbers or not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+            positive = " above 0" if name == "std" else ""
+            raise _damaged(path, f"{name} is three finite numbers{positive}, found {quote(list(values))}")
+    return preprocess
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is damaged: {reason}; export again")
+
+
+def _check_file(path: Path, size: Any, sha256: Any) -> None:
+    if not path.is_file():  # a pipe would block its reader
+        problem = "is not a regular file" if path.exists() else "is missing"
+        raise UserError(f"{path.parent} is incomplete: {path.name} {problem}; export again")
     found = path.stat().st_size
     if found != size or checksum(path) != sha256:
         raise UserError(
-            f"{path} is not the exported file: expected {size} bytes with SHA-256 {sha256}, "
+            f"{path} is not the exported file: expected {quote(size)} bytes with SHA-256 {quote(sha256)}, "
             f"found {found} bytes with another; export again"
         )

@@ -13,7 +13,8 @@ from paddle import Tensor, nn
 from ..data.transforms import Preprocess
 from ..errors import UserError, unknown_name
 from ..files import atomic_directory
-from .description import DESCRIPTION, Description
+from ..weights.loading import non_finite, shortened
+from .description import DESCRIPTION, Description, exported_files
 from .formats import FORMATS
 from .predictor import Predictor
 
@@ -45,7 +46,7 @@ def export_model(
 
     Args:
         net: the network, `[N, 3, H, W]` to logits `[N, num_classes]`. It is put into eval mode.
-        out: the folder. It replaces an earlier export at the end; a folder with anything else is an error.
+        out: the folder. It replaces an earlier export at the end; a folder with any other file is an error.
         preprocess: the preprocessing of its training, for `inference.yml`.
         classes: the names of the classes, in the network's order.
         samples: preprocessed images to compare on, float32 `[N, 3, size, size]`.
@@ -55,14 +56,17 @@ def export_model(
 
     Returns: the largest difference of a probability between the network and the exported one.
 
-    Raises: UserError when `out` is not an export, the format is unknown, or the number of classes is not the
-    network's; RuntimeError when the exported network differs from the network by more than TOLERANCE.
+    Raises: UserError when `out` holds a file that no export wrote, the format is unknown, the number of
+    classes is not the network's, or a weight is NaN or infinite; RuntimeError when the exported network
+    differs from the network by more than TOLERANCE.
     """
     out = Path(out)
     if out.exists() and not _is_empty_or_export(out):
         raise UserError(f"{out} exists and is not an export (it has no {DESCRIPTION}): choose another folder")
     if format not in FORMATS:
         raise unknown_name("export format", format, FORMATS)
+    if broken := non_finite(net.state_dict()):
+        raise UserError(f"cannot export the network, its weights contain NaN or Inf: {shortened(broken)}")
     net.eval()
     network = WithSoftmax(net)
     network.eval()
@@ -70,7 +74,7 @@ def export_model(
         expected = network(paddle.to_tensor(samples)).numpy()
     if expected.shape[1] != len(classes):
         raise UserError(f"the network has {expected.shape[1]} classes, but {len(classes)} names were given")
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, exported_files(out)) as folder:
         FORMATS[format].write(network, folder, None if dynamic else preprocess.size)
         Description(preprocess, classes, format, about or {}).write(folder)
         difference = float(np.abs(Predictor(folder).probabilities(samples) - expected).max())

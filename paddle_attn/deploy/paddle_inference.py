@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from paddle import inference, nn
 from paddle.static import InputSpec
 
 FILES = GRAPH, PARAMETERS = "inference.json", "inference.pdiparams"
+DEBUG_LINE = b"ReduceMeanCheckIfOneDNNSupport\n"  # Paddle 3.3 prints it for each mean at the first run
+_stdout_lock = threading.Lock()  # file descriptor 1 belongs to the process
 
 
 def write(net: nn.Layer, folder: Path, size: int | None) -> None:
@@ -27,34 +30,61 @@ class Engine:
     """Paddle Inference on the CPU, with the given number of threads."""
 
     def __init__(self, folder: Path, threads: int):
-        config = inference.Config(str(folder / GRAPH), str(folder / PARAMETERS))
-        config.disable_gpu()
-        config.set_cpu_math_library_num_threads(threads)
-        config.enable_new_ir()
-        config.enable_new_executor()
-        config.disable_glog_info()
-        self._predictor = inference.create_predictor(config)
+        self._folder, self._threads = folder, threads
+        self._predictor = self._create()
+        self._without_placement: inference.Predictor | None = None
         self._has_run = False
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        (name,) = self._predictor.get_input_names()
-        self._predictor.get_input_handle(name).copy_from_cpu(images)
-        with contextlib.nullcontext() if self._has_run else _native_stdout_hidden():
-            self._predictor.run()
+        with contextlib.nullcontext() if self._has_run else _debug_lines_hidden():
+            try:
+                probabilities = _run(self._predictor, images)
+            except RuntimeError:
+                # oneDNN cannot multiply a grouped convolution's `[N, C, H, 1]`, N > 1, by weights per channel
+                if self._without_placement is None:
+                    self._without_placement = self._create(without="onednn_placement_pass")
+                return _run(self._without_placement, images)
         self._has_run = True
-        (name,) = self._predictor.get_output_names()
-        return self._predictor.get_output_handle(name).copy_to_cpu()
+        return probabilities
+
+    def _create(self, without: str | None = None) -> inference.Predictor:
+        """The program, optimised for this machine without a certain pass."""
+        config = inference.Config(str(self._folder / GRAPH), str(self._folder / PARAMETERS))
+        config.disable_gpu()
+        config.set_cpu_math_library_num_threads(self._threads)
+        config.enable_new_ir()
+        config.enable_new_executor()
+        config.disable_glog_info()
+        if without:
+            config.delete_pass(without)
+        return inference.create_predictor(config)
+
+
+def _run(predictor: inference.Predictor, images: np.ndarray) -> np.ndarray:
+    (name,) = predictor.get_input_names()
+    predictor.get_input_handle(name).copy_from_cpu(images)
+    predictor.run()
+    (name,) = predictor.get_output_names()
+    return predictor.get_output_handle(name).copy_to_cpu()
 
 
 @contextlib.contextmanager
-def _native_stdout_hidden() -> Iterator[None]:
-    """Hide what C++ prints: Paddle 3.3 prints a debug line for each mean in the graph at the first run."""
-    sys.stdout.flush()
-    stdout, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(null, 1)
-        yield
-    finally:
-        os.dup2(stdout, 1)
-        os.close(stdout)
-        os.close(null)
+def _debug_lines_hidden() -> Iterator[None]:
+    """Remove `DEBUG_LINE` from the process's stdout. What other threads print meanwhile appears later."""
+    with _stdout_lock, contextlib.ExitStack() as stack:
+        try:
+            stdout = os.dup(1)
+        except OSError:  # closed
+            yield
+            return
+        stack.callback(os.close, stdout)
+        printed = stack.enter_context(tempfile.TemporaryFile())
+        os.dup2(printed.fileno(), 1)
+        try:
+            yield
+        finally:
+            os.dup2(stdout, 1)
+            printed.seek(0)
+            text = printed.read().replace(DEBUG_LINE, b"")
+            while text:
+                text = text[os.write(stdout, text) :]

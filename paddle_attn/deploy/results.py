@@ -5,42 +5,82 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from rich.cells import cell_len, set_cell_size
 
-from ..files import write_text
+from ..errors import escaped
+from ..files import shown, write_text
 
-PIPE_WIDTH = 200  # columns when the output is a file or a pipe: few lines wrap
+MAX_LABEL = 30  # columns of the terminal for the best class; a longer name is cut
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins so
 
 
 def print_results(results: Sequence[dict[str, Any]]) -> None:
-    """Print a table: one line per image, with its best class and the score, then the other classes."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for title in ("image", "class", "score", "then"):
-        table.add_column(title, overflow="fold", justify="right" if title == "score" else "left")
-    for result in results:
-        (label, score), *others = zip(result["labels"], result["scores"], strict=True)
-        then = ", ".join(f"{label} {score:.3f}" for label, score in others)
-        row = result["path"], label, f"{score:.3f}", then
-        table.add_row(*map(Text, row))  # as Text, brackets are not markup
-    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
+    """Print for each image its score, best class and path, and below them the other classes.
+
+    On a terminal, a path that is too long continues on the next line after a `/`.
+    """
+    names = [[escaped(label) for label in result["labels"]] for result in results]
+    label_width = min(max([5, *(cell_len(labels[0]) for labels in names)]), MAX_LABEL)
+    indent = " " * (len("score") + 2 + label_width + 2)
+    # in a file or a pipe, one line per path
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    print(f"score  {set_cell_size('class', label_width)}  image")
+    for result, labels in zip(results, names, strict=True):
+        score, *scores = result["scores"]
+        label, *others = labels
+        first, *rest = _break_path(shown(result["path"] or "-"), width - len(indent))
+        print(f"{score:.3f}  {set_cell_size(label, label_width)}  {first}")
+        for part in rest:
+            print(indent + part)
+        if others:
+            then = ", ".join(f"{label} {score:.3f}" for label, score in zip(others, scores, strict=True))
+            wrap = textwrap.TextWrapper(width, indent, indent, break_long_words=False, break_on_hyphens=False)
+            print(wrap.fill(f"then {then}"))
+
+
+def _break_path(path: str, width: int) -> list[str]:
+    """Lines of at most `width` columns, each ending after a `/`; a longer name stays whole."""
+    lines = [""]
+    for part in path.replace("/", "/\0").split("\0"):
+        if lines[-1] and cell_len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return lines
 
 
 def write_results(results: Sequence[dict[str, Any]], csv_path: str | None, json_path: str | None) -> None:
-    """Write CSV (one line per image and class) and JSON (the list itself), each if its path is given."""
+    """Write CSV (one line per image and class) and JSON (the list itself), each if its path is given.
+
+    Bytes of a path that are not UTF-8 are written as \\xNN. In CSV, an apostrophe precedes a path or a class
+    that a spreadsheet would run as a formula.
+    """
+    results = [result | {"path": _utf8(result["path"])} for result in results]
     if csv_path:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["path", "rank", "class_id", "label", "score"])
         for result in results:
-            classes = zip(result["class_ids"], result["labels"], result["scores"], strict=True)
-            writer.writerows([result["path"], rank, *row] for rank, row in enumerate(classes, 1))
+            path = _as_text(result["path"] or "")
+            for rank, (label, class_id, score) in enumerate(
+                zip(result["labels"], result["class_ids"], result["scores"], strict=True), 1
+            ):
+                writer.writerow([path, rank, class_id, _as_text(label), score])
         write_text(Path(csv_path), text.getvalue())
     if json_path:
-        write_text(Path(json_path), json.dumps(list(results), indent=2, ensure_ascii=False) + "\n")
+        write_text(Path(json_path), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+
+
+def _utf8(path: str | None) -> str | None:
+    return path and os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _as_text(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(FORMULA) else cell

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import dataclasses
 import gc
 import importlib.util
+import json
 import os
+import pty
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +21,17 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 import yaml
-from helpers import HANG, ROOT, fits, kwargs_for, picture, tree
+from helpers import COLOURS, HANG, ROOT, assert_one_sentence, fits, kwargs_for, picture, tool, tree
+from PIL import Image
 
 from paddle_attn import Predictor, create_model, list_attention, list_models, model_spec
+from paddle_attn.attention.sk import SelectiveKernel
 from paddle_attn.config import Config, DataConfig, ModelConfig, dump_config
 from paddle_attn.data.images import load_image
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.deploy import export_config, export_model
 from paddle_attn.deploy.formats import FORMATS, Format
-from paddle_attn.deploy.results import print_results
+from paddle_attn.deploy.results import print_results, write_results
 from paddle_attn.errors import UserError
 from paddle_attn.weights import save_weights
 
@@ -143,6 +150,59 @@ def test_an_export_replaces_an_earlier_export_but_no_other_folder(exported, tmp_
     assert tree(tmp_path) == before
 
 
+def test_an_export_keeps_a_users_file_in_the_folder(exported, tmp_path: Path):
+    out = shutil.copytree(exported[1], tmp_path / "out")
+    (out / "notes.txt").write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=r"notes\.txt, which this command did not write"):
+        export_model(exported[0], out, PREPROCESS, CLASSES, noise(1))
+    assert tree(tmp_path) == before
+
+
+def test_an_export_follows_a_link(exported, tmp_path: Path):
+    shutil.copytree(exported[1], tmp_path / "real")
+    (tmp_path / "link").symlink_to("real")
+    net = network(attn=None)
+    for _ in range(2):
+        export_model(net, tmp_path / "link", PREPROCESS, CLASSES, noise(1))
+    assert (tmp_path / "link").is_symlink() and not (tmp_path / "real").is_symlink()
+    found = Predictor(tmp_path / "real").probabilities(noise(1))
+    np.testing.assert_allclose(found, softmax_of(net, noise(1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_not_exported(value: float, tmp_path: Path):
+    net = create_model("cifar_resnet20", num_classes=4)
+    with paddle.no_grad():
+        net.conv1.weight[0, 0, 0, 0] = value
+    with pytest.raises(UserError, match=r"NaN or Inf: conv1\.weight$"):
+        export_model(net, tmp_path / "out", PREPROCESS, CLASSES, noise(1, 32))
+    assert not list(tmp_path.iterdir())
+
+
+class SelectiveKernelClassifier(paddle.nn.Layer):
+    """The last block of a ResNet-50 with SK, with random weights of the attention."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = paddle.nn.Conv2D(3, 512, 1)
+        self.sk = SelectiveKernel(512)
+        self.classifier = paddle.nn.Linear(512, 4)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.classifier(self.sk(F.relu(self.conv(x))).mean([2, 3]))
+
+
+def test_a_dynamic_export_runs_maps_that_are_one_pixel_wide(tmp_path: Path):
+    """Paddle's oneDNN refuses the product of the grouped convolution's output there."""
+    net = SelectiveKernelClassifier()
+    export_model(net, tmp_path / "out", PREPROCESS, CLASSES, noise(1, 4), dynamic=True)
+    predictor = Predictor(tmp_path / "out")
+    for height, width in ((3, 1), (4, 4), (1, 3), (3, 1)):
+        images = noise(2, 4)[:, :, :height, :width]
+        np.testing.assert_allclose(predictor.probabilities(images), softmax_of(net, images), atol=1e-5)
+
+
 def test_the_number_of_class_names_must_be_that_of_the_network(exported, tmp_path: Path):
     with pytest.raises(UserError, match="the network has 4 classes, but 2 names were given"):
         export_model(exported[0], tmp_path / "out", PREPROCESS, CLASSES[:2], noise(1))
@@ -252,21 +312,117 @@ def test_a_folder_needs_a_readable_description(exported, tmp_path: Path, text: b
         Predictor(folder)
 
 
+def resize(size: object):
+    return lambda content: content["PreProcess"]["transform_ops"][0].update(ResizeImage={"size": size})
+
+
+def normalise(**values: object):
+    return lambda content: content["PreProcess"]["transform_ops"][1]["NormalizeImage"].update(values)
+
+
+def labels(value: object):
+    return lambda content: content["PostProcess"]["Topk"].update(label_list=value)
+
+
+def own(**values: object):
+    return lambda content: content["paddle_attn"].update(values)
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        lambda content: content["paddle_attn"].update(files=[]),
-        lambda content: content["paddle_attn"].update(files={"inference.json": 1}),
-        lambda content: content["paddle_attn"].update(format=["paddle"]),
-        lambda content: content["PostProcess"]["Topk"].update(label_list="abcd"),
-        lambda content: content["PostProcess"]["Topk"].update(label_list=[False, 1, 2, 3]),
+        lambda content: content.update(PreProcess=[]),
+        lambda content: content.update(PostProcess=[1]),
+        lambda content: content.update(paddle_attn=[{}]),
+        lambda content: content["PostProcess"].update(Topk=["label_list"]),
+        resize(-5),
+        resize(0),
+        resize(10**9),
+        resize(float("inf")),
+        normalise(std=[0.2, 0.0, 0.2]),
+        normalise(std=[0.2, float("nan"), 0.2]),
+        normalise(std=[-0.2, 0.2, 0.2]),
+        normalise(std=[0.2]),
+        normalise(mean=[float("inf"), 0.5, 0.5]),
+        labels("abcd"),
+        labels([False, 1, 2, 3]),
+        labels([["a"]] * 4),
+        labels({"a": 0}),
+        own(files=[]),
+        own(files={"inference.json": 1}),
+        own(files={"inference.json": ["size", "sha256"]}),
+        own(format=["paddle"]),
     ],
 )
-def test_a_description_with_values_of_another_type_is_damaged(exported, tmp_path: Path, change):
+def test_a_description_with_other_values_is_damaged(exported, tmp_path: Path, change):
     folder = shutil.copytree(exported[1], tmp_path / "copy")
     edit_description(folder, change)
+    with pytest.raises(UserError, match=r"inference\.yml is damaged: .*; export again$"):
+        Predictor(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["PreProcess"].update(transform_ops={"ResizeImage": 1}),
+        resize([128]),
+        normalise(mean="abc"),
+        resize(None),
+    ],
+)
+def test_another_preprocessing_is_refused(exported, tmp_path: Path, change):
+    folder = shutil.copytree(exported[1], tmp_path / "copy")
+    edit_description(folder, change)
+    with pytest.raises(UserError, match=r"preprocessing in inference\.yml"):
+        Predictor(folder)
+
+
+@pytest.mark.parametrize("classes", [CLASSES[:3], [*CLASSES, "five"], []])
+def test_a_label_list_of_another_length_is_refused(exported, tmp_path: Path, pictures: Path, classes):
+    folder = shutil.copytree(exported[1], tmp_path / "copy")
+    edit_description(folder, labels(classes))
+    with pytest.raises(UserError, match=f"names {len(classes)} classes, but the network has 4"):
+        Predictor(folder).predict(pictures)
+
+
+ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 5000, "a: " + "{b: " * 5000, ALIASES, "PreProcess: {}\nPreProcess: {}"]
+)
+def test_a_deep_or_an_expanding_description_is_damaged(exported, tmp_path: Path, text: str):
+    folder = shutil.copytree(exported[1], tmp_path / "copy")
+    (folder / "inference.yml").write_text(text)
     with pytest.raises(UserError, match=r"inference\.yml is damaged"):
         Predictor(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("inference.yml", r"cannot read .* \(it is a pipe"),
+        ("inference.json", "json is not a regular file"),
+        ("inference.pdiparams", "pdiparams is not a regular file"),
+    ],
+)
+def test_a_pipe_in_an_export_does_not_block(exported, tmp_path: Path, file: str, message: str):
+    folder = shutil.copytree(exported[1], tmp_path / "copy")
+    (folder / file).unlink()
+    os.mkfifo(folder / file)
+    with pytest.raises(UserError, match=message):
+        Predictor(folder)
+
+
+@pytest.mark.parametrize(
+    "names", [["1e5", "1_000", "on", "no", "~", "0o17", "1:30"], ["=x", "- a", "#", "\u2028"]]
+)
+def test_class_names_that_look_like_other_yaml_are_kept(tmp_path: Path, names: list[str]):
+    net = paddle.nn.Sequential(paddle.nn.Flatten(), paddle.nn.Linear(3, len(names)))
+    export_model(net, tmp_path / "out", Preprocess(1, "stretch", (0,) * 3, (1,) * 3), names, noise(1, 1))
+    assert Predictor(tmp_path / "out").classes == names
+    content = yaml.safe_load((tmp_path / "out" / "inference.yml").read_text(encoding="utf-8"))
+    assert content["PostProcess"]["Topk"]["label_list"] == names  # as PaddleX reads it
 
 
 # ---- export from a config
@@ -413,7 +569,216 @@ def test_numbers_below_one_are_errors(exported, pictures: Path, option: str):
         Predictor(exported[1]).predict(pictures, **{option: 0})
 
 
+# ---- images in memory
+
+
+def test_pil_images_and_arrays_are_classified_as_files_are(exported, pictures: Path):
+    predictor = Predictor(exported[1])
+    image = load_image(pictures / "a.png")
+    (expected,) = predictor.predict(pictures / "a.png")
+    inputs = [
+        image,
+        np.asarray(image),
+        Image.open(pictures / "a.png"),
+        pictures / "a.png",
+        image.convert("RGBA"),
+    ]
+    results = predictor.predict(inputs)
+    assert [result["path"] for result in results] == [None, None, None, str(pictures / "a.png"), None]
+    for result in [*results, *predictor.predict(image), *predictor.predict(np.asarray(image))]:
+        assert result["class_ids"] == expected["class_ids"]
+        np.testing.assert_allclose(result["scores"], expected["scores"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros([4, 4, 3], "float32"), r"input 2 is an array of float32 with shape \[4, 4, 3\]"),
+        (np.zeros([3, 4, 4], "uint8"), r"shape \[3, 4, 4\], expected uint8 \[H, W, 3\]"),
+        (np.zeros([1, 4, 4, 3], "uint8"), r"shape \[1, 4, 4, 3\], expected uint8 \[H, W, 3\]"),
+        (np.zeros([0, 4, 3], "uint8"), r"shape \[0, 4, 3\]"),
+        (None, "input 2 is a NoneType, expected a path, a PIL image or an array"),
+    ],
+)
+def test_other_arrays_are_reported(exported, pictures: Path, image, message: str):
+    with pytest.raises(UserError, match=message):
+        Predictor(exported[1]).predict([pictures / "a.png", image])
+
+
+# ---- threads
+
+
+def test_threads_that_share_a_predictor_get_their_own_answers(exported, tmp_path: Path):
+    predictor = Predictor(exported[1])
+    images = [noise(2 + index % 3)[:, :, ::-1] * index for index in range(12)]
+    files = [tmp_path / f"{name}{seed}.png" for name in COLOURS for seed in range(4)]
+    for seed, path in enumerate(files):
+        picture(COLOURS[path.name[:-5]], seed=seed).save(path)
+    expected = [predictor.probabilities(batch) for batch in images]
+    alone = [predictor.predict(path) for path in files]
+    with ThreadPoolExecutor(8) as pool:
+        for found, one in zip(pool.map(predictor.probabilities, images * 4), expected * 4, strict=True):
+            np.testing.assert_allclose(found, one, atol=1e-6)
+        for found, one in zip(pool.map(predictor.predict, files * 2), alone * 2, strict=True):
+            assert found[0]["path"] == one[0]["path"] and found[0]["class_ids"] == one[0]["class_ids"]
+            np.testing.assert_allclose(found[0]["scores"], one[0]["scores"], atol=1e-6)
+
+
+FIRST_RUNS = """
+import sys, threading
+from paddle_attn.cli import prepare_paddle
+prepare_paddle()
+import numpy as np
+from paddle_attn.deploy import Predictor
+
+for round in range(5):
+    predictors = [Predictor(sys.argv[1]) for _ in range(6)]
+    start = threading.Barrier(6)
+
+    def first_run(predictor):
+        start.wait()
+        predictor.probabilities(np.zeros([1, 3, 8, 8], "float32"))
+        print(f"round {round}\\n", end="", flush=True)
+
+    threads = [threading.Thread(target=first_run, args=[predictor]) for predictor in predictors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print("end")
+"""
+
+
+def test_first_runs_in_threads_keep_stdout_and_what_is_printed_meanwhile(tmp_path: Path):
+    out = tmp_path / "out"
+    export_model(Mean(), out, PREPROCESS, CLASSES, noise(1, 8), dynamic=True)
+    result = subprocess.run(
+        [sys.executable, "-c", FIRST_RUNS, out], cwd=ROOT, capture_output=True, text=True, timeout=HANG
+    )
+    assert result.returncode == 0, result.stderr
+    expected = [f"round {round}" for round in range(5) for _ in range(6)]
+    assert result.stdout.splitlines() == [*expected, "end"]
+
+
+class Mean(paddle.nn.Layer):
+    """A graph with a mean, for which Paddle 3.3 prints a debug line."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = paddle.nn.Linear(3, 4)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.classifier(x.mean([2, 3]))
+
+
+# ---- what predict.py writes
+
+
 def test_brackets_in_names_are_printed_as_they_are(capsys: pytest.CaptureFixture):
     print_results([{"path": "d[/a]/IMG[edited].jpg", "labels": ["[red]"], "class_ids": [0], "scores": [1.0]}])
     printed = capsys.readouterr().out
     assert "d[/a]/IMG[edited].jpg" in printed and "[red]" in printed
+
+
+def on_terminal(columns: int, monkeypatch: pytest.MonkeyPatch, results: list[dict]) -> list[str]:
+    """The lines of `print_results` on a real terminal."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    master, slave = pty.openpty()
+    with open(slave, "w", encoding="utf-8") as stream, contextlib.redirect_stdout(stream):
+        print_results(results)
+    text = b""
+    with contextlib.suppress(OSError), open(master, "rb", buffering=0) as stream:  # Linux ends with an error
+        while block := stream.read(1 << 16):
+            text += block
+    return text.decode().splitlines()
+
+
+def test_the_table_fits_in_80_columns_and_breaks_paths_at_slashes(monkeypatch: pytest.MonkeyPatch):
+    path = "/".join(
+        ["datasets", "caltech101-16", "eval", "a-long-name-of-a-folder", "airplanes", "image_0001.jpg"]
+    )
+    results = [
+        {
+            "path": path,
+            "labels": ["airplanes", "ketch", "grand piano", "chandelier", "butterfly"],
+            "class_ids": [0, 1, 2, 3, 4],
+            "scores": [0.9, 0.05, 0.03, 0.01, 0.01],
+        }
+    ]
+    header, first, second, *then = on_terminal(80, monkeypatch, results)
+    assert header.split() == ["score", "class", "image"]
+    assert first.split()[:2] == ["0.900", "airplanes"] and first.endswith("/")
+    assert first.split()[-1] + second.strip() == path
+    assert " ".join(line.strip() for line in then).startswith("then ketch 0.050, grand piano 0.030")
+    assert max(map(len, [header, first, second, *then])) <= 80
+
+
+def test_terminal_escapes_in_names_are_printed_escaped(capsys: pytest.CaptureFixture):
+    print_results(
+        [{"path": "\x1b[31mred\n.png", "labels": ["\x1b]0;title\x07"], "class_ids": [0], "scores": [1.0]}]
+    )
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed and r"\x1b[31mred\n.png" in printed and r"\x1b]0;title\x07" in printed
+
+
+def odd_pictures(folder: Path) -> list[bytes]:
+    """Images whose names are hard to write; the names."""
+    names = [b"\xff.png", b"\x1b[31m.png", "grün.png".encode(), b"=1+1.png"]
+    picture((220, 40, 40)).save(folder / "plain.png")
+    for name in names:
+        shutil.copy(folder / "plain.png", os.path.join(os.fsencode(folder), name))
+    (folder / "plain.png").unlink()
+    return names
+
+
+OUTPUTS = ("--csv", "p.csv", "--json", "p.json")
+
+
+def test_predictions_for_odd_file_names_are_written(exported, tmp_path: Path):
+    names = odd_pictures(tmp_path)
+    command = ("predict", "--model", exported[1], ".", "--topk", 1, *OUTPUTS)
+    result = tool(*command, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    results = json.loads((tmp_path / "p.json").read_text(encoding="utf-8"))
+    written = sorted(name.decode("utf-8", "backslashreplace") for name in names)
+    assert sorted(result["path"] for result in results) == written
+    with open(tmp_path / "p.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["path"].removeprefix("'") for row in rows) == written
+    for shown in (r"\xff.png", r"\x1b[31m.png", r"gr\xfcn.png", "=1+1.png"):
+        assert shown in result.stdout
+
+
+def test_a_cell_that_a_spreadsheet_would_run_is_text(tmp_path: Path):
+    names = ["=1+1", "+1", "-1", "@a", "\tx", "a=1"]
+    results = [{"path": name, "labels": [name], "class_ids": [0], "scores": [1e-5]} for name in names]
+    write_results(results, str(tmp_path / "p.csv"), str(tmp_path / "p.json"))
+    with open(tmp_path / "p.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = ["'=1+1", "'+1", "'-1", "'@a", "'\tx", "a=1"]
+    assert [row["path"] for row in rows] == [row["label"] for row in rows] == expected
+    assert json.loads((tmp_path / "p.json").read_text()) == results
+
+
+def test_predictions_are_written_before_they_are_printed(exported, tmp_path: Path):
+    """stdout is closed, or is a full device."""
+    odd_pictures(tmp_path)
+    for redirection, code in ((">&-", 0), (">/dev/full", 2)):
+        words = [sys.executable, ROOT / "tools/predict.py", "--model", exported[1], ".", *OUTPUTS]
+        script = f'exec "$@" {redirection}'
+        result = subprocess.run(
+            ["sh", "-c", script, "sh", *words], cwd=tmp_path, capture_output=True, text=True, timeout=HANG
+        )
+        assert result.returncode == code and "Traceback" not in result.stderr, result.stderr
+        for name in ("p.csv", "p.json"):
+            assert (tmp_path / name).stat().st_size
+            (tmp_path / name).unlink()
+
+
+def test_the_exit_code_tells_whether_some_or_all_files_failed(exported, pictures: Path):
+    command = ("predict", "--model", exported[1])
+    some = tool(*command, "a.png", "notes.txt", "b.jpg", cwd=pictures)
+    assert some.returncode == 1 and "a.png" in some.stdout and "b.jpg" in some.stdout
+    assert some.stderr == "error: cannot decode the image notes.txt: it is not an image\n"
+    assert tool(*command, "a.png", cwd=pictures).returncode == 0
+    assert_one_sentence(tool(*command, "notes.txt", cwd=pictures), "notes.txt")
