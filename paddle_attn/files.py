@@ -111,24 +111,25 @@ def read_regular(path: str | os.PathLike) -> bytes:
 
 
 @contextmanager
-def atomic_directory(target: Path, written: Iterable[str] | None = None) -> Iterator[Path]:
+def atomic_directory(target: Path, written: Callable[[Path], Iterable[str]]) -> Iterator[Path]:
     """An empty folder beside `target`. It replaces `target` when the block succeeds; a failure removes it.
 
     Until then the old folder is kept. If a kill comes between the two renames, the next call restores
     the old folder first. A link is followed.
 
     Args:
-        target: the folder. A missing or empty one needs no record.
-        written: the files that this package wrote into `target`, relative to it with `/`, from the record
-            that it keeps there. None replaces every file.
+        target: the folder.
+        written: called with an old folder that holds files; returns those that this package wrote, from its
+            record there, relative to the folder, with `/`.
 
-    Raises: UserError when `target` is a file, or holds a file that is not in `written`: nothing is changed.
+    Raises: UserError when `target` is a file, or holds a file that `written` does not return: nothing is
+    changed.
     """
     target = _followed(target)
-    own = None if written is None else set(written)
     target.parent.mkdir(parents=True, exist_ok=True)
     new, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
     _restore(old, target)
+    own = set(written(target)) if target.is_dir() and files_below(target) else set()
     _check_replaceable(target, own)
     shutil.rmtree(new, ignore_errors=True)  # left by a killed process
     new.mkdir()
@@ -143,10 +144,10 @@ def atomic_directory(target: Path, written: Iterable[str] | None = None) -> Iter
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _check_replaceable(target: Path, own: set[str] | None) -> None:
+def _check_replaceable(target: Path, own: set[str]) -> None:
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file, expected a folder or a new name")
-    foreign = [] if own is None else sorted(set(files_below(target)) - own)
+    foreign = sorted(set(files_below(target)) - own)
     if foreign:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise UserError(

@@ -74,7 +74,7 @@ def export_model(
         expected = network(paddle.to_tensor(samples)).numpy()
     if expected.shape[1] != len(classes):
         raise UserError(f"the network has {expected.shape[1]} classes, but {len(classes)} names were given")
-    with atomic_directory(out, exported_files(out)) as folder:
+    with atomic_directory(out, exported_files) as folder:
         FORMATS[format].write(network, folder, None if dynamic else preprocess.size)
         Description(preprocess, classes, format, about or {}).write(folder)
         difference = float(np.abs(Predictor(folder).probabilities(samples) - expected).max())

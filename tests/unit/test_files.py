@@ -35,7 +35,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def build(target: Path) -> None:
-    with atomic_directory(target) as folder:
+    with atomic_directory(target, lambda _: ["old", "new"]) as folder:
         (folder / "new").write_text("new")
 
 
@@ -51,14 +51,14 @@ def test_the_new_folder_replaces_the_old(target: Path):
 
 
 def test_a_failure_while_building_keeps_the_old_folder(target: Path):
-    with pytest.raises(KeyError), atomic_directory(target) as folder:
+    with pytest.raises(KeyError), atomic_directory(target, lambda _: ["old"]) as folder:
         (folder / "half").write_text("half")
         raise KeyError
     assert_only(target, {"old": b"old"})
 
 
 def test_a_failure_between_the_two_renames_restores_the_old_folder(target: Path):
-    with pytest.raises(FileNotFoundError), atomic_directory(target) as folder:
+    with pytest.raises(FileNotFoundError), atomic_directory(target, lambda _: ["old"]) as folder:
         shutil.rmtree(folder)  # the second rename finds no new folder
     assert_only(target, {"old": b"old"})
 
@@ -66,7 +66,7 @@ def test_a_failure_between_the_two_renames_restores_the_old_folder(target: Path)
 def test_after_a_kill_between_the_two_renames_the_next_call_restores_the_old_folder(target: Path):
     target.rename(target.with_name(".target.old"))  # what such a kill leaves
     target.with_name(".target.part").mkdir()
-    with pytest.raises(KeyError), atomic_directory(target):
+    with pytest.raises(KeyError), atomic_directory(target, files_below):
         raise KeyError
     assert_only(target, {"old": b"old"})
 
@@ -81,7 +81,7 @@ def test_a_folder_whose_files_are_all_known_is_replaced(target: Path):
     (target / "deep").mkdir()
     (target / "deep" / "own").write_text("own")
     (target / ".DS_Store").write_text("written by the Finder")
-    with atomic_directory(target, written=["old", "deep/own", "deleted since"]) as folder:
+    with atomic_directory(target, lambda _: ["old", "deep/own", "deleted since"]) as folder:
         (folder / "new").write_text("new")
     assert_only(target, {"new": b"new"})
 
@@ -96,7 +96,7 @@ def test_a_file_of_the_user_keeps_the_folder(target: Path, late: bool):
         add_notes()
     with (
         pytest.raises(UserError, match=r"deep/notes\.txt") as error,
-        atomic_directory(target, ["old"]) as folder,
+        atomic_directory(target, lambda _: ["old"]) as folder,
     ):
         add_notes()  # while the new folder is built
         (folder / "new").write_text("new")
@@ -109,7 +109,7 @@ def test_a_link_in_a_folder_is_a_file_of_the_user(target: Path, tmp_path_factory
     (album / "photo.jpg").write_text("photo")
     (target / "album").symlink_to(album)
     assert files_below(target) == ["album", "old"]
-    with pytest.raises(UserError, match="album"), atomic_directory(target, ["old"]):
+    with pytest.raises(UserError, match="album"), atomic_directory(target, lambda _: ["old"]):
         pass
     assert tree(album) == {"photo.jpg": b"photo"}
 

@@ -101,15 +101,12 @@ def make_split(
     out = default_folder(source, datasets) if out is None else Path(out)
     if path := locate(source, Path(datasets)):
         _check_apart(path, out)
-    earlier = []
-    if out.is_dir() and any(out.iterdir()):
-        if not force:
-            raise UserError(f"{out} exists: pass --force to replace it, or --out for another folder")
-        earlier = _recorded_files(out)
+    if not force and out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} exists: pass --force to replace it, or --out for another folder")
     rule = f"one in {EVERY} to eval, shuffled with seed {seed}"
     if seed is None:
         rule = f"every {EVERY}th file of each sorted class to eval"
-    with atomic_directory(out, earlier) as target:
+    with atomic_directory(out, _recorded_files) as target:
         work = target / ".work"
         work.mkdir()
         found = find_source(source, Path(datasets), work, list(classes) if classes else None, url, sha1)
