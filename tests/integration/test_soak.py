@@ -112,7 +112,7 @@ def test_lost_data_are_one_sentence_and_the_run_resumes_when_they_are_back(split
 # ---- files
 
 
-@pytest.mark.parametrize("kind", ["images", "weights", "archives", "configs"])
+@pytest.mark.parametrize("kind", ["images", "weights", "libraries", "archives", "configs"])
 def test_every_hostile_file_is_accepted_or_rejected(kind: str):
     result = run([sys.executable, SOAK / "hostile.py", kind, "--tenth", "--seed", "1"])
     assert result.returncode == 0, result.stdout + result.stderr
@@ -143,7 +143,14 @@ def test_the_page_on_reliability_is_made_from_the_committed_counts():
     assert (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8") == report.page(rows)
     assert all(row.accepted + row.rejected == row.cases for row in rows)
     total = {kind: sum(row.cases for row in rows if row.kind == kind) for kind in report.SECTIONS}
-    assert total == {"images": 5000, "weights": 500, "archives": 500, "configs": 500, "kills": 20}
+    assert total == {
+        "images": 5000,
+        "weights": 500,
+        "libraries": 50,
+        "archives": 500,
+        "configs": 500,
+        "kills": 20,
+    }
 
 
 def test_the_page_on_scaling_has_the_table_that_its_command_writes():

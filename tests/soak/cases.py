@@ -5,11 +5,13 @@ The random state determines every case.
 
 from __future__ import annotations
 
+import copy
 import gzip
 import io
 import os
 import pickle
 import random
+import shutil
 import struct
 import tarfile
 import warnings
@@ -32,6 +34,11 @@ def pick(names: Iterable[str], index: int, rng: random.Random, weights: list[flo
     if index < len(names):
         return names[index]
     return rng.choices(names, weights)[0] if weights else rng.choice(names)
+
+
+def power_of_ten(rng: random.Random, low: float, high: float) -> int:
+    """A random whole number between 10^low and 10^high, each order of magnitude as often."""
+    return int(10 ** rng.uniform(low, high))
 
 
 # ---- damage to any file
@@ -174,6 +181,15 @@ def bomb_image(stem: Path, rng: random.Random) -> Path:
     return path
 
 
+def strip(stem: Path, rng: random.Random) -> Path:
+    """A few pixels wide and up to 300,000 long, or the reverse."""
+    sides = [power_of_ten(rng, 0, 1), power_of_ten(rng, 3, 5.5)]
+    rng.shuffle(sides)
+    path = stem.with_suffix(".png")
+    Image.new(rng.choice(("RGB", "L", "P", "1")), sides, 1).save(path)
+    return path
+
+
 def large_image(stem: Path, rng: random.Random) -> Path:
     path = stem.with_suffix(".png")
     width, height, mode = rng.choice(
@@ -258,7 +274,7 @@ IMAGES: dict[str, tuple[float, Callable[[Path, random.Random], Path]]] = {  # we
     "decompression bomb": (3, bomb_image),
     "largest accepted size": (0.3, large_image),
     "1×1": (1, saved("PNG", lambda rng: picture(rng, 1, 1))),
-    "30,000×1": (1, saved("PNG", lambda rng: picture(rng, *rng.choice(((30_000, 1), (1, 30_000)))))),
+    "long strips": (2, strip),
     "16 bits and more": (3, deep),
     "CMYK, palettes, alpha, LAB": (4, other_mode),
     "animated": (3, animated),
@@ -323,6 +339,142 @@ def huge_length(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
+def multiplying_pickle(rng: random.Random) -> bytes:
+    """A pickle of raw instructions that repeats or nests a value a random number of times."""
+
+    def text(value: str) -> bytes:
+        return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+    size = power_of_ten
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\1b\x87R"
+    dtype = b"cnumpy\ndtype\n"
+    one_byte = dtype + text("u1") + b"K\0K\1\x87R"
+    ordered_dict = b"ccollections\nOrderedDict\n"
+    doubled = b")q\0" + b"".join(b"h%c\x86q%c" % (level, level + 1) for level in range(size(rng, 0, 2.3)))
+    wrapped = b")" + b"\x85" * size(rng, 1, 6.3)
+    items = (text("a") + b"N\x86") * size(rng, 1, 4.5)
+    length, count = size(rng, 2, 6.3), size(rng, 1, 3.5)
+    shared = array + b"(K\1J" + struct.pack("<i", length) + b"\x85" + one_byte + b"\x89h\1tb"
+    number = rng.choice((1, 2**17, 2**31, 2**61 - 1))
+    body = rng.choice(
+        (
+            b"}" + rng.choice((doubled, wrapped)) + b"K\1s",
+            ordered_dict + b"]](" + rng.choice((doubled, wrapped)) + b"K\1ea\x85R",
+            dtype + rng.choice((doubled, wrapped)) + b"K\0K\1\x87R",
+            array + b"(K\1" + rng.choice((doubled, wrapped)) + one_byte + b"\x89U\0tb",
+            b"(" + text("storage") + b"ctorch\nFloatStorage\n" + doubled + text("cpu") + b"K\x0ctQ",
+            b"]" * length + b"a" * (length - 1),
+            b"](" + text("A" * length) + b"q\1" + shared * count + b"e",
+            b"](" + text("A" * length) + b"q\1" + (b"c_codecs\nencode\nh\1U\6latin1\x86R") * count + b"e",
+            b"](](" + items + b"eq\1" + (ordered_dict + b"h\1\x85R") * count + b"e",
+            b"}" + text("a" * length) + array + b"s",
+            dtype + text("f" * length) + b"K\0K\1\x87R",
+            text("m" * length) + text("n" * length) + b"\x93",
+            b"}"
+            + b"".join(
+                b"\x8a\x0c" + (key * number).to_bytes(12, "little") + b"Ns" for key in range(length // 20)
+            ),
+        )
+    )
+    return b"\x80\2" + body + b"."
+
+
+def multiplying(path: Path, content: bytes, rng: random.Random) -> None:
+    """Write a multiplying pickle as Paddle stores it, or PyTorch."""
+    pickled = multiplying_pickle(rng)
+    if path.suffix == ".pdparams":
+        path.write_bytes(pickled)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("x/data.pkl", pickled)
+            archive.writestr("x/data/0", bytes(48))
+
+
+def not_a_file(path: Path, content: bytes, rng: random.Random) -> None:
+    """A pipe that nobody writes to, or a link to an endless device, to nothing or to itself."""
+    target = rng.choice((None, "/dev/zero", "/dev/random", "gone", path.name))
+    if target is None:
+        os.mkfifo(path)
+    else:
+        path.symlink_to(target)
+
+
+def places(tree: dict | list) -> Iterator[tuple[dict | list, str | int]]:
+    """The container and the key of each value at any depth."""
+    for key in tree if isinstance(tree, dict) else range(len(tree)):
+        yield tree, key
+        if isinstance(tree[key], (dict, list)):
+            yield from places(tree[key])
+
+
+def odd_description(path: Path, content: bytes, rng: random.Random) -> None:
+    """An `inference.yml` with a value replaced or removed, or with endless nesting."""
+    import yaml
+
+    tree = yaml.safe_load(content)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        parent, key = rng.choice(list(places(tree)))
+        if rng.random() < 0.2:
+            del parent[key]
+        else:
+            parent[key] = copy.deepcopy(rng.choice(ODD_DESCRIPTIONS))
+    depth = power_of_ten(rng, 1, 5)
+    laughs = "".join(
+        f"a{level}: &a{level} [*a{level - 1}, *a{level - 1}]\n" for level in range(1, depth % 64)
+    )
+    whole = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    path.write_text(
+        rng.choice(
+            (
+                *[whole] * 6,
+                "[" * depth,
+                "[" * depth + "]" * depth,
+                "- " * depth,
+                "a: &a [*a]",
+                whole.replace("PostProcess:", f"deep: {'[' * depth}{']' * depth}\nPostProcess:"),
+                f"a0: &a0 x\n{laughs}{whole}",
+            )
+        ),
+        encoding="utf-8",
+    )
+
+
+ODD_DESCRIPTIONS = (
+    *([], {}, [[]], [None], {"a": {}}, None, True, "", "x", "x" * 100_000, "\x1b[2J", "../../x", "/dev/zero"),
+    *(0, 1, -5, 0.5, 10**9, 2**31, 2**63, 10**400, 1e9, 1e308, float("inf"), float("-inf"), float("nan")),
+    *(
+        [0, 0, 0],
+        [0.5] * 2,
+        [float("nan")] * 3,
+        [1e-300] * 3,
+        ["a"],
+        ["a", "a", "a"],
+        list(range(3)),
+        ["a"] * 5000,
+    ),
+)
+
+
+def damaged(make: Callable[[bytes, random.Random], bytes]) -> Callable[[Path, bytes, random.Random], None]:
+    return lambda path, content, rng: path.write_bytes(make(content, rng))
+
+
+EXPORTED = ""  # the suffix of a folder
+WEIGHTS: dict[str, tuple[Iterable[str], Callable[[Path, bytes, random.Random], None]]] = {
+    **{
+        name: ((".pdparams", ".safetensors", ".pdstate", ".pth", EXPORTED), damaged(make))
+        for name, make in (
+            *DAMAGE.items(),
+            ("malicious pickle", hostile_pickle),
+            ("huge length field", huge_length),
+        )
+    },
+    "multiplying pickle": ((".pdparams", ".pth"), multiplying),
+    "pipe, link, device": ((".pdparams", ".safetensors", ".pdstate", ".pth", EXPORTED), not_a_file),
+    "malformed inference.yml": ((EXPORTED,), odd_description),
+}
+
+
 def weights(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
     import paddle
     from paddle import nn
@@ -347,26 +499,22 @@ def weights(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
     export_model(small, folder / "exported", preprocess, ["a", "b", "c"], samples)
     exported = {path.name: path.read_bytes() for path in (folder / "exported").iterdir()}
     paddle.seed(0)
-    damage = {**DAMAGE, "malicious pickle": hostile_pickle, "huge length field": huge_length}
     for index in range(count):
-        what = pick(damage, index, rng)
-        make = damage[what]
-        kind = rng.choice((*intact, *intact, "exported"))
-        if kind == "exported":
-            case = folder / f"case_{index}"
+        what = pick(WEIGHTS, index, rng)
+        kinds, write = WEIGHTS[what]
+        kind = rng.choice([kind for kind in (*intact, *intact, EXPORTED) if kind in kinds])
+        case = folder / f"case_{index}{kind}"
+        if kind == EXPORTED:
             case.mkdir()
-            harmed = rng.choice(list(exported))
-            for name, content in exported.items():
-                (case / name).write_bytes(make(content, rng) if name == harmed else content)
+            harmed = "inference.yml" if kinds == (EXPORTED,) else rng.choice(list(exported))
+            for name in exported.keys() - {harmed}:
+                (case / name).write_bytes(exported[name])
+            write(case / harmed, exported[harmed], rng)
         else:
-            case = folder / f"case_{index}{kind}"
-            other = rng.random() < 0.1 and what == "a part repeated"
-            case.write_bytes(intact[rng.choice(list(intact))] if other else make(intact[kind], rng))
+            write(case, intact[kind], rng)
         yield what, case
-        if case.is_dir():
-            for name in exported:
-                (case / name).unlink()
-            case.rmdir()
+        if kind == EXPORTED:
+            shutil.rmtree(case)
         else:
             case.unlink()
 
@@ -390,6 +538,52 @@ def torch_file() -> bytes:
         archive.writestr("x/byteorder", "little")
         archive.writestr("x/data/0", np.arange(12, dtype="<f4").tobytes())
     return buffer.getvalue()
+
+
+# ---- libraries of compiled operators
+
+
+def other_content(path: Path, content: bytes, rng: random.Random) -> None:
+    path.write_bytes(rng.randbytes(power_of_ten(rng, 0, 6)))
+
+
+def intact_library(path: Path, content: bytes, rng: random.Random) -> None:
+    path.write_bytes(content)
+    path.chmod(0o700)
+
+
+def writable_by_others(path: Path, content: bytes, rng: random.Random) -> None:
+    path.write_bytes(content)
+    changed = rng.choice((path, path.parent))
+    changed.chmod(rng.choice((0o777, 0o722, 0o720)))
+
+
+LIBRARIES: dict[str, Callable[[Path, bytes, random.Random], None]] = {
+    "intact": intact_library,
+    "pipe, link, device": not_a_file,
+    "random bytes": other_content,
+    "writable by others": writable_by_others,
+    **{name: damaged(make) for name, make in DAMAGE.items()},
+}
+
+
+def libraries(folder: Path, count: int, rng: random.Random) -> Iterator[Case]:
+    """Caches of compiled operators. Without a compiler there is none, and no case."""
+    from paddle_attn import ops
+    from paddle_attn.ops.build import cache_folder
+
+    if not ops.available("simam"):
+        return
+    # libraries for other versions and flags can be among them
+    intact = {path.name: path.read_bytes() for path in cache_folder().glob("simam-*.so")}
+    for index in range(count):
+        what = pick(LIBRARIES, index, rng)
+        case = folder / f"case_{index}"
+        case.mkdir(mode=0o700)
+        for name, content in intact.items():
+            LIBRARIES[what](case / name, content, rng)
+        yield what, case
+        shutil.rmtree(case)
 
 
 # ---- archives

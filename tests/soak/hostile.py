@@ -1,6 +1,6 @@
 """Feed damaged, unusual and malicious files to the readers, and count what they accept and reject.
 
-    python tests/soak/hostile.py                  5,000 images and 500 of each other kind; docs/reliability.md
+    python tests/soak/hostile.py                  5,000 images and 50 to 500 of each other kind; the page
     python tests/soak/hostile.py images --tenth   a tenth of the images, no page
 
 A watched process reads each case. These are failures: a crash, a hang, an exception that is not a UserError,
@@ -28,13 +28,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cases
+import numpy as np
 from report import Row, write
 
 from paddle_attn.cli import prepare_paddle
 from paddle_attn.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-COUNTS = {"images": 5000, "weights": 500, "archives": 500, "configs": 500}
+COUNTS = {"images": 5000, "weights": 500, "libraries": 50, "archives": 500, "configs": 500}
 CPU_LIMIT = 20  # seconds of CPU time for one case: a busy machine does not reach it
 WALL_LIMIT = 600.0  # seconds without an answer: a reader that waits for something uses no CPU time
 MEMORY_LIMIT = 1024  # MB of the reading process above what it holds at its start
@@ -49,20 +50,48 @@ def read_image(path: Path) -> None:
 
     image = load_image(path)
     image.histogram()
-    Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3)(image)
+    for resize_mode in ("stretch", "crop"):
+        Preprocess(32, resize_mode, (0.5,) * 3, (0.5,) * 3)(image)
 
 
 def read_weights(path: Path) -> None:
+    from PIL import Image
+
     from paddle_attn import Predictor
     from paddle_attn.train.checkpoint import read_checkpoint
     from paddle_attn.weights import read_weights
 
     if path.is_dir():
-        Predictor(path)
+        pixels = Predictor(path).preprocess(Image.new("RGB", (8, 8)))
+        if not np.isfinite(pixels).all():
+            raise AssertionError("the preprocessing of an accepted model gives NaN or Inf")
     elif path.suffix == ".pdstate":
         read_checkpoint(path)
     else:
         read_weights(path)
+
+
+def read_libraries(path: Path) -> None:
+    """Run an operator with `path` as the cache, in a new process. The compiler only tells its version."""
+    compiler = path.with_name("compiler")
+    name = os.environ.get("CXX") or "c++"
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {name} --version\nexit 1\n')
+    compiler.chmod(0o700)
+    program = """
+from paddle_attn.cli import prepare_paddle; prepare_paddle()
+import paddle
+from paddle_attn import ops
+x = paddle.ones([1, 4, 8, 8])
+fused = ops.find("simam", x)
+print("fused" if fused is not None and fused(x, 1e-4).shape == x.shape else "reference")
+"""
+    environment = {"PADDLE_ATTN_CACHE": str(path), "PADDLE_ATTN_OPS": "auto", "CXX": str(compiler)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+    if done.returncode:
+        raise AssertionError(f"the process ended with {done.returncode}: {done.stderr[-200:]}")
+    if done.stdout.split()[-1:] != ["fused"]:
+        raise UserError("the reference form was used")
 
 
 def read_archive(path: Path) -> None:
@@ -89,6 +118,7 @@ def read_config(path: Path) -> None:
 READERS: dict[str, Callable[[Path], None]] = {
     "images": read_image,
     "weights": read_weights,
+    "libraries": read_libraries,
     "archives": read_archive,
     "configs": read_config,
 }
@@ -237,6 +267,8 @@ def run(kind: str, count: int, seed: int, report: Callable[[str], None]) -> tupl
         if kind == "images":
             accepted = sum(each["accepted"] for each in endings.values())
             failures += failures_of_one_split(inside / "images", count, accepted)
+        if endings["intact"]["rejected"]:
+            failures.append(f"{endings['intact']['rejected']} intact files were rejected")
         if left := sorted(path.name for path in reader.home.iterdir()):
             failures.append(f"code was executed and left {', '.join(left)}")
     if memory > MEMORY_LIMIT:
@@ -250,9 +282,7 @@ def run(kind: str, count: int, seed: int, report: Callable[[str], None]) -> tupl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "kinds", nargs="*", metavar="KIND", help="images, weights, archives or configs (default: all)"
-    )
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(COUNTS)} (default: all)")
     parser.add_argument("--tenth", action="store_true", help="a tenth of the cases, and no page")
     parser.add_argument("--seed", type=int, default=0, help="determines the cases (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder of reliability.csv and .md")

@@ -35,6 +35,12 @@ split lists the others and skips them. Then one split is made of all files, and 
 Each file goes to the reader of its kind. *Accepted* are changed numbers in formats without a checksum, and
 complete files with bytes before or behind that the format ignores; the others are rejected.""",
     ),
+    "libraries": (
+        "Libraries of fused operators",
+        """\
+Each is put into an empty cache, and a new process runs an operator. *Accepted* ones are loaded; for the
+others the operator's reference form runs, as the compiler fails in this test.""",
+    ),
     "archives": (
         "Archives",
         """\
