@@ -101,6 +101,7 @@ def test_a_csv_is_written_through_stdout_and_a_link(work: Path):
     assert (work / "link.csv").is_symlink() and (work / "real.csv").is_file()
 
 
+@pytest.mark.slow
 def test_the_list_of_models_shows_its_progress_on_stderr(work: Path):
     result = tool("models", cwd=work)
     assert result.returncode == 0 and "| `resnet50` | 224 | 1000 |" in result.stdout
