@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from ..errors import UserError
-from ..files import atomic_write
+from ..files import atomic_write, open_regular
 
 FORMAT = "paddle_attn checkpoint 2"  # version 1 was a pickle
 TENSOR = "$tensor"  # the key of a tensor's name in the tree
@@ -39,7 +39,7 @@ def read_checkpoint(path: Path) -> Any:
     Raises: UserError when the file cannot be read, has another format or is damaged.
     """
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        with open_regular(path), safetensors.safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 from pathlib import Path
 
@@ -79,6 +80,13 @@ def test_every_damage_is_found(tmp_path: Path, damage: str):
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path):
     with pytest.raises(UserError, match=r"cannot read the checkpoint .*x\.pdstate"):
+        read_checkpoint(tmp_path / "x.pdstate")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_in_place_of_a_checkpoint_is_an_error_and_not_a_wait(tmp_path: Path):
+    os.mkfifo(tmp_path / "x.pdstate")
+    with pytest.raises(UserError, match=r"x\.pdstate: it is a pipe or a device, expected a regular file"):
         read_checkpoint(tmp_path / "x.pdstate")
 
 
