@@ -67,8 +67,8 @@ inline void no_second_derivative(paddle::CustomOpKernelContext*) {
 //   forward      a function in paddle_attn of (inputs..., attributes...) that returns {Y}
 //   backward     a function in paddle_attn of (inputs..., saved..., the gradient of Y, attributes...) that
 //                returns a gradient for each input
-//   infer_shape  paddle_attn::shape_of_first_input, or PD_INFER_SHAPE of a function of (the inputs' shapes...,
-//                attributes...) that returns {the shape of Y}
+//   infer_shape  paddle_attn::shape_of_first_input, or PD_INFER_SHAPE of a function of (the inputs'
+//                shapes..., attributes...) that returns {the shape of Y}
 // The last three initialise a Signature. `saved`, or `attributes` and `saved`, can be omitted.
 #define FUSED_OPERATOR(name, forward, backward, infer_shape, ...)       \
   static const paddle_attn::Signature signature_of_##name{__VA_ARGS__}; \

@@ -56,6 +56,7 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     # F.conv2d, 3x3, padding 1, C groups: (x [N, C, H, W], weight [C, 1, 3, 3], stride) -> [N, C, H', W']
     "depthwise": {"cpu": Fused("cpu/depthwise.cc", "paddle_attn_depthwise")},
     # F.conv2d, 3x3, padding 1, stride 1: (x [N, C, H, W], weight [K, C, 3, 3]) -> [N, K, H, W]
+    # where Paddle gives Inf, these two may give NaN
     "conv3x3": {"cpu": Fused("cpu/winograd.cc", "paddle_attn_conv3x3")},
     # the same with a bias [K] as the third input
     "conv3x3_bias": {"cpu": Fused("cpu/winograd.cc", "paddle_attn_conv3x3_bias")},

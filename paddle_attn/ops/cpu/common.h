@@ -1,4 +1,4 @@
-// Shared by the CPU operators: sums, an exponential that compilers vectorise, checks of tensors, and memory for
+// Shared by the CPU operators: sums, an exponential that compilers vectorise, checks of tensors, memory for
 // threads.
 //
 // A plane is one [H, W] map, a place is one element of a plane. Loops over planes use OpenMP, loops along a
@@ -11,10 +11,10 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -91,13 +91,13 @@ inline void expect_tensor(const Tensor& t, const Shape& shape, const char* name)
 
 inline void expect_gradient(const Tensor& grad, const Shape& y) { expect_tensor(grad, y, "a gradient"); }
 
-// Floats for each thread of a parallel region, not initialised. They are allocated before the region, because an
-// exception inside it would end the process.
+// Floats for each thread of a parallel region, not initialised. They are allocated before the region, because
+// an exception inside it would end the process.
 class Scratch {
  public:
   explicit Scratch(Index size, Index parts = omp_get_max_threads())
-      : step_(size + 48),  // the gap keeps the threads' parts on separate cache lines
-        floats_(new(std::nothrow) float[parts * step_]) {
+      : step_((size + 63) / 16 * 16),  // whole cache lines, and a gap of three between the threads' parts
+        floats_(static_cast<float*>(std::aligned_alloc(64, 4 * parts * step_)), std::free) {
     if (!floats_) PD_THROW("paddle_attn: out of memory, cannot allocate ", 4 * parts * step_, " bytes");
   }
   float* part(Index index) const { return floats_.get() + index * step_; }
@@ -105,7 +105,7 @@ class Scratch {
 
  private:
   Index step_;
-  std::unique_ptr<float[]> floats_;
+  std::unique_ptr<float[], decltype(&std::free)> floats_;
 };
 
 }  // namespace paddle_attn

@@ -1,9 +1,9 @@
 // Max pooling:
 //   paddle_attn_max_pool(x [N, C, H, W], kernel, stride, padding) -> y [N, C, H', W']
 //   H' = (H + 2 padding - kernel) / stride + 1, W' likewise
-// Backward searches for the maximum again. It equals Paddle's kernel bit for bit: the first maximum in a window
-// gets the gradient; a NaN is the maximum until the next element replaces it; nothing is smaller than the lowest
-// finite number, which is also the maximum of a window that lies in the padding.
+// Backward searches for the maximum again. Both equal Paddle's kernel bit for bit: the first maximum in a
+// window gets the gradient; a NaN is the maximum until the next element replaces it; no maximum is below the
+// lowest finite number, which is also that of a window in the padding.
 #include "common.h"
 
 namespace paddle_attn {
@@ -40,8 +40,31 @@ struct Window {
     return most;
   }
 
-  // The index in the plane of the first element of the window that equals its maximum, -1 if none does
+  // Whether every window has an element in the plane, and none is NaN or -Inf
+  bool is_ordinary(const float* plane) const {
+    int others = padding >= kernel;
+#pragma omp simd reduction(| : others)
+    for (Index i = 0; i < height * width; ++i) others |= !(plane[i] >= kLowest);
+    return !others;
+  }
+
+  // The index in an ordinary plane of the first maximum of window (row, column)
   Index argmax(const float* plane, Index row, Index column) const {
+    const Index first = left(column), last = right(column);
+    Index best = top(row) * width + first;
+    float most = plane[best];
+    for (Index y = top(row); y < bottom(row); ++y) {
+      for (Index at = y * width + first; at < y * width + last; ++at) {
+        const bool more = plane[at] > most;  // used twice, so that compilers emit no branch
+        best = more ? at : best;
+        most = more ? plane[at] : most;
+      }
+    }
+    return best;
+  }
+
+  // The same in any plane: the first element that equals the maximum, -1 if none does
+  Index argmax_in_any(const float* plane, Index row, Index column) const {
     const float most = maximum(plane, row, column);
     for (Index y = top(row); y < bottom(row); ++y) {
       for (Index x = left(column); x < right(column); ++x) {
@@ -59,6 +82,7 @@ std::vector<Tensor> forward(const Tensor& x, int kernel, int stride, int padding
   Tensor y = paddle::empty({shape[0], shape[1], window.out_height, window.out_width}, x.dtype(), x.place());
   const Index planes = shape[0] * shape[1], size = shape[2] * shape[3],
               out_size = window.out_height * window.out_width;
+  const bool pairs = window.is_pairs();
   const float* from = x.data<float>();
   float* to = y.data<float>();
 #pragma omp parallel for
@@ -66,7 +90,7 @@ std::vector<Tensor> forward(const Tensor& x, int kernel, int stride, int padding
     const float* plane = from + p * size;
     float* out = to + p * out_size;
     for (Index row = 0; row < window.out_height; ++row) {
-      if (window.is_pairs()) {  // the common case, vectorised
+      if (pairs) {  // the common case, vectorised
         const float *a = plane + 2 * row * window.width, *b = a + window.width;
         float* line = out + row * window.out_width;
 #pragma omp simd
@@ -93,11 +117,20 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& grad, int kernel, in
   float* to = dx.data<float>();
 #pragma omp parallel for
   for (Index p = 0; p < planes; ++p) {
-    std::fill(to + p * size, to + (p + 1) * size, 0.0f);
-    for (Index row = 0; row < window.out_height; ++row) {
-      for (Index column = 0; column < window.out_width; ++column) {
-        const Index at = window.argmax(from + p * size, row, column);
-        if (at >= 0) to[p * size + at] += g[p * out_size + row * window.out_width + column];
+    const float *plane = from + p * size, *of_window = g + p * out_size;
+    float* out = to + p * size;
+    std::fill(out, out + size, 0.0f);
+    if (window.is_ordinary(plane)) {
+      for (Index row = 0; row < window.out_height; ++row) {
+        for (Index column = 0; column < window.out_width; ++column)
+          out[window.argmax(plane, row, column)] += of_window[row * window.out_width + column];
+      }
+    } else {
+      for (Index row = 0; row < window.out_height; ++row) {
+        for (Index column = 0; column < window.out_width; ++column) {
+          const Index at = window.argmax_in_any(plane, row, column);
+          if (at >= 0) out[at] += of_window[row * window.out_width + column];
+        }
       }
     }
   }

@@ -13,9 +13,9 @@
 //   gradient of w      dw = G' [ (A dy A') . (B' x B) ] G     summed over tiles
 // A band is a number of rows of tiles whose matrices fit into the cache. Each thread processes whole bands.
 //
-// Every output that is not finite in Paddle's convolution is not finite here. But a tile adds and subtracts its
-// inputs: where Paddle gives Inf, this form gives Inf or NaN, also in the other outputs of the tile. To give what
-// Paddle gives would need another pass over every output.
+// NaN and Inf reach the outputs that they reach in Paddle's convolution. But a tile subtracts its inputs: where
+// Paddle gives Inf, this form may give NaN. A weight that is not finite also makes NaN of the padding's zeros.
+// To give Paddle's Inf would need another pass over every output.
 #include "common.h"
 
 extern "C" void cblas_sgemm(int layout, int trans_a, int trans_b, int m, int n, int k, float alpha,
@@ -29,8 +29,8 @@ constexpr int kRowMajor = 101, kPlain = 111, kTransposed = 112;
 constexpr Index kPlaces = 16;           // in a transformed tile
 constexpr Index kBandFloats = 1 << 20;  // in the inputs and outputs of a band together
 
-// Sixteen matrices of `size` elements in memory of the caller. A gap separates them: at distances of a power of
-// two they would evict each other from the cache.
+// Sixteen matrices of `size` elements in memory of the caller. A gap separates them: at distances of a power
+// of two they would evict each other from the cache.
 struct Matrices {
   Index step;
   float* memory;
@@ -63,11 +63,12 @@ struct Tiling {
   Index line() const { return 2 * columns + 2; }  // pixels of a row of tiles, padded
 };
 
-// B' x B of every tile in a band; out is 16 matrices [channels, tiles], lines holds 8 t.line() floats
-void transform_inputs(const float* x, Index channels, const Tiling& t, Index band, float* lines,
+// B' x B of every tile in a band; out is 16 matrices [channels, tiles], lines holds 8 t.line() floats,
+// which overlap nothing else (__restrict saves a tenth of the time of small maps)
+void transform_inputs(const float* x, Index channels, const Tiling& t, Index band, float* __restrict lines,
                       const Matrices& out) {
-  const Index tiles = (t.last(band) - t.first(band)) * t.columns, padded = t.line();
-  float* mixed = lines + 4 * padded;
+  const Index tiles = (t.last(band) - t.first(band)) * t.columns, padded = t.line(), step = out.step;
+  float* __restrict mixed = lines + 4 * padded;
   for (Index c = 0; c < channels; ++c) {
     for (Index r = t.first(band); r < t.last(band); ++r) {
       const float* plane = x + ((r / t.rows) * channels + c) * t.height * t.width;
@@ -80,24 +81,25 @@ void transform_inputs(const float* x, Index channels, const Tiling& t, Index ban
       const float *d0 = lines, *d1 = d0 + padded, *d2 = d1 + padded, *d3 = d2 + padded;
       float *m0 = mixed, *m1 = m0 + padded, *m2 = m1 + padded, *m3 = m2 + padded;
 #pragma omp simd
-      for (Index i = 0; i < padded; ++i)
-        m0[i] = d0[i] - d2[i], m1[i] = d1[i] + d2[i], m2[i] = d2[i] - d1[i], m3[i] = d1[i] - d3[i];
+      for (Index i = 0; i < padded; ++i) {
+        const float a = d0[i], b = d1[i], e = d2[i], f = d3[i];
+        m0[i] = a - e, m1[i] = b + e, m2[i] = e - b, m3[i] = b - f;
+      }
       for (Index i = 0; i < 4; ++i) {
         const float* m = mixed + i * padded;
-        float* v0 = out.at(4 * i) + c * tiles + (r - t.first(band)) * t.columns;
-        float *v1 = v0 + out.step, *v2 = v1 + out.step, *v3 = v2 + out.step;
+        float* v = out.at(4 * i) + c * tiles + (r - t.first(band)) * t.columns;
 #pragma omp simd
         for (Index j = 0; j < t.columns; ++j) {
           const float a = m[2 * j], b = m[2 * j + 1], e = m[2 * j + 2], f = m[2 * j + 3];
-          v0[j] = a - e, v1[j] = b + e, v2[j] = e - b, v3[j] = b - f;
+          v[j] = a - e, v[j + step] = b + e, v[j + 2 * step] = e - b, v[j + 3 * step] = b - f;
         }
       }
     }
   }
 }
 
-// A' m A of every tile in a band, plus the bias unless it is null; in is 16 matrices [channels, tiles], pixels
-// holds t.line() floats
+// A' m A of every tile in a band, plus the bias unless it is null; in is 16 matrices [channels, tiles],
+// pixels holds t.line() floats
 void transform_outputs(const Matrices& in, const float* bias, Index channels, const Tiling& t, Index band,
                        float* pixels, float* y) {
   const Index tiles = (t.last(band) - t.first(band)) * t.columns, step = in.step;
@@ -129,8 +131,8 @@ void transform_outputs(const Matrices& in, const float* bias, Index channels, co
 }
 
 // A dy A' of every tile in a band; out is 16 matrices [channels, tiles], lines holds 2 t.line() floats
-void transform_gradients(const float* dy, Index channels, const Tiling& t, Index band, float* lines,
-                         const Matrices& out) {
+void transform_gradients(const float* dy, Index channels, const Tiling& t, Index band,
+                         float* __restrict lines, const Matrices& out) {
   const Index tiles = (t.last(band) - t.first(band)) * t.columns, step = out.step;
   float *upper = lines, *lower = upper + t.line();
   std::fill(lines, lines + 2 * t.line(), 0.0f);
