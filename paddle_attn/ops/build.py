@@ -118,6 +118,8 @@ def _libraries(sources: tuple[str, ...]) -> dict[str, Path | BuildError]:
             libraries[source] = _build_error(error)
     if not missing:
         return libraries
+    if not os.access(folder, os.W_OK):
+        return libraries | dict.fromkeys(missing, BuildError(f"{folder} cannot be written"))
     print(
         "paddle_attn: compiling fused operators for this machine, once (PADDLE_ATTN_OPS=off skips them) ...",
         file=sys.stderr,

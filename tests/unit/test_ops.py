@@ -6,13 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
-from helpers import ROOT
+from helpers import HANG, ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle import nn
@@ -162,6 +162,180 @@ def test_the_first_of_equal_maxima_gets_the_gradient_as_in_paddle():
         with ops.using(mode):
             gradients[mode] = results(MaxPool2D(2, 2), x, "float32")[1]
     np.testing.assert_array_equal(gradients["on"], gradients["off"])
+
+
+# ---- NaN and Inf
+
+VALUES = st.sampled_from([np.nan, np.inf, -np.inf, -1.0, 0.0, 1.0, 2.0, 3.0])
+WINDOW = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(0, 5))  # kernel, stride, padding
+
+
+@needs_fused
+@settings(max_examples=200)
+@given(st.data(), st.integers(1, 5), st.integers(1, 5), WINDOW)
+def test_the_max_pool_equals_paddles_in_every_bit(
+    data: st.DataObject, height: int, width: int, window: tuple[int, int, int]
+):
+    """Any values and windows, also on the common path, beyond the border and wholly in the padding."""
+    kernel, stride, padding = data.draw(st.sampled_from([(2, 2, 0), window]))
+    values = data.draw(st.lists(VALUES, min_size=height * width, max_size=height * width))
+    x = np.array(values, "float32").reshape(1, 1, height, width)
+    layer, found = MaxPool2D(kernel, stride, padding), {}
+    if min(height, width) + 2 * padding < kernel:
+        return
+    for mode in ("on", "off"):
+        with ops.using(mode):
+            found[mode] = results(layer, x, "float32")
+    np.testing.assert_array_equal(found["on"][0], found["off"][0])
+    np.testing.assert_array_equal(found["on"][1], found["off"][1])
+
+
+@needs_fused
+@settings(max_examples=50)
+@given(st.lists(VALUES, min_size=12, max_size=12))
+def test_channel_pooling_has_paddles_maximum_and_its_gradient(values: list[float]):
+    x, found = np.array(values, "float32").reshape(1, 3, 2, 2), {}
+    for mode in ("on", "off"):
+        with ops.using(mode):
+            found[mode] = results(Function(max_and_mean), x, "float32")
+    np.testing.assert_array_equal(found["on"][0][:, 0], found["off"][0][:, 0])
+    np.testing.assert_allclose(found["on"][0][:, 1], found["off"][0][:, 1], rtol=1e-6)
+    np.testing.assert_allclose(found["on"][1], found["off"][1], rtol=1e-6)
+
+
+def special(x: np.ndarray) -> np.ndarray:
+    """x without its finite values: 0 where finite, else NaN or the Inf."""
+    return np.where(np.isfinite(x), 0, x)
+
+
+LAYERS = {  # for x [1, 8, 5, 6]
+    "simam": lambda: create_attention("simam", 8),
+    "sge": lambda: create_attention("sge", 8, groups=2),
+    "scale": lambda: Gated(1, 8, 1, 1),
+    "scale by place": lambda: Gated(1, 1, 5, 6),
+    "mean": lambda: Function(global_mean),
+    "channel_pool": lambda: Function(max_and_mean),
+    "depthwise": lambda: Conv2D(8, 8, 3, padding=1, groups=8, bias_attr=False),
+    "depthwise by 2": lambda: Conv2D(8, 8, 3, 2, padding=1, groups=8, bias_attr=False),
+    "conv3x3": lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False),
+    "conv3x3_bias": lambda: Conv2D(8, 2, 3, padding=1),
+    "max_pool": lambda: MaxPool2D(3, 2, 1),
+}
+
+
+@needs_fused
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", LAYERS)
+def test_nan_and_inf_propagate_as_in_the_reference_form(name: str, value: float):
+    layer, found = LAYERS[name](), {}
+    for parameter in layer.parameters():
+        parameter.set_value(noise(*parameter.shape))
+    x = noise(1, 8, 5, 6)
+    x[0, 2, 2, 3] = value
+    for mode in ("on", "off"):
+        with ops.using(mode):
+            found[mode] = results(layer, x, "float32")
+    if not name.startswith("conv3x3"):
+        np.testing.assert_array_equal(special(found["on"][0]), special(found["off"][0]))
+    else:  # the same places; NaN where Paddle gives Inf
+        np.testing.assert_array_equal(np.isfinite(found["on"][0]), np.isfinite(found["off"][0]))
+        assert np.isnan(found["on"][0][np.isnan(found["off"][0])]).all()
+    for fused, reference in zip(found["on"][1:], found["off"][1:], strict=True):
+        assert not np.isfinite(fused[~np.isfinite(reference)]).any()  # none is hidden
+
+
+# ---- wrong tensors
+
+ONES = paddle.ones
+WRONG = {  # what is wrong: operator, x, the other arguments, the message
+    "channels of sge": ("sge", [2, 7, 6, 6], (ONES([1, 2, 1, 1]), ONES([1, 2, 1, 1])), "divide the channels"),
+    "no groups": ("sge", [2, 8, 6, 6], (ONES([1, 0, 1, 1]), ONES([1, 0, 1, 1])), "divide the channels"),
+    "weight of sge": ("sge", [2, 8, 6, 6], (ONES([2]), ONES([1, 2, 1, 1])), "a weight of the shape"),
+    "bias of sge": ("sge", [2, 8, 6, 6], (ONES([1, 2, 1, 1]), ONES([1, 1, 1, 1])), "a bias of the shape"),
+    "dtype": ("sge", [2, 8, 6, 6], (ONES([1, 2, 1, 1], "float64"), ONES([1, 2, 1, 1])), "float32 tensors"),
+    "gate's channels": ("scale", [2, 8, 6, 6], (ONES([2, 4, 1, 1]),), "a gate"),
+    "gate's batch": ("scale", [2, 8, 6, 6], (ONES([1, 8, 1, 1]),), "a gate"),
+    "gate's rank": ("scale", [2, 8, 6, 6], (ONES([8]),), "a gate"),
+    "gate's map": ("scale", [2, 8, 6, 6], (ONES([2, 1, 6, 5]),), "a gate"),
+    "rank": ("simam", [3, 4], (1e-4,), "a map"),
+    "empty": ("mean", [2, 8, 0, 4], (), "not empty"),
+    "empty batch": ("conv3x3", [0, 8, 4, 4], (ONES([2, 8, 3, 3]),), "not empty"),
+    "rank of a pooled map": ("max_pool", [3, 4], (2, 2, 0), "a map"),
+    "kernel": ("max_pool", [2, 8, 6, 6], (0, 1, 0), "a positive kernel and stride"),
+    "stride": ("max_pool", [2, 8, 6, 6], (2, 0, 0), "a positive kernel and stride"),
+    "padding": ("max_pool", [2, 8, 6, 6], (2, 2, -1), "a padding that is not negative"),
+    "window": ("max_pool", [2, 8, 6, 6], (9, 1, 0), "as large as the window"),
+    "depthwise weight": ("depthwise", [2, 8, 6, 6], (ONES([7, 1, 3, 3]), 1), "a weight of the shape"),
+    "depthwise stride": ("depthwise", [2, 8, 6, 6], (ONES([8, 1, 3, 3]), 3), "a stride of 1 or 2"),
+    "weight": ("conv3x3", [2, 8, 6, 6], (ONES([2, 7, 3, 3]),), "a weight of the shape"),
+    "no filters": ("conv3x3", [2, 8, 6, 6], (ONES([0, 8, 3, 3]),), "a weight"),
+    "bias": ("conv3x3_bias", [2, 8, 6, 6], (ONES([2, 8, 3, 3]), ONES([1])), "a bias of the shape"),
+}
+
+
+@needs_fused
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_input_is_refused(wrong: str):
+    name, shape, arguments, message = WRONG[wrong]
+    with pytest.raises(OSError, match=f"paddle_attn: expected .*{message}.*found"):
+        ops.TABLE[name]["cpu"](paddle.ones(shape), *arguments)
+
+
+@needs_fused
+@pytest.mark.parametrize("shape", [[1], [1, 8, 4, 5], [1, 9, 4, 4], [2, 8, 4, 4]])
+@pytest.mark.parametrize("name", ops.TABLE)
+def test_a_gradient_of_another_shape_is_refused(name: str, shape: list[int]):
+    x = paddle.to_tensor(noise(1, 8, 4, 4), stop_gradient=False)
+    y = ops.TABLE[name]["cpu"](x, *ARGUMENTS[name]())
+    y.register_hook(lambda gradient: paddle.ones(shape))
+    with pytest.raises(OSError, match=r"paddle_attn: expected a gradient of the shape .*, found"):
+        y.sum().backward()
+
+
+@needs_fused
+@pytest.mark.parametrize("name", ops.TABLE)
+def test_a_gradient_that_is_not_contiguous(name: str):
+    x, gradients = paddle.to_tensor(noise(1, 8, 4, 4), stop_gradient=False), []
+    for contiguous in (True, False):
+        y = ops.TABLE[name]["cpu"](x, *ARGUMENTS[name]())
+        gradient = paddle.to_tensor(noise(*y.shape[::-1])).transpose([3, 2, 1, 0])
+        y.backward(gradient.contiguous() if contiguous else gradient)
+        gradients.append(x.grad.numpy())
+        x.clear_grad()
+    np.testing.assert_array_equal(*gradients)
+
+
+@needs_fused
+def test_a_gate_by_place_over_one_channel():
+    x = paddle.to_tensor(noise(2, 1, 4, 5), stop_gradient=False)
+    gate = paddle.to_tensor(noise(2, 1, 5, 4).reshape(2, 1, 4, 5), stop_gradient=False)
+    y = ops.TABLE["scale"]["cpu"](x, gate)
+    y.sum().backward()
+    np.testing.assert_array_equal(y.numpy(), x.numpy() * gate.numpy())
+    np.testing.assert_array_equal(x.grad.numpy(), gate.numpy())
+    np.testing.assert_array_equal(gate.grad.numpy(), x.numpy())
+
+
+MEMORY = """
+import resource
+import paddle
+from paddle_attn import ops
+
+weight, wide = paddle.ones([8, 8, 3, 3]), paddle.ones([1, 8, 2, 200_000])
+with ops.using("on"):
+    convolution = ops.find("conv3x3", wide)
+convolution(wide[:, :, :, :4], weight)  # starts the threads
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (64 << 20), -1))
+convolution(wide, weight)  # 13 MB for the output, 100 MB of scratch for each thread
+"""
+
+
+@needs_fused
+def test_memory_that_is_missing_is_an_error_and_not_the_end_of_the_process():
+    process = start(cache_folder(), MEMORY, PADDLE_ATTN_TUNE="0")
+    _, stderr = process.communicate(timeout=HANG)
+    assert process.returncode == 1 and "OSError" in stderr and "out of memory" in stderr, stderr
 
 
 @needs_fused
@@ -363,9 +537,11 @@ print(create_attention("simam", 2)(paddle.ones([1, 2, 2, 2])).sum().item())
 COMPILING = "compiling fused operators"
 
 
-def start(cache: Path, program: str = PROGRAM, **environment: str) -> subprocess.Popen:
+def start(
+    cache: Path, program: str = PROGRAM, prefix: tuple[str, ...] = (), **environment: str
+) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", program],
+        [*prefix, sys.executable, "-c", program],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -376,7 +552,7 @@ def start(cache: Path, program: str = PROGRAM, **environment: str) -> subprocess
 
 def finish(process: subprocess.Popen) -> tuple[int, list[str], str]:
     """The exit code; the names of the available operators; stderr. Checks SimAM's output."""
-    stdout, stderr = process.communicate(timeout=900)
+    stdout, stderr = process.communicate(timeout=HANG)
     names, *output = stdout.splitlines() or [""]
     if process.returncode == 0:
         assert float(output[0]) == pytest.approx(8 / (1 + np.exp(-0.5)), rel=1e-5)
@@ -442,17 +618,131 @@ def test_two_processes_that_compile_at_once_leave_whole_libraries(cache: Path):
     assert code == 0 and names == list(ops.TABLE) and COMPILING not in stderr
 
 
-def test_a_cache_that_cannot_be_written_means_the_reference_forms(tmp_path: Path):
+def assert_the_reference_forms(reason: str, cache: Path, *arguments: object, **environment: str) -> None:
+    """Assert that `auto` uses the reference forms without a word, and that `on` gives the reason."""
+    code, names, stderr = finish(start(cache, *arguments, **environment))
+    assert code == 0 and names == [] and COMPILING not in stderr
+    code, _, stderr = finish(start(cache, *arguments, PADDLE_ATTN_OPS="on", **environment))
+    assert code == 1 and "is required and not available" in stderr and reason in stderr
+
+
+def test_a_cache_that_is_a_file(tmp_path: Path):
     (tmp_path / "file").write_text("not a folder")
-    code, names, _ = finish(start(tmp_path / "file"))
-    assert code == 0 and names == []
+    assert_the_reference_forms("File exists", tmp_path / "file")
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775], ids=oct)
+def test_a_cache_that_other_users_can_write_is_not_used(cache: Path, mode: int):
+    cache.chmod(mode)
+    assert_the_reference_forms(f"other users can write into {cache}", cache)
+
+
+@pytest.fixture
+def nobody() -> tuple[str, ...]:
+    """The start of a command that runs as a user without a name and without root's rights."""
+    prefix = ("unshare", "--user", "--map-user=54321")
+    if not shutil.which("unshare") or subprocess.run([*prefix, "true"], capture_output=True).returncode:
+        pytest.skip("needs user namespaces")
+    return prefix
+
+
+def test_neither_a_home_folder_nor_a_user_name(nobody: tuple[str, ...]):
+    environment = ("env", "--unset=HOME", "--unset=XDG_CACHE_HOME", "--unset=PADDLE_ATTN_CACHE")
+    reason = "the user has no home folder; set PADDLE_ATTN_CACHE to a folder"
+    assert_the_reference_forms(reason, Path(), PROGRAM, (*environment, *nobody))
+
+
+@pytest.mark.parametrize("mode", [0o500, 0o000], ids=oct)
+def test_an_empty_cache_that_cannot_be_written(tmp_path: Path, nobody: tuple[str, ...], mode: int):
+    (tmp_path / "cache").mkdir(mode=mode)
+    assert_the_reference_forms("cache cannot be written", tmp_path / "cache", PROGRAM, nobody)
 
 
 @needs_fused
-def test_a_damaged_library_is_removed_and_compiled_again(cache: Path):
-    for library in cache.glob("simam-*"):
-        library.write_bytes(b"damaged")
-    code, names, stderr = finish(start(cache))
-    assert code == 0 and names == [name for name in ops.TABLE if name != "simam"] and COMPILING not in stderr
+def test_a_full_cache_needs_no_right_to_write(cache: Path, nobody: tuple[str, ...]):
+    cache.chmod(0o500)
+    code, names, stderr = finish(start(cache, PROGRAM, nobody))
+    assert code == 0 and names == list(ops.TABLE) and COMPILING not in stderr
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """New files are writable for everybody unless their program prevents it."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_new_cache_is_private(tmp_path: Path):
+    finish(start(tmp_path / "above" / "cache", CXX="false"))
+    assert (tmp_path / "above" / "cache").stat().st_mode & 0o777 == 0o700
+
+
+def replace_by_link(library: Path) -> None:
+    copy = library.with_name("copy")
+    library.rename(copy)
+    library.symlink_to(copy)
+
+
+DAMAGE = {
+    "simam": lambda library: os.truncate(library, library.stat().st_size // 2),
+    "sge": lambda library: library.write_bytes(bytes(library.stat().st_size)),
+    "gate": lambda library: library.write_bytes(b""),
+    "depthwise": replace_by_link,
+    "maxpool": lambda library: library.chmod(0o777),
+    "winograd": lambda library: os.chown(library, os.geteuid() or 54321, -1),
+}
+
+
+@needs_fused
+@pytest.mark.usefixtures("open_umask")
+def test_libraries_that_are_damaged_or_not_ones_own_are_compiled_again(cache: Path):
+    """The first two end a process that loads them with a bus error."""
+    assert {Path(form["cpu"].source).stem for form in ops.TABLE.values()} == set(DAMAGE)
+    for stem, damage in DAMAGE.items():
+        for library in cache.glob(f"{stem}-*"):
+            damage(library)
     code, names, stderr = finish(start(cache))
     assert code == 0 and names == list(ops.TABLE) and COMPILING in stderr
+    for stem in DAMAGE:
+        newest = max(cache.glob(f"{stem}-*"), key=lambda path: path.lstat().st_mtime)
+        assert newest.is_file() and not newest.is_symlink() and newest.stat().st_size > 10_000
+        assert newest.stat().st_uid == os.geteuid() and newest.stat().st_mode & 0o777 == 0o700
+    code, names, stderr = finish(start(cache))
+    assert code == 0 and names == list(ops.TABLE) and COMPILING not in stderr
+
+
+# ---- the sources
+
+
+@needs_fused
+@pytest.mark.slow
+def test_the_sources_compile_without_a_warning(tmp_path: Path):
+    compiler = tmp_path / "c++"
+    compiler.write_text('#!/bin/sh\nexec c++ -Werror "$@"\n')
+    compiler.chmod(0o700)
+    code, names, stderr = finish(start(tmp_path / "cache", CXX=str(compiler), PADDLE_ATTN_OPS="on"))
+    assert code == 0 and names == list(ops.TABLE), stderr
+
+
+# ---- tracing
+
+
+@needs_fused
+@pytest.mark.parametrize("full_graph", [False, True])  # False is the default: bytecode is traced
+def test_a_network_trains_under_to_static(full_graph: bool):
+    x, found = paddle.to_tensor(noise(2, 3, 32, 32)), []
+    net = create_model("cifar_resnet20", "simam", num_classes=4)
+    traced = paddle.jit.to_static(
+        create_model("cifar_resnet20", "simam", num_classes=4), full_graph=full_graph
+    )
+    traced.set_state_dict(net.state_dict())
+    with ops.using("on"):
+        for form in (net, traced):
+            logits = form(x)
+            logits.square().mean().backward()
+            trained = [parameter for parameter in form.parameters() if not parameter.stop_gradient]
+            found.append([logits.numpy(), *(parameter.grad.numpy() for parameter in trained)])
+    for eager, static in zip(*found, strict=True):
+        np.testing.assert_allclose(static, eager, rtol=1e-3, atol=1e-4 * max(1, np.abs(eager).max()))

@@ -5,8 +5,8 @@
 // A plane is copied into a frame of zeros, so that borders need no special case: one flat loop computes all
 // outputs, and a few unused ones between the rows. Stride 2 computes stride 1 and keeps every second output;
 // its backward puts zeros between the gradients. That is four times the arithmetic for the few layers with
-// stride 2, still far cheaper than the memory traffic. In the gradients, those zeros make NaN of a weight or an
-// input that is not finite, where Paddle's kernel may give Inf or skip it.
+// stride 2, still far cheaper than the memory traffic. In the gradients, those zeros make NaN of a weight or
+// an input that is not finite, where Paddle's kernel may give Inf or skip it.
 #include "common.h"
 
 namespace paddle_attn {

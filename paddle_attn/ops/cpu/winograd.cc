@@ -13,9 +13,9 @@
 //   gradient of w      dw = G' [ (A dy A') . (B' x B) ] G     summed over tiles
 // A band is a number of rows of tiles whose matrices fit into the cache. Each thread processes whole bands.
 //
-// NaN and Inf reach the outputs that they reach in Paddle's convolution. But a tile subtracts its inputs: where
-// Paddle gives Inf, this form may give NaN. A weight that is not finite also makes NaN of the padding's zeros.
-// To give Paddle's Inf would need another pass over every output.
+// NaN and Inf reach the outputs that they reach in Paddle's convolution. But a tile subtracts its inputs:
+// where Paddle gives Inf, this form may give NaN. A weight that is not finite also makes NaN of the zeros of
+// the padding. To give Paddle's Inf would need another pass over every output.
 #include "common.h"
 
 extern "C" void cblas_sgemm(int layout, int trans_a, int trans_b, int m, int n, int k, float alpha,
