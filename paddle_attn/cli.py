@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import re
 import sys
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -88,7 +88,10 @@ def trained_config(arguments: argparse.Namespace) -> Config:
         )
     if arguments.config is None and not path.is_file():
         raise UserError(f"there is no config.yaml beside {weights}: pass the config of the training with -c")
-    return load_config(path, [f"train.output={json.dumps(str(weights.parent))}", *arguments.override])
+    config = load_config(path, arguments.override)
+    if any(override.startswith("train.output=") for override in arguments.override):
+        return config
+    return replace(config, train=replace(config.train, output=str(weights.parent)))
 
 
 def _add_config(parser: Parser, required: bool) -> Parser:

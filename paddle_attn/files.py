@@ -20,6 +20,11 @@ from typing import BinaryIO
 
 from .errors import UserError, escaped
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 _DESCRIPTOR = re.compile(r"/dev/(?:std(?P<name>out|err)|fd/(?P<dev>\d+))|/proc/self/fd/(?P<proc>\d+)")
 _SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers write them into folders they show
 
@@ -131,9 +136,13 @@ def atomic_directory(target: Path, written: Callable[[Path], Iterable[str]]) -> 
     _restore(old, target)
     own = set(written(target)) if target.is_dir() and files_below(target) else set()
     _check_replaceable(target, own)
-    shutil.rmtree(new, ignore_errors=True)  # left by a killed process
-    new.mkdir()
+    new.mkdir(exist_ok=True)
+    lock = lock_folder(new)
+    if lock is None:
+        raise UserError(f"another process is writing to {target}: wait for its end, or choose another folder")
     try:
+        for entry in new.iterdir():  # left by a killed process
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         yield new
         _check_replaceable(target, own)  # again, as the block can take minutes
         if target.exists():
@@ -142,6 +151,33 @@ def atomic_directory(target: Path, written: Callable[[Path], Iterable[str]]) -> 
     finally:
         _restore(old, target)
         shutil.rmtree(new, ignore_errors=True)
+        unlock_folder(lock)
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Lock a folder against other processes and other calls. Returns the lock for `unlock_folder`, None when
+    it is taken.
+
+    The lock belongs to the open folder: it ends with a killed process and moves with a renamed folder. Where
+    the system has no such locks, every call succeeds.
+    """
+    if fcntl is None:
+        return -1
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:  # a file system without locks
+        pass
+    return descriptor
+
+
+def unlock_folder(lock: int) -> None:
+    """Release a lock of `lock_folder`."""
+    if lock >= 0:
+        os.close(lock)
 
 
 def _check_replaceable(target: Path, own: set[str]) -> None:

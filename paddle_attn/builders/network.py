@@ -73,7 +73,9 @@ def load_trained(config: Config, weights: str | Path) -> tuple[nn.Layer, list[st
     _check_trained_config(config, weights)
     class_list = weights.with_name("classes.txt")
     if class_list.is_file():
-        classes = class_list.read_text(encoding="utf-8").splitlines()
+        classes = class_list.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        if not classes or any(not name.isprintable() for name in classes):
+            raise UserError(f"{class_list} is damaged: expected the name of a class in each line, as UTF-8")
     else:
         classes = make_loader(config, "eval").dataset.classes
     without_pretrained = dataclasses.replace(config.model, pretrained=False)

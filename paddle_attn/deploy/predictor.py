@@ -53,9 +53,12 @@ class Predictor:
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Run the network on preprocessed images: float32 `[N, 3, H, W]` to `[N, num_classes]`.
 
-        Raises: UserError when the network has another number of classes than `inference.yml`.
+        Raises: UserError for another shape, and when the network has another number of classes than
+            `inference.yml`.
         """
         images = np.ascontiguousarray(images, "float32")
+        if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:  # the engine would crash
+            raise UserError(f"expected images [N, 3, H, W], found an array of shape {list(images.shape)}")
         with self._engine_lock:
             probabilities = self._engine.run(images)
         if probabilities.shape[1] != len(self.classes):

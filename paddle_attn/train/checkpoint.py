@@ -30,7 +30,10 @@ def write_checkpoint(tree: Any, path: Path) -> None:
     tensors: dict[str, np.ndarray] = {}
     text = json.dumps(_split(tree, "", tensors))
     header = {"format": FORMAT, "tree": text, "sha256": _digest(text, tensors)}
-    atomic_write(path, lambda part: safetensors.numpy.save_file(tensors, part, metadata=header))
+    try:
+        atomic_write(path, lambda part: safetensors.numpy.save_file(tensors, part, metadata=header))
+    except safetensors.SafetensorError as error:  # a full disk
+        raise UserError(f"cannot write the checkpoint {path}: {error}") from None
 
 
 def read_checkpoint(path: Path) -> Any:
@@ -52,14 +55,15 @@ def read_checkpoint(path: Path) -> Any:
         raise _damaged(path, "a wrong checksum")
     try:
         return _join(json.loads(header["tree"]), tensors)
-    except (ValueError, KeyError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise _damaged(path, type(error).__name__) from None
 
 
 def _damaged(path: Path, found: str) -> UserError:
     return UserError(
         f"{path} is damaged or not a checkpoint of this version: "
-        f"expected one that tools/train.py wrote, found {found}; remove it to start again"
+        f"expected one that tools/train.py wrote, found {found}; "
+        "train without --resume to move this run aside"
     )
 
 

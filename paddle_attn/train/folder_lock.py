@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows: runs there are not protected from each other
-    fcntl = None
+from ..errors import UserError
+from ..files import lock_folder, unlock_folder
 
 
 class FolderLock:
-    """Locks folders until the block ends.
-
-    A lock belongs to the open folder: it ends with a killed process and moves with a renamed folder.
-    """
+    """Holds the locks of a run until the block ends: of its folder, and of an earlier run's."""
 
     def __init__(self):
-        self._folders: list[int] = []
+        self._locks: list[int] = []
 
     def acquire(self, folder: Path) -> str:
         """Lock an existing folder. Returns '' or, when another run has locked it, the error message."""
-        if fcntl is None:
-            return ""
-        descriptor = os.open(folder, os.O_RDONLY)
-        self._folders.append(descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        lock = lock_folder(folder)
+        if lock is None:
             return f"another run is writing to {folder}: wait for its end, or choose another train.output"
-        except OSError:  # a file system without locks
-            return ""
+        self._locks.append(lock)
         return ""
+
+    def check(self, folder: Path) -> None:
+        """Raise UserError when the folder that was locked last is no longer at its place."""
+        lock = self._locks[-1] if self._locks else -1
+        try:
+            is_there = lock < 0 or os.path.samestat(os.fstat(lock), os.stat(folder))
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            raise UserError(
+                f"{folder} was moved or deleted while this run wrote to it: expected it to stay; "
+                "resume the run from where the folder is now"
+            )
 
     def __enter__(self) -> FolderLock:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for descriptor in self._folders:
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
-        self._folders = []
+        for lock in self._locks:
+            unlock_folder(lock)
+        self._locks = []

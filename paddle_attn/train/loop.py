@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 import math
 import random
+import shlex
 import signal
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -44,6 +46,9 @@ from .signals import StopSignal
 from .state import EpochMetrics, EpochProgress, TrainState
 
 OnStep = Callable[[TrainState], None]
+
+# Paddle's seed, names and gradient mode belong to the process: a second run in it would change both
+_one_run = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ def fit(config: Config, console: Console | None = None, on_step: OnStep | None =
     train = config.train
     # a checkpoint names the optimiser's tensors as a new process would, hence the guard
     with (
+        only_run_of_the_process(),
         StopSignal(is_launched()) as stop,
         ops.using(train.ops),
         paddle.utils.unique_name.guard(),
@@ -113,6 +119,16 @@ def fit(config: Config, console: Console | None = None, on_step: OnStep | None =
             f"best eval top-1 {100 * state.best.eval_top1:.2f} % at epoch {state.best.epoch}: {weights}"
         )
         return state.history
+
+
+@contextlib.contextmanager
+def only_run_of_the_process() -> Iterator[None]:
+    if not _one_run.acquire(blocking=False):
+        raise UserError("another fit() runs in this process: expected one at a time; use a process for each")
+    try:
+        yield
+    finally:
+        _one_run.release()
 
 
 def train_epoch(
@@ -154,7 +170,7 @@ def train_epoch(
         if step + 1 == run.steps:  # saved after the evaluation
             break
         number = stop_requested(run, stop)
-        if number or (train.checkpoint_steps and (step + 1) % train.checkpoint_steps == 0):
+        if number or is_checkpoint_step(run.config, step + 1):
             sum_progress(run)
             if run.processes.is_main:
                 run.folder.save_checkpoint(state)
@@ -226,6 +242,12 @@ def not_learning(state: TrainState, evaluation: Evaluation) -> str:
 # ---- the parts of a step
 
 
+def is_checkpoint_step(config: Config, step: int) -> bool:
+    """Whether the update after this step is the first at or after a multiple of `train.checkpoint_steps`."""
+    every, before = config.train.checkpoint_steps, max(0, step - config.optim.accumulate)
+    return every is not None and step // every > before // every
+
+
 def loss_weight(run: Run, step: int) -> float:
     """This batch's part of the images of its update, so that gradients are averaged over images, not over
     batches.
@@ -268,7 +290,8 @@ def stopped(run: Run, number: int, where: str) -> Stopped:
     """The exception that ends a run which a signal stopped and which is saved."""
     run.processes.barrier()  # the main process has saved: the launcher ends all when one of them ends
     launcher = "" if run.processes.world_size == 1 else "-m paddle.distributed.launch … "
-    command = f"python {launcher}tools/train.py -c {run.folder.path / 'config.yaml'} --resume"
+    config = shlex.quote(str(run.folder.path / "config.yaml"))
+    command = f"python {launcher}tools/train.py -c {config} --resume"
     name = signal.Signals(number).name
     return Stopped(f"{name} {where}, all is saved; continue with: {command}", number)
 
@@ -307,7 +330,7 @@ def prepare(config: Config, console: Console, lock: FolderLock) -> Run:
     classes = loader.dataset.classes
     check_same_classes(config, classes, eval_loader.dataset.classes)
 
-    folder = RunFolder(config, classes, processes.world_size)
+    folder = RunFolder(config, classes, processes.world_size, lock)
     resume = train.resume not in (False, "false") and folder.has_checkpoint()
     network = make_start_network(config, len(classes), resume)
     schedule = make_schedule(optim, train.epochs, len(loader), processes.world_size)
@@ -321,7 +344,7 @@ def prepare(config: Config, console: Console, lock: FolderLock) -> Run:
         ema=ExponentialMovingAverage(network, optim.ema_decay) if optim.ema_decay else None,
         scaler=paddle.amp.GradScaler() if train.amp else None,
     )
-    resume_or_start(folder, state, resume, processes, console, lock)
+    resume_or_start(folder, state, resume, processes, console)
 
     loss = ClassificationLoss(optim.label_smoothing)
     with hide_paddle_flags():
@@ -345,6 +368,8 @@ def check_gpu_options(train: TrainConfig, device: str) -> None:
 
 def check_output(config: Config) -> None:
     """The folder of a run is renamed when another run starts in it: nothing else may be in it."""
+    if "\0" in config.train.output + config.data.root:
+        raise UserError("train.output and data.root must be paths, found a NUL character in one of them")
     paths = Path(config.train.output), Path(config.data.root), Path.cwd()
     for real in (Path.absolute, Path.resolve):  # as written, and where links lead
         output, data, working = map(real, paths)
@@ -389,10 +414,9 @@ def resume_or_start(
     resume: bool,
     processes: ProcessGroup,
     console: Console,
-    lock: FolderLock,
 ) -> None:
     """Lock the run's folder, then restore its checkpoint, or move an earlier run aside."""
-    if error := processes.first_error(folder.lock(lock) if processes.is_main else ""):
+    if error := processes.first_error(folder.lock() if processes.is_main else ""):
         raise UserError(error)
     if resume:
         if note := folder.restore(state):
@@ -406,9 +430,9 @@ def resume_or_start(
             f"the processes found different checkpoints: "
             f"expected {folder.path} to be the same folder for all of them"
         )
-    if not resume and processes.is_main and folder.has_checkpoint():
+    if not resume and processes.is_main and folder.has_run():
         console.print(f"the earlier run in {folder.path} was moved to {folder.move_aside()}", soft_wrap=True)
-        if error := folder.lock(lock):
+        if error := folder.lock():
             raise UserError(error)
 
 

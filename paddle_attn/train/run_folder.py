@@ -49,27 +49,38 @@ class RunFolder:
         config: of the run.
         classes: their names, in the network's order.
         world_size: the number of processes, which decides what a step is.
+        lock: holds the folder's lock as long as the run writes.
     """
 
-    def __init__(self, config: Config, classes: Sequence[str], world_size: int = 1):
+    def __init__(
+        self, config: Config, classes: Sequence[str], world_size: int = 1, lock: FolderLock | None = None
+    ):
         self.path = Path(config.train.output)
+        self._lock = lock or FolderLock()
         self._config, self._classes, self._world_size = config, list(classes), world_size
 
     def has_checkpoint(self) -> bool:
         """Whether there is a run to resume."""
         return (self.path / LAST).exists() or (self.path / BEFORE).exists()
 
-    def lock(self, lock: FolderLock) -> str:
+    def has_run(self) -> bool:
+        """Whether the folder holds results of a run, with or without a checkpoint."""
+        results = (LAST, BEFORE, "best.pdparams", "last.pdparams", "history.csv")
+        return any((self.path / name).exists() for name in results)
+
+    def lock(self) -> str:
         """Make the folder and lock it. Returns '' or, when another run has locked it, the error message."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        return lock.acquire(self.path)
+        self.path.resolve().mkdir(
+            parents=True, exist_ok=True
+        )  # a link to a folder that was moved is followed
+        return self._lock.acquire(self.path)
 
     def move_aside(self) -> Path:
         """Rename an earlier run's folder to `<folder>.1`, or the next free number. Returns the new path."""
-        number = 1
-        while (target := self.path.with_name(f"{self.path.name}.{number}")).exists():
+        folder, number = self.path.resolve(), 1  # a link stays, and leads to the new run
+        while (target := folder.with_name(f"{folder.name}.{number}")).exists():
             number += 1
-        self.path.rename(target)
+        folder.rename(target)
         return target
 
     def write_config(self) -> None:
@@ -83,12 +94,14 @@ class RunFolder:
         """Write the network's present weights as `last.pdparams`, and as `best.pdparams` if they are the
         best.
         """
+        self._lock.check(self.path)
         if is_best:
             save_weights(network, self.path / "best.pdparams")
         save_weights(network, self.path / "last.pdparams")
 
     def save_checkpoint(self, state: TrainState) -> None:
         """Write `last.pdstate`; the checkpoint before it becomes `before.pdstate`."""
+        self._lock.check(self.path)
         new = self.path / f"new.{LAST}"
         checkpoint = {
             "fingerprint": self._fingerprint(),
@@ -126,10 +139,10 @@ class RunFolder:
             state.load_state_dict(checkpoint["state"])
         except UserError:
             raise
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except Exception as error:  # Paddle asserts and raises all kinds on a state that does not fit
             raise UserError(
-                f"{path} is not a checkpoint of this network ({error}): "
-                "expected one that tools/train.py wrote; remove it to start again"
+                f"{path} is not a checkpoint of this network ({error or type(error).__name__}): expected one "
+                "that tools/train.py wrote; train without --resume to move this run aside"
             ) from None
 
     def _check_same_run(self, path: Path, fingerprint: dict[str, Any], classes: list[str]) -> None:

@@ -782,3 +782,9 @@ def test_the_exit_code_tells_whether_some_or_all_files_failed(exported, pictures
     assert some.stderr == "error: cannot decode the image notes.txt: it is not an image\n"
     assert tool(*command, "a.png", cwd=pictures).returncode == 0
     assert_one_sentence(tool(*command, "notes.txt", cwd=pictures), "notes.txt")
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 128, 128), (3, 128, 128), (1, 1, 128, 128)])
+def test_arrays_of_another_shape_are_refused_before_the_engine(exported, shape: tuple[int, ...]):
+    with pytest.raises(UserError, match=r"expected images \[N, 3, H, W\], found an array of shape"):
+        Predictor(exported[1]).probabilities(np.zeros(shape, "float32"))

@@ -24,6 +24,8 @@ from paddle_attn.config import AugmentConfig, Config, ModelConfig, OptimConfig, 
 from paddle_attn.errors import Stopped, UserError
 from paddle_attn.models import MODELS
 from paddle_attn.train import EpochMetrics, TrainState, evaluate, evaluate_config, fit
+from paddle_attn.train.checkpoint import read_checkpoint
+from paddle_attn.train.folder_lock import FolderLock
 from paddle_attn.train.signals import StopSignal
 from paddle_attn.weights import read_weights
 
@@ -384,22 +386,78 @@ def test_the_config_of_a_run_does_not_ask_to_resume(split_data: Path, tmp_path: 
 
 
 def test_two_runs_in_one_folder_are_refused_and_a_dead_one_keeps_no_lock(split_data: Path, tmp_path: Path):
-    config = config_for(split_data, tmp_path / "run")
-    errors = []
-
-    def start_another(state: TrainState) -> None:
-        if not errors:
-            for resume in (False, True):
-                with pytest.raises(UserError, match="another run is writing to") as error:
-                    fit(changed(config, train={"resume": resume}), QUIET)
-                errors.append(error)
-            die()
-
-    fit(changed(config, train={"epochs": 1}), QUIET)
+    config = config_for(split_data, tmp_path / "run", epochs=1)
+    fit(config, QUIET)
+    with FolderLock() as another:
+        assert another.acquire(tmp_path / "run") == ""
+        for resume in (False, True):
+            with pytest.raises(UserError, match="another run is writing to"):
+                fit(changed(config, train={"epochs": 3, "resume": resume}), QUIET)
+    assert not (tmp_path / "run.1").exists()
     with pytest.raises(Death):
-        fit(changed(config, train={"resume": True}), QUIET, on_step=start_another)
-    assert len(errors) == 2 and not (tmp_path / "run.1").exists()
-    assert len(fit(changed(config, train={"resume": True}), QUIET)) == 3
+        fit(changed(config, train={"epochs": 3, "resume": True}), QUIET, on_step=at_update(1, die))
+    assert len(fit(changed(config, train={"epochs": 3, "resume": True}), QUIET)) == 3
+
+
+def test_a_second_run_in_the_process_is_refused(split_data: Path, tmp_path: Path):
+    config = config_for(split_data, tmp_path / "run", epochs=1)
+
+    def start_another() -> None:
+        fit(config_for(split_data, tmp_path / "other", epochs=1), QUIET)
+
+    with pytest.raises(UserError, match="another fit"):
+        fit(config, QUIET, on_step=at_update(1, start_another))
+    assert not (tmp_path / "other").exists() and len(fit(config, QUIET)) == 1
+
+
+@pytest.mark.parametrize("fate", ["moved", "deleted"])
+def test_a_folder_that_is_moved_or_deleted_meanwhile_stops_the_run(
+    split_data: Path, tmp_path: Path, fate: str
+):
+    import shutil
+
+    def lose() -> None:
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        if fate == "deleted":
+            shutil.rmtree(tmp_path / "elsewhere")
+
+    with pytest.raises(UserError, match="was moved or deleted while this run wrote to it"):
+        fit(config_for(split_data, tmp_path / "run"), QUIET, on_step=at_update(4, lose))
+    assert not (tmp_path / "run" / "last.pdparams").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_results_without_a_checkpoint_are_moved_aside(split_data: Path, tmp_path: Path, resume: bool):
+    config = config_for(split_data, tmp_path / "run", epochs=1)
+    fit(config, QUIET)
+    best = (tmp_path / "run" / "best.pdparams").read_bytes()
+    (tmp_path / "run" / "last.pdstate").unlink()
+    fit(changed(config, train={"seed": 5, "resume": resume}), QUIET)
+    assert (tmp_path / "run.1" / "best.pdparams").read_bytes() == best
+
+
+def test_an_output_that_is_a_link_stays_one(split_data: Path, tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "real")
+    config = config_for(split_data, tmp_path / "run", epochs=1)
+    fit(config, QUIET)
+    fit(changed(config, train={"seed": 5}), QUIET)
+    assert (tmp_path / "run").is_symlink()
+    assert (tmp_path / "real" / "best.pdparams").exists() and (tmp_path / "real.1" / "best.pdparams").exists()
+
+
+def test_checkpoints_inside_an_epoch_are_as_many_with_accumulation(split_data: Path, tmp_path: Path):
+    """24 steps of an image each, an update every 5 steps: saved at 5, 10, 15, 20 for a checkpoint every 3."""
+    config = config_for(split_data, tmp_path / "run", epochs=1, batch_size=1, checkpoint_steps=3)
+    config = changed(config, optim={"accumulate": 5}, model={"name": "cifar_resnet20"}, data={"size": 32})
+    saved = []
+    state_file = tmp_path / "run" / "last.pdstate"
+
+    def on_step(state: TrainState) -> None:  # before this update's own checkpoint
+        saved.append(read_checkpoint(state_file)["state"]["progress"]["step"] if state_file.exists() else 0)
+
+    fit(config, QUIET, on_step=on_step)
+    assert saved == [0, 5, 10, 15, 20]
 
 
 @pytest.mark.parametrize("place", ["data", "data/split", "data/split/train", "data/split/runs/one", "."])
@@ -506,9 +564,11 @@ def test_a_second_signal_acts_at_once():
 
 
 def test_the_cifar_recipe_runs_on_a_small_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_cifar(tmp_path, monkeypatch)
+    data = tmp_path / "data"
+    data.mkdir()
+    write_cifar(data, monkeypatch)
     changes = ["train.epochs=3", "train.batch_size=20", "optim.milestones=[1, 2]", "optim.lr=0.05"]
-    places = [f"data.root={tmp_path}", f"train.output={tmp_path / 'run'}"]
+    places = [f"data.root={data}", f"train.output={tmp_path / 'run'}"]
     config = load_config(ROOT / "configs" / "cifar" / "resnet20_simam.yaml", [*changes, *places])
     history = fit(config, QUIET)
     assert [metrics.lr for metrics in history] == pytest.approx([0.05, 0.005, 0.0005])
@@ -517,10 +577,11 @@ def test_the_cifar_recipe_runs_on_a_small_archive(tmp_path: Path, monkeypatch: p
 
 
 def test_the_imagenet_recipe_runs_on_a_small_folder_with_val(tmp_path: Path):
-    make_images(tmp_path / "train", per_class=4)
-    make_images(tmp_path / "val", per_class=2)
+    data = tmp_path / "data"
+    make_images(data / "train", per_class=4)
+    make_images(data / "val", per_class=2)
     changes = ["train.epochs=1", "train.batch_size=4", "data.size=64", "data.workers=0"]
-    places = [f"data.root={tmp_path}", f"train.output={tmp_path / 'run'}"]
+    places = [f"data.root={data}", f"train.output={tmp_path / 'run'}"]
     config = load_config(ROOT / "configs" / "imagenet" / "resnet18_simam.yaml", [*changes, *places])
     (metrics,) = fit(config, QUIET)
     assert math.isfinite(metrics.train_loss) and metrics.lr == 0.1

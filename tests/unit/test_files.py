@@ -247,3 +247,16 @@ def test_a_checksum_is_that_of_the_content(tmp_path: Path):
     (tmp_path / "x").write_bytes(content)
     assert checksum(tmp_path / "x") == hashlib.sha256(content).hexdigest()
     assert checksum(tmp_path / "x", "md5") == hashlib.md5(content).hexdigest()
+
+
+def test_two_writers_of_one_folder_are_refused_and_the_first_one_wins(tmp_path: Path):
+    target = tmp_path / "target"
+    with atomic_directory(target, lambda folder: ["new"]) as first:
+        (first / "new").write_text("first")
+        with (
+            pytest.raises(UserError, match="another process is writing to"),
+            atomic_directory(target, lambda folder: ["new"]),
+        ):
+            pass
+    assert (target / "new").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
