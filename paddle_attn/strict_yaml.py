@@ -185,9 +185,14 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_yaml_int(self, node):
-        value = super().construct_yaml_int(node)
+        value, problem = super().construct_yaml_int(node), ""
         if abs(value) >= 2**63:
             problem = "a whole number of more than 63 bits"
+        elif re.match(
+            r"[-+]?0[0-7_]|.*:", node.value
+        ):  # 010 is 8 in YAML 1.1 and 10 in 1.2; 1:30 is 90 in 1.1
+            problem = f"{node.value}, which YAML 1.1 reads in base 8 or 60: expected a decimal number"
+        if problem:
             raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return value
 

@@ -177,6 +177,8 @@ def test_overrides_go_through_the_same_check(tmp_path: Path):
         ("model: {name: a, name: b}", [], "is not valid YAML at line 1: the key 'name' is given twice"),
         ("model: {name: ", [], "is not valid YAML"),
         ("optim: {lr: -" + "1" * 400 + "}", [], "a whole number of more than 63 bits"),
+        ("", ["train.epochs=010"], "010, which YAML 1.1 reads in base 8 or 60"),
+        ("train: {epochs: 1:30}", [], "1:30, which YAML 1.1 reads in base 8 or 60"),
         ("train: {device: 0x" + "f" * 5000 + "}", [], "a whole number of more than 63 bits"),
         (
             "model: &a {name: towernet}\ndata: *a",
