@@ -304,7 +304,7 @@ def load(
     """Read one pickle from a seekable file, and leave the file at the pickle's end.
 
     Args:
-        allowed: what stands for each `(module, name)` that the pickle may use.
+        allowed: the replacement of each `(module, name)` that the pickle may use.
         persistent_load: resolves persistent ids, as PyTorch's storages have; None refuses them.
 
     Raises: RefusedFile, or any error that a damaged pickle causes.

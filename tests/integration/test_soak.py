@@ -82,8 +82,16 @@ def test_an_output_folder_that_cannot_be_created_is_one_sentence(split_data: Pat
 
 def test_a_signal_to_the_process_group_lets_the_loaders_finish_the_step(split_data: Path, tmp_path: Path):
     train = command(split_data, tmp_path / "run", 1000, "data.workers=1", "optim.accumulate=3")
+    steps = tmp_path / "run" / "steps.csv"
+
+    def is_inside_the_second_epoch() -> bool:
+        """The loaders leave the process group when an epoch starts: the signal comes after a step of it."""
+        return (tmp_path / "run" / "history.csv").exists() and steps.read_text().count("\n") >= first + 2
+
     with started(train, start_new_session=True) as process:
         wait_until((tmp_path / "run" / "last.pdstate").exists, process)
+        first = steps.read_text().count("\n")
+        wait_until(is_inside_the_second_epoch, process)
         os.killpg(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=HANG)
     assert process.returncode == 143, errors
