@@ -70,9 +70,8 @@ class RunFolder:
 
     def lock(self) -> str:
         """Make the folder and lock it. Returns '' or, when another run has locked it, the error message."""
-        self.path.resolve().mkdir(
-            parents=True, exist_ok=True
-        )  # a link to a folder that was moved is followed
+        # resolved: a link may lead to a folder that was just moved aside
+        self.path.resolve().mkdir(parents=True, exist_ok=True)
         return self._lock.acquire(self.path)
 
     def move_aside(self) -> Path:
