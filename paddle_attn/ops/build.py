@@ -157,7 +157,7 @@ def _environment(compiler: str) -> str:
     machine = runtime.this_machine()
     version = _run([compiler, "--version"])
     headers = [path.read_text(encoding="utf-8") for path in sorted(SOURCES.rglob("*.h"))]
-    parts = [paddle.__version__, paddle.version.commit, version, *FLAGS, *LIBRARIES]
+    parts = [paddle.__version__, paddle.version.commit, str(PADDLE), version, *FLAGS, *LIBRARIES]
     return "\0".join([*parts, machine.vendor, *sorted(machine.flags), *headers])
 
 
@@ -188,6 +188,7 @@ def _compile(compiler: str, folder: Path, source: str, name: str) -> Path | Buil
     """Compile in a temporary folder, flush, then rename: other processes find a whole library or none."""
     include, libs = PADDLE / "include", PADDLE / "libs"
     folders = [
+        f"-ffile-prefix-map={SOURCES}=.",  # two clones compile the same bytes
         f"-isystem{include}",  # no warnings about Paddle's headers
         f"-isystem{include / 'third_party'}",
         f"-I{SOURCES}",

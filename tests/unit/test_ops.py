@@ -613,6 +613,20 @@ def test_one_message_announces_that_several_sources_are_compiled(cache: Path):
 
 
 @needs_fused
+def test_a_clone_in_another_folder_compiles_the_same_libraries(tmp_path: Path, cache: Path):
+    shutil.copytree(
+        ROOT / "paddle_attn", tmp_path / "paddle_attn", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    program = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{PROGRAM}"
+    before = {library.name for library in cache.glob("simam-*")}
+    for library in cache.glob("simam-*"):
+        library.unlink()
+    code, names, stderr = finish(start(cache, program))
+    assert code == 0 and names == list(ops.TABLE) and COMPILING in stderr
+    assert {library.name for library in cache.glob("simam-*")} <= before
+
+
+@needs_fused
 def test_two_processes_that_compile_at_once_leave_whole_libraries(cache: Path):
     before = {library.name for library in cache.iterdir()}
     for library in cache.glob("simam-*"):
