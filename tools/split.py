@@ -28,22 +28,20 @@ def main() -> None:
         metavar="N",
         help="shuffle each class with this seed; default: every fifth file of the sorted class goes to eval",
     )
+    fold = "0 to 4: begin with this file of each class, counted from 0; the five eval parts hold all images"
+    parser.add_argument("--fold", type=int, default=0, metavar="K", help=fold)
     parser.add_argument("--force", action="store_true", help="replace an earlier split")
-    parser.add_argument(
-        "--url",
-        metavar="URL",
-        help="another address of caltech-101.zip; the file must have the same checksum",
-    )
+    url = "another address of caltech-101.zip; the file must have the same checksum"
+    parser.add_argument("--url", metavar="URL", help=url)
     arguments = parser.parse_args()
     with one_sentence_errors():
         from paddle_attn.data.prepare.split import default_folder, make_split
         from paddle_attn.files import shown
 
-        out = arguments.out or default_folder(arguments.source)
-        mirror = {"url": arguments.url} if arguments.url else {}
-        split = make_split(
-            arguments.source, out, arguments.classes, arguments.seed, arguments.force, **mirror
-        )
+        source, fold = arguments.source, arguments.fold
+        out = arguments.out or default_folder(source, fold=fold)
+        options = {"fold": fold} | ({"url": arguments.url} if arguments.url else {})
+        split = make_split(source, out, arguments.classes, arguments.seed, arguments.force, **options)
         for name, count in split.counts.items():
             print(f"{name:24s} {count['train']:6d} train {count['eval']:6d} eval")
         for file, reason in split.skipped.items():

@@ -71,6 +71,37 @@ def test_a_seed_shuffles_reproducibly(tmp_path: Path):
     assert len(found["a"]) == len(found["d"]) == 6
 
 
+def test_five_folds_test_on_every_image_once(tmp_path: Path):
+    images = make_images(tmp_path / "images", per_class=12)
+    tested: list[bytes] = []
+    for fold in range(5):
+        out = tmp_path / f"fold{fold}"
+        split = make_split(str(images), out, fold=fold)
+        parts = [list(tree(out / part).values()) for part in ("train", "eval")]
+        assert sorted(parts[0] + parts[1]) == sorted(tree(images).values())
+        assert split.fold == json.loads((out / "split.json").read_text())["fold"] == fold
+        tested += parts[1]
+    assert sorted(tested) == sorted(tree(images).values())
+
+
+def test_fold_0_is_the_split_without_folds(tmp_path: Path):
+    images = make_images(tmp_path / "images")
+    for name, options in (("without", {}), ("with", {"fold": 0})):
+        make_split(str(images), tmp_path / name, **options)
+    assert tree(tmp_path / "with") == tree(tmp_path / "without")
+    record = json.loads((tmp_path / "with" / "split.json").read_text())
+    assert record["rule"] == "every 5th file of each sorted class to eval"
+
+
+def test_a_fold_needs_an_image_of_each_class_and_a_number_that_exists(tmp_path: Path):
+    images = make_images(tmp_path / "images", per_class=4)
+    with pytest.raises(UserError, match=r"'blue' has 4 usable images, expected at least 5.*eval of fold 4"):
+        make_split(str(images), tmp_path / "out", fold=4)
+    with pytest.raises(UserError, match="fold must be at least 0 and at most 4, found 5"):
+        make_split(str(images), tmp_path / "out", fold=5)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_photographs_give_1447_and_370_images(photos: Path, tmp_path: Path):
     split = make_split(str(photos), tmp_path / "split")
     assert split.classes == sorted(CALTECH_16)
@@ -612,6 +643,14 @@ def test_the_command_names_the_folder_after_the_source_and_prints_its_option(tmp
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "train on it with: -o data.root=datasets/flowers"
     assert (tmp_path / "datasets" / "flowers" / "split.json").exists()
+
+
+def test_the_command_names_the_folders_of_the_other_folds_after_them(tmp_path: Path):
+    make_images(tmp_path / "flowers")
+    result = tool("split", "--source", "flowers", "--fold", 3, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "train on it with: -o data.root=datasets/flowers-fold3"
+    assert "beginning with file 4" in result.stdout
 
 
 def test_the_command_escapes_what_is_not_printable(tmp_path: Path):

@@ -19,7 +19,7 @@ from ...files import atomic_directory, files_below, read_regular, shown
 from ..images import ImageError, check_class_name, is_clutter, list_images, list_images_and_links, load_image
 from .sources import ARCHIVES, CALTECH_SHA1, CALTECH_URL, find_source, locate, photographs
 
-EVERY = 5  # one image in five goes to eval
+EVERY = 5  # one image in five goes to eval, so there are five folds
 LEVELS = np.arange(256) / 255  # the values of the 256 bins of a histogram
 MAX_NAME_BYTES = 200  # of a file; file systems support 255
 RECORD = "split.json"
@@ -34,6 +34,7 @@ class Split:
     counts: dict[str, dict[str, int]]  # class: {'train': n, 'eval': n}
     source: str
     rule: str
+    fold: int  # 0 to 4: which fifth of each class went to eval
     mean: list[float]  # of R, G and B in 0..1 over the training images; every image has the same weight
     std: list[float]
     skipped: dict[str, str]  # file: reason
@@ -53,14 +54,19 @@ class _Checked:
     mean_square: np.ndarray
 
 
-def default_folder(source: str | None, datasets: str | Path = "datasets") -> Path:
+def default_folder(source: str | None, datasets: str | Path = "datasets", fold: int = 0) -> Path:
     """The folder of a split: named after the source, but `caltech101-16` for the photographs of the notebook.
 
     Those are the download and what `datasets` holds as `Images.zip` or `Images/`. Configs expect them there.
+    The name ends in `-foldK` for the folds 1 to 4.
 
     Raises: UserError when `source` does not exist.
     """
-    datasets = Path(datasets)
+    folder = _folder_of_fold_0(source, Path(datasets))
+    return folder.with_name(f"{folder.name}-fold{fold}") if fold else folder
+
+
+def _folder_of_fold_0(source: str | None, datasets: Path) -> Path:
     path = locate(source, datasets)
     if path is None:
         return datasets / "demo"
@@ -85,6 +91,7 @@ def make_split(
     datasets: str | Path = "datasets",
     url: str = CALTECH_URL,
     sha1: str = CALTECH_SHA1,
+    fold: int = 0,
 ) -> Split:
     """Make the split. `out` appears complete at the end; after an error it is as before. A link is followed.
 
@@ -94,11 +101,16 @@ def make_split(
         classes: the classes to use; None for all, or for the sixteen of the download.
         seed: shuffles each class; None sends every fifth file of the sorted class to eval.
         force: replace an earlier split.
+        fold: 0 to 4, the first file of each class that goes to eval, before every fifth after it. The eval
+            parts of the five folds hold every image once.
 
     Raises: UserError when `out` exists, or with `force` holds a file that no split wrote, when source and
-    `out` contain one another, when there are no images, or when fewer than two of a class decode.
+    `out` contain one another, when there are no images, or when too few of a class decode for one in each
+    part.
     """
-    out = default_folder(source, datasets) if out is None else Path(out)
+    if fold not in range(EVERY):
+        raise UserError(f"the fold must be at least 0 and at most {EVERY - 1}, found {fold}")
+    out = default_folder(source, datasets, fold) if out is None else Path(out)
     if path := locate(source, Path(datasets)):
         _check_apart(path, out)
     if not force and out.is_dir() and any(out.iterdir()):
@@ -106,6 +118,8 @@ def make_split(
     rule = f"one in {EVERY} to eval, shuffled with seed {seed}"
     if seed is None:
         rule = f"every {EVERY}th file of each sorted class to eval"
+    if fold:
+        rule += f", beginning with file {fold + 1}"
     with atomic_directory(out, _recorded_files) as target:
         work = target / ".work"
         work.mkdir()
@@ -116,10 +130,10 @@ def make_split(
                 if path.is_symlink():
                     _check_apart(path, out)
         put = shutil.move if found.temporary else shutil.copyfile
-        counts, skipped, mean, std = _distribute(folders, target, seed, put)
+        counts, skipped, mean, std = _distribute(folders, target, seed, fold, put)
         shutil.rmtree(work)
         files = [*files_below(target), RECORD]
-        split = Split(list(counts), counts, found.name, rule, mean, std, skipped, files)
+        split = Split(list(counts), counts, found.name, rule, fold, mean, std, skipped, files)
         record = json.dumps(dataclasses.asdict(split), indent=2, ensure_ascii=False)
         (target / RECORD).write_text(record + "\n", encoding="utf-8")
     return split
@@ -182,7 +196,11 @@ def _class_folders(root: Path, wanted: list[str] | None) -> dict[str, Path]:
 
 
 def _distribute(
-    folders: dict[str, Path], target: Path, seed: int | None, put: Callable[[Path, Path], object]
+    folders: dict[str, Path],
+    target: Path,
+    seed: int | None,
+    fold: int,
+    put: Callable[[Path, Path], object],
 ) -> tuple[dict[str, dict[str, int]], dict[str, str], list[float], list[float]]:
     """Check every image and `put` it into train/ or eval/.
 
@@ -194,10 +212,11 @@ def _distribute(
     for name, folder in track(folders.items(), description="checking images", transient=True):
         images, reasons = _check_images(folder)
         skipped |= reasons
-        if len(images) < 2:
+        if len(images) < max(2, fold + 1):
+            of_fold = f" of fold {fold}" if fold else ""
             raise UserError(
-                f"the class '{name}' has {len(images)} usable images, expected at least 2, "
-                "one for training and one for eval"
+                f"the class '{name}' has {len(images)} usable images, expected at least {max(2, fold + 1)}, "
+                f"one for training and one for eval{of_fold}"
             )
         if seed is not None:
             random.Random(f"{seed} {name}").shuffle(images)
@@ -205,7 +224,7 @@ def _distribute(
         for part in ("train", "eval"):
             (target / part / name).mkdir(parents=True)
         for index, image in enumerate(images):
-            part = "eval" if index % EVERY == 0 else "train"
+            part = "eval" if index % EVERY == fold else "train"
             counts[name][part] += 1
             put(image.file, _unused(target / part / name / _file_name(image.file.relative_to(folder))))
             if part == "train":
