@@ -34,6 +34,7 @@ _ROOMS = (
     "files",
     "models",
     "ops",
+    "plotting",
     "runtime",
     "train",
     "weights",

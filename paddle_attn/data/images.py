@@ -57,6 +57,17 @@ def list_images_and_links(folder: Path) -> tuple[list[Path], list[Path]]:
     return sorted(map(Path, images)), sorted(map(Path, links))
 
 
+def find_images(path: Path) -> list[Path | UserError]:
+    """The images of an input, a file or a folder searched at any depth; else the error to report."""
+    if path.is_dir():
+        return list_images(path) or [
+            UserError(f"the folder {path} contains no images: expected at least one, at any depth")
+        ]
+    if path.exists():
+        return [path]
+    return [UserError(f"{path} does not exist: expected an image or a folder of images")]
+
+
 def check_class_name(name: str, folder: Path) -> None:
     """Raises UserError for the name of a class folder that does not fit on a line of a text file."""
     if any(unicodedata.category(character) in FORBIDDEN_CATEGORIES for character in name):

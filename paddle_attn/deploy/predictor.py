@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..data.images import list_images, load_image, to_rgb
+from ..data.images import find_images, load_image, to_rgb
 from ..errors import UserError
 from ..runtime import default_threads, this_machine
 from .description import DESCRIPTION, read_description
@@ -141,19 +141,9 @@ def _find_images(inputs: Input | Sequence[Input]) -> Iterator[Source]:
     single = isinstance(inputs, (str, os.PathLike, Image.Image, np.ndarray))
     for number, item in enumerate([inputs] if single else inputs, 1):
         if isinstance(item, (str, os.PathLike)):
-            yield from _find_files(Path(item))
+            yield from find_images(Path(item))
         else:
             yield _from_memory(item, number)
-
-
-def _find_files(path: Path) -> Iterable[Path | UserError]:
-    if path.is_dir():
-        return list_images(path) or [
-            UserError(f"the folder {path} contains no images: expected at least one, at any depth")
-        ]
-    if path.exists():
-        return [path]
-    return [UserError(f"{path} does not exist: expected an image or a folder of images")]
 
 
 def _from_memory(image: Any, number: int) -> Image.Image | UserError:

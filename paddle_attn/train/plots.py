@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import logging
-import sys
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure  # not pyplot: no global state, no display
-from matplotlib.ft2font import FT2Font
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-# a font that has the characters will do, also in another weight
-logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+from ..plotting.text import missing_glyphs_are_boxes, plain_text, save, shorten
 
 TRAIN, EVAL = "#7f9bbf", "#c2410c"
 RIGHT, WRONG = "#15803d", "#c2410c"
 MAX_NAMED = 50  # classes with names and counts in the confusion matrix; more become a heat map
 MAX_CELLS = 300  # of a heat map, in a row
-MAX_NAME = 30  # characters of a class name
 TILE, GAP, LINE = 128, 8, 15  # pixels of a grid of samples: an image's side, the space around, a line of text
-BASE_FONT = "DejaVu Sans"  # comes with matplotlib
 
 
 def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
@@ -83,7 +72,7 @@ def plot_confusion(confusion: np.ndarray, classes: Sequence[str], path: Path, ti
         accuracy = np.trace(confusion) / max(confusion.sum(), 1)
         top1 = f"top-1 {100 * accuracy:.2f} % of {confusion.sum()} images"
         figure.suptitle(f"{title}\n{top1}" if title else top1)
-        _save(figure, path)
+        save(figure, path)
 
 
 def _matrix(fractions: np.ndarray, confusion: np.ndarray, names: Sequence[str]) -> Figure:
@@ -159,79 +148,10 @@ def plot_samples(
                 mark, colour = ("✓", RIGHT) if predicted[index] == names[index] else ("✗", WRONG)
                 write(f"{mark} {predicted[index]}", left, top + TILE + LINE + 1, colour)
         canvas = FigureCanvasAgg(figure)
-        with _missing_glyphs_are_boxes():
+        with missing_glyphs_are_boxes():
             canvas.draw()
     grid = np.array(canvas.buffer_rgba())[:, :, :3]
     for image, (left, top) in zip(images, corners, strict=True):
         thumbnail = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.BILINEAR)
         grid[top : top + TILE, left : left + TILE] = thumbnail
     return grid
-
-
-# ---- text in any script
-
-
-def shorten(name: str) -> str:
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
-
-
-def plain_text(texts: Iterable[str]) -> contextlib.AbstractContextManager[None]:
-    """Settings for text in any script: fonts that have its characters, and '$' is no formula."""
-    fonts = find_fonts(frozenset("".join(texts)))
-    return matplotlib.rc_context({"font.family": [BASE_FONT, *fonts], "text.parse_math": False})
-
-
-@functools.cache
-def find_fonts(characters: frozenset[str]) -> tuple[str, ...]:
-    """The families of installed fonts that have the characters which matplotlib's own font lacks.
-
-    Prints a line once per process when no font has them.
-    """
-    base = FT2Font(font_manager.findfont(BASE_FONT))
-    missing = {letter for letter in characters if letter >= " " and not base.get_char_index(ord(letter))}
-    families: list[str] = []
-    while missing:
-        path, found = _best_font(frozenset(missing))
-        if not found:
-            _say_what_to_install()
-            break
-        font_manager.fontManager.addfont(path)
-        families.append(font_manager.FontProperties(fname=path).get_name())
-        missing -= found
-    return tuple(families)
-
-
-@functools.cache
-def _say_what_to_install() -> None:
-    print(
-        "warning: pictures show boxes, because no installed font has all characters of the class names: "
-        "install one, such as the package fonts-noto-cjk for Chinese, Japanese and Korean",
-        file=sys.stderr,
-    )
-
-
-def _best_font(characters: frozenset[str]) -> tuple[str, set[str]]:
-    """The installed font with most of the characters and which it has; if possible regular, sans serif."""
-    best, best_rank, best_found = "", (0, False, False), set()
-    for path in sorted(font_manager.findSystemFonts()):  # not matplotlib's list, which may be an old one
-        try:
-            font = FT2Font(path)
-            found = {letter for letter in characters if font.get_char_index(ord(letter))}
-        except (OSError, RuntimeError):  # a font that FreeType cannot open
-            continue
-        rank = (len(found), font.style_name in ("Regular", "Book", "Medium"), "Serif" not in font.family_name)
-        if "LastResort" not in path and rank > best_rank:  # that font has a box for every character
-            best, best_rank, best_found = path, rank, found
-    return best, best_found
-
-
-@contextlib.contextmanager
-def _missing_glyphs_are_boxes() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # `find_fonts` has said so
-        yield
-
-
-def _save(figure: Figure, path: Path) -> None:
-    with _missing_glyphs_are_boxes():
-        figure.savefig(path, dpi=110)

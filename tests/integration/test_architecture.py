@@ -23,7 +23,7 @@ FLOORS = (
     {"models"},
     {"data"},
     {"weights", "attention"},
-    {"ops"},
+    {"ops", "plotting"},
     ROOT_MODULES,
 )
 PLAIN_ARGUMENTS = {

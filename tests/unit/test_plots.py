@@ -12,10 +12,9 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from PIL import Image
 
+from paddle_attn.plotting.text import _say_what_to_install, find_fonts
 from paddle_attn.train.plots import (
     MAX_NAMED,
-    _say_what_to_install,
-    find_fonts,
     most_confused,
     plot_confusion,
     plot_curves,
