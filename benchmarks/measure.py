@@ -18,7 +18,7 @@ from typing import Any
 from paddle_attn.files import write_text
 
 from .lines import PACKAGES, SIZES, Line, Result, lines
-from .page import machine_of, read, write
+from .page import machine_of, ratio_and_aim, read, write
 
 ROOT = Path(__file__).resolve().parent.parent
 TURN = 0.5  # seconds: a turn takes as many steps as fit, at least one
@@ -137,10 +137,11 @@ def run(
 
 
 def describe(result: Result) -> str:
+    ratio, aim = ratio_and_aim(result)
     missed = "" if result.ratio >= result.aim else ": MISSED"
     return (
         f"{result.what}: {result.ours_ms:.2f} ms, {result.baseline} {result.baseline_ms:.2f} ms, "
-        f"{result.ratio:.2f}× (aim {result.aim:.2f}×{missed})"
+        f"{ratio} (aim {aim}{missed})"
     )
 
 

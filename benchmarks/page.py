@@ -11,11 +11,15 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paddle_attn import runtime
 from paddle_attn.files import atomic_write, write_text
 
 from .lines import SECTIONS, Result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TITLES = {
     "modules": "Modules, forward and backward",
@@ -32,8 +36,10 @@ cost of an attention, of the training loop) are measured in one process, because
 do the same differ as much. *Fused* is a compiled operator, *reference* the same module in plain
 Paddle.
 
-The *aim* of a line is the ratio that this project wants to reach. In the pictures a bar is the measured
-ratio and the black mark the aim; a red bar misses it.
+The *aim* of a line is the ratio that this project wants to reach. In the pictures, each bar starts at
+1×, the speed of the baseline, and ends at the measured ratio: to the right is faster, to the left
+slower. The black mark is the aim, and a red bar misses it. Ratio and aim have two decimals, or more
+where two would make them look equal.
 """
 NOTES = """\
 ## Missed aims, and what was tried
@@ -93,8 +99,8 @@ def write(results: Sequence[Result], out: Path, measured_on: str = "") -> None:
     write_text(out / "performance.md", page(results, by_operator, by_seed, measured_on or machine()))
     for section, title in TITLES.items():
         if rows := [result for result in results if result.section == section]:
-            draw = functools.partial(plot_ratios, rows, title)
-            atomic_write(out / "images" / f"performance_{section}.png", draw)
+            save = functools.partial(ratio_figure(rows, title).savefig, dpi=110)
+            atomic_write(out / "images" / f"performance_{section}.png", save)
 
 
 MADE_BY = "Made by `python tools/benchmark.py` on "
@@ -117,9 +123,19 @@ def table(results: Sequence[Result]) -> str:
     lines = ["| what | ours, ms | baseline | baseline, ms | ratio | aim |", "|---|---|---|---|---|---|"]
     for row in results:
         times = f"{milliseconds(row.ours_ms)} | {row.baseline} | {milliseconds(row.baseline_ms)}"
+        ratio, aim = ratio_and_aim(row)
         missed = "" if row.ratio >= row.aim else " (missed)"
-        lines.append(f"| {row.what} | {times} | {row.ratio:.2f}× | {row.aim:.2f}×{missed} |")
+        lines.append(f"| {row.what} | {times} | {ratio} | {aim}{missed} |")
     return "\n".join([*lines, ""])
+
+
+def ratio_and_aim(result: Result) -> tuple[str, str]:
+    """Both as text: two decimals, or as many as it takes to tell them apart, at most four."""
+    for decimals in (2, 3, 4):
+        ratio, aim = f"{result.ratio:.{decimals}f}×", f"{result.aim:.{decimals}f}×"
+        if ratio != aim:
+            return ratio, aim
+    return f"{result.ratio:.2f}×", f"{result.aim:.2f}×"
 
 
 def operator_table(text: str) -> str:
@@ -174,8 +190,8 @@ def machine() -> str:
     return f"{cpu}, {runtime.this_machine().cores} cores ({', '.join(versions)})"
 
 
-def plot_ratios(results: Sequence[Result], title: str, path: Path) -> None:
-    """Draw a horizontal bar for each ratio on a logarithmic axis, with a mark at its aim."""
+def ratio_figure(results: Sequence[Result], title: str) -> Figure:
+    """A horizontal bar from 1× to each ratio on a logarithmic axis, with a mark at its aim."""
     from matplotlib.figure import Figure  # slow to import, and needed only here
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -183,22 +199,32 @@ def plot_ratios(results: Sequence[Result], title: str, path: Path) -> None:
 
     figure = Figure(figsize=(11, 1.7 + 0.26 * len(results)), layout="constrained")
     axes = figure.subplots()
-    left = min(1.0, *(min(result.ratio, result.aim) for result in results)) / 1.5
+    axes.set_xscale("log")
     for position, result in enumerate(results):
         ratio, aim = result.ratio, result.aim
-        axes.barh(position, ratio - left, left=left, color=REACHED if ratio >= aim else MISSED, height=0.7)
-        axes.plot([aim, aim], [position - 0.42, position + 0.42], color="#222222", linewidth=1.4)
-        axes.text(max(ratio, aim) * 1.03, position, f"{ratio:.2f}", va="center", fontsize=8)
-    axes.axvline(1, color="#999999", linewidth=0.8, linestyle=":")
-    axes.set_xscale("log")
-    right = max(max(result.ratio, result.aim) for result in results)
-    axes.set_xlim(left, right * (right / left) ** 0.08)  # room for the number beside the longest bar
+        axes.barh(position, ratio - 1, left=1, color=REACHED if ratio >= aim else MISSED, height=0.7)
+        axes.plot([aim, aim], [position - 0.42, position + 0.42], color="#222222", linewidth=1.8)
+        number = ratio_and_aim(result)[0]
+        axes.annotate(
+            number,
+            (max(ratio, aim, 1), position),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    axes.axvline(1, color="#aaaaaa", linewidth=0.8, zorder=0)
+    ends = [1.0, *(result.ratio for result in results), *(result.aim for result in results)]
+    span = max(ends) / min(ends)
+    axes.set_xlim(
+        min(ends) / span**0.03, max(ends) * span**0.09
+    )  # room for the number beside the longest bar
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_yticks(range(len(results)), [f"{row.what}; {row.baseline}" for row in results], fontsize=8)
     axes.set_ylim(len(results) - 0.4, -0.6)
-    axes.set_xlabel("times as fast as the baseline, which is named after the semicolon")
+    axes.set_xlabel("times as fast as the baseline, which is named after the semicolon; below 1×: slower")
     key = [
         Patch(color=REACHED, label="reaches its aim"),
         Patch(color=MISSED, label="misses its aim"),
@@ -214,4 +240,4 @@ def plot_ratios(results: Sequence[Result], title: str, path: Path) -> None:
     ]
     figure.legend(handles=key, loc="outside lower right", ncols=3, fontsize=8, frameon=False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    return figure

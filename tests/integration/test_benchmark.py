@@ -212,6 +212,30 @@ def test_csv_page_and_chart_show_the_results(tmp_path: Path):
     assert all(f"(images/{name})" in text for name in pictures)
 
 
+@pytest.mark.parametrize(
+    ("ratio", "aim", "shown"),
+    [
+        (0.9612, 0.9615, ("0.961×", "0.962×")),
+        (0.9802, 0.98, ("0.9802×", "0.9800×")),
+        (1.5, 1.5, ("1.50×", "1.50×")),
+        (0.84, 0.85, ("0.84×", "0.85×")),
+    ],
+)
+def test_a_ratio_and_an_aim_that_differ_look_different(ratio: float, aim: float, shown: tuple[str, str]):
+    assert page.ratio_and_aim(Result("train", "a net", 10.0, "PyTorch", 25.0, ratio, aim)) == shown
+
+
+def test_the_bars_start_at_the_speed_of_the_baseline():
+    """At 1×, with the faster ones to the right and the slower ones to the left."""
+    results = [Result("train", "a net", 10.0, "PyTorch", 25.0, ratio, 1.2) for ratio in (0.5, 1.25, 40.0)]
+    (axes,) = page.ratio_figure(results, "a title").axes
+    assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches] == [
+        (1.0, pytest.approx(result.ratio)) for result in results
+    ]
+    left, right = axes.get_xlim()
+    assert left < 0.5 and right > 40
+
+
 def test_there_are_no_results_without_a_table(tmp_path: Path):
     assert page.read(tmp_path / "performance.csv") == []
 
