@@ -10,7 +10,7 @@ import importlib
 
 __version__ = "0.1.0"
 
-_NAMES = {  # public name: the room that defines it
+_NAMES = {  # public name: the module that defines it
     "Predictor": "deploy",
     "create_attention": "attention",
     "create_model": "models",

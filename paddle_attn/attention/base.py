@@ -48,7 +48,7 @@ class Attention(nn.Layer):
 
         Raises: ValueError when the module adds to its input instead.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} lacks gate(x): define it, or forward(x)")
 
     def forward(self, x: Tensor) -> Tensor:
         return scale(x, self.gate(x))
@@ -59,7 +59,7 @@ class Attention(nn.Layer):
         Every multiplication, addition or function counts one per element. The convolutions and linear layers
         inside are counted apart (`complexity.profile`).
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} lacks macs(height, width), which profile needs")
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:

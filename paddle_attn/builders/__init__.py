@@ -1,6 +1,6 @@
 """From the config to objects: device, preprocessing, batches, network, trained network.
 
-Training, evaluation, export and explanation build the same things from a config here; the rooms below take
+Training, evaluation, export and explanation build the same things from a config here; the packages below take
 plain arguments.
 """
 

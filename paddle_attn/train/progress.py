@@ -13,7 +13,8 @@ from .state import TrainState
 class ProgressBar:
     """A bar over all steps of a run, in a terminal or a notebook; shows nothing elsewhere.
 
-    It takes its place from the state, so a resumed run continues where it stopped.
+    The bar and its percentage count the whole run, top-1 and images per second the current epoch. The bar
+    takes its place from the state, so a resumed run continues where it stopped.
 
     Args:
         console: where it is drawn.
@@ -28,9 +29,10 @@ class ProgressBar:
     ):
         self._epochs, self._steps, self._images_per_step = epochs, steps_per_epoch, images_per_step
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("run"),
             BarColumn(bar_width=None),  # what the other columns leave
             TaskProgressColumn(),
+            TextColumn("{task.description}"),
             TextColumn("{task.fields[metrics]}"),
             console=console,
             transient=True,

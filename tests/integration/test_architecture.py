@@ -15,8 +15,8 @@ from helpers import ROOT
 
 PACKAGE = ROOT / "paddle_attn"
 ROOT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
-# from the top floor down: a room imports rooms on lower floors, never one on its own floor
-FLOORS = (
+# from the top layer down: a package imports packages of lower layers, never one of its own layer
+LAYERS = (
     {"study"},
     {"train", "deploy", "explain"},
     {"builders"},
@@ -43,8 +43,8 @@ SOURCES = {
 OURS = re.compile(r"(?:paddle_attn|tests|benchmarks|reference)(?:[./]\w+)+")  # as a module or as a path
 
 
-def room(module: str) -> str:
-    """`paddle_attn.data.prepare.split` is in the room `data`."""
+def subpackage(module: str) -> str:
+    """`paddle_attn.data.prepare.split` is in the package `data`."""
     return module.split(".")[1]
 
 
@@ -89,20 +89,20 @@ IMPORTS = {module: {*imported(path), *started(path)} for module, path in SOURCES
 RULED = {module: names for module, names in IMPORTS.items() if module != "paddle_attn"}  # it forwards names
 
 
-def test_every_room_has_a_floor():
-    assert {room(module) for module in RULED} <= set().union(*FLOORS)
+def test_every_package_has_a_layer():
+    assert {subpackage(module) for module in RULED} <= set().union(*LAYERS)
 
 
 @pytest.mark.parametrize("module", RULED)
 def test_imports_run_downwards(module: str):
-    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
+    layer = {name: number for number, names in enumerate(LAYERS) for name in names}
     above = [
         name
         for name in RULED[module]
         if name.startswith("paddle_attn.")
-        and room(name) != room(module)
-        and room(name) not in ROOT_MODULES
-        and floor[room(name)] <= floor[room(module)]
+        and subpackage(name) != subpackage(module)
+        and subpackage(name) not in ROOT_MODULES
+        and layer[subpackage(name)] <= layer[subpackage(module)]
     ]
     assert not above, f"{module} imports {', '.join(above)}, which is not below it"
 
@@ -113,18 +113,18 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_attention_imports_operators_and_the_root_alone():
-    rooms = {
-        room(name)
+    packages = {
+        subpackage(name)
         for module, names in RULED.items()
-        if room(module) == "attention"
+        if subpackage(module) == "attention"
         for name in names
         if name.startswith("paddle_attn.")
     }
-    assert rooms - {"attention"} <= {"ops"} | ROOT_MODULES
+    assert packages - {"attention"} <= {"ops"} | ROOT_MODULES
 
 
 def test_networks_and_their_parts_see_no_config():
-    seen_by = {room(module) for module, names in RULED.items() if "paddle_attn.config" in names}
+    seen_by = {subpackage(module) for module, names in RULED.items() if "paddle_attn.config" in names}
     assert "train" in seen_by and not seen_by & PLAIN_ARGUMENTS
 
 
@@ -151,7 +151,7 @@ def test_the_root_and_the_preparation_of_data_need_no_paddle():
 
 
 def test_deploy_needs_no_train():
-    modules = [module for module in RULED if room(module) == "deploy"]
+    modules = [module for module in RULED if subpackage(module) == "deploy"]
     result = in_new_process("paddle_attn.train", *modules)
     assert result.returncode == 0, result.stderr
 
@@ -173,7 +173,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", sorted(f"{path.name}{'/' * path.is_dir()}" for path in visible(PACKAGE)))
-def test_the_page_names_every_room(name: str):
+def test_the_page_names_every_package(name: str):
     assert re.search(rf"(?<![\w/]){re.escape(name)}(?!\w)", PAGE)
 
 

@@ -116,6 +116,18 @@ def test_any_size_and_scale_is_finite(name: str, batch: int, height: int, width:
         assert parameter.stop_gradient or np.isfinite(parameter.grad.numpy()).all()
 
 
+@pytest.mark.parametrize(
+    ("lacking", "use"),
+    [("gate", lambda attn: attn(paddle.ones([1, 4, 2, 2]))), ("macs", lambda attn: attn.macs(2, 2))],
+)
+def test_a_new_module_reports_what_it_must_define(lacking: str, use):
+    class New(Attention):
+        pass
+
+    with pytest.raises(NotImplementedError, match=f"New lacks {lacking}"):
+        use(New(4))
+
+
 def test_a_1x1_map_has_the_gate_of_an_average_neuron():
     x = paddle.randn([2, 64, 1, 1])
     np.testing.assert_allclose(create_attention("simam", 64).gate(x).numpy(), sigmoid(0.5), rtol=1e-6)

@@ -121,7 +121,7 @@ class ListedImages(ImageDataset):
 '''
 
 
-class Door(NamedTuple):
+class ExtensionPoint(NamedTuple):
     file: str  # the new one
     content: str
     registry: str  # the edited file
@@ -130,8 +130,8 @@ class Door(NamedTuple):
     entry: str  # the line in the dictionary
 
 
-DOORS = {
-    "attention": Door(
+EXTENSION_POINTS = {
+    "attention": ExtensionPoint(
         "attention/channel_affine.py",
         ATTENTION,
         "attention/__init__.py",
@@ -139,7 +139,7 @@ DOORS = {
         "from .channel_affine import ChannelAffine",
         '    "channel_affine": ChannelAffine,',
     ),
-    "backbone": Door(
+    "backbone": ExtensionPoint(
         "models/twostages.py",
         BACKBONE,
         "models/__init__.py",
@@ -147,7 +147,7 @@ DOORS = {
         "from . import twostages",
         "    **twostages.MODELS,",
     ),
-    "data set": Door(
+    "data set": ExtensionPoint(
         "data/listed.py",
         DATA_SET,
         "data/datasets.py",
@@ -165,13 +165,13 @@ train: {epochs: 4, batch_size: 8, device: cpu, output: run}
 """
 
 
-def open_door(package: Path, door: Door) -> None:
+def extend(package: Path, point: ExtensionPoint) -> None:
     """Write the new file, and add an import and an entry to the registry."""
-    (package / door.file).write_text(door.content.lstrip(), encoding="utf-8")
-    registry = package / door.registry
+    (package / point.file).write_text(point.content.lstrip(), encoding="utf-8")
+    registry = package / point.registry
     lines = registry.read_text(encoding="utf-8").splitlines()
-    lines.insert(number_of(lines, r"from \.(\w+)? ?import "), door.imported)
-    lines.insert(number_of(lines, rf"{door.dictionary}\b.*= {{") + 1, door.entry)
+    lines.insert(number_of(lines, r"from \.(\w+)? ?import "), point.imported)
+    lines.insert(number_of(lines, rf"{point.dictionary}\b.*= {{") + 1, point.entry)
     registry.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
@@ -185,8 +185,8 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("extended")
     package = folder / "paddle_attn"
     shutil.copytree(ROOT / "paddle_attn", package, ignore=shutil.ignore_patterns("__pycache__"))
-    for door in DOORS.values():
-        open_door(package, door)
+    for point in EXTENSION_POINTS.values():
+        extend(package, point)
     return folder
 
 
@@ -207,14 +207,14 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
-def test_a_door_costs_one_import_and_one_entry(extended: Path, door: Door):
+@pytest.mark.parametrize("point", EXTENSION_POINTS.values(), ids=EXTENSION_POINTS)
+def test_an_extension_costs_one_import_and_one_entry(extended: Path, point: ExtensionPoint):
     before, after = (
-        (folder / "paddle_attn" / door.registry).read_text(encoding="utf-8").splitlines()
+        (folder / "paddle_attn" / point.registry).read_text(encoding="utf-8").splitlines()
         for folder in (ROOT, extended)
     )
     changed = [line for line in difflib.ndiff(before, after) if line[0] in "+-"]
-    assert changed == [f"+ {door.imported}", f"+ {door.entry}"]
+    assert changed == [f"+ {point.imported}", f"+ {point.entry}"]
 
 
 def test_every_command_takes_the_additions(extended: Path, work: Path):
