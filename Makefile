@@ -21,7 +21,7 @@ demo: $(STAMP) $(DEMO)/split.json
 	@echo "Made: $(DEMO)/            the synthetic images, train/ and eval/, and split.json"
 	@echo "      $(RUN)/              best.pdparams, last.pdparams, history.csv, curves.png, metrics.json, confusion.png, predictions.csv, vdl/"
 	@echo "      inference/demo/           inference.json, inference.pdiparams, inference.yml"
-	@echo "Watch the curves with: .venv/bin/visualdl --logdir output"
+	@echo "Watch the curves with: .venv/bin/visualdl --logdir output --language en"
 
 $(DEMO)/split.json: | $(STAMP)
 	$(PY) tools/split.py --source demo --out $(DEMO)

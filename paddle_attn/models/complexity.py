@@ -93,6 +93,8 @@ def tables(progress: Callable[[str], object]) -> str:
         found = profile(create_model("resnet50", attn))
         params, macs = found.params - base.params, found.macs - base.macs
         lines.append(f"| `{attn}` | {found.attn_sites} | {params:,} | {macs / 1e9:.4f} |")
+    replacing = ", ".join(f"`{attn}`" for attn in REPLACEMENTS)
+    lines += ["", f"{replacing} replaces a convolution, so `list_attention()` does not list it."]
     return "\n".join(lines)
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import paddle
 import pytest
 from helpers import COLOURS, ROOT, picture, tool
 
@@ -138,6 +137,8 @@ def test_commands_with_a_config_can_run_in_the_order_of_the_page(page: str):
         overrides = [word for word in words if re.fullmatch(r"[a-z]+\.[a-z_.]+=.*", word)]
         if path.parts[0] == "configs":
             config = load_config(ROOT / path, overrides)
+            if config.model.weights:
+                assert str(Path(config.model.weights).parent) in made, words
         else:
             assert path.name == "config.yaml" and str(path.parent) in made, words
             config = made[str(path.parent)]
@@ -170,10 +171,9 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     preprocess = Preprocess(128, "stretch", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     sample = np.zeros([1, 3, 128, 128], "float32")
     export_model(net, folder / "inference/towernet_simam", preprocess, sorted(COLOURS), sample)
-    paddle.seed(0)
-    paddle_attn.save_weights(
-        paddle_attn.create_model("resnet18", attn="simam"), folder / "resnet18_simam.pdparams"
-    )
+    trained = paddle_attn.create_model("towernet", "simam", num_classes=16)
+    (folder / "output/towernet_simam").mkdir(parents=True)
+    paddle_attn.save_weights(trained, folder / "output/towernet_simam/best.pdparams")
     return folder
 
 
@@ -208,8 +208,9 @@ def test_a_prediction_has_the_keys_that_the_page_names(
 @pytest.mark.slow
 def test_the_tables_of_models_are_what_the_command_prints():
     printed = tool("models").stdout
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
     assert [row for table in tables("docs/models.md")[:2] for row in table] == [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines() if line
+        [cell.strip() for cell in line.strip("|").split("|")] for line in rows
     ]
 
 
@@ -230,7 +231,9 @@ def test_what_the_chinese_readme_links_to_is_in_chinese_or_says_that_it_is_not()
 
 @pytest.mark.parametrize("page", TRANSLATED)
 def test_both_languages_have_the_same_commands(page: str):
-    assert commands(page) == commands(english(page))
+    """Except for the language that VisualDL shows."""
+    ours = [["en" if word == "zh" else word for word in words] for words in commands(page)]
+    assert ours == commands(english(page))
 
 
 @pytest.mark.parametrize("page", TRANSLATED)

@@ -12,52 +12,54 @@ from paddle_attn.files import write_text
 HEAD = """\
 # Reliability
 
-Damaged, unusual and malicious files, and killed runs. Made by
+How the tools handle damaged, unusual and malicious files, and runs that are killed. Made by
 
     python tests/soak/hostile.py
     python tests/soak/kills.py --kills 20
 
-Both write their own data, list the failures, and end with exit code 1 if there is one: a crash, a hang (more
-than 20 seconds of CPU time), an error that is not one sentence, executed code, a lost file, a file written
-elsewhere, more than 1 GB of memory. `make test` runs a tenth of the files and three kills, `make soak` new
-random cases.
+Both create their own data. They list the failures, and exit with code 1 if there are any. A failure is a
+crash, a hang (more than 20 seconds of CPU time), an error that is not one sentence, executed code, a lost
+file, a file written elsewhere, or more than 1 GB of memory. `make test` runs a tenth of the files and three
+kills, `make soak` new random cases.
+
+*Accepted* files were read; *rejected* ones ended in an error of one sentence. The text above each table says
+which files should be accepted.
 """
 SECTIONS = {
     "images": (
         "Images",
         """\
-Each file is decoded as the split decodes it, and preprocessed. *Accepted* files are readable images; the
-split lists the others and skips them. Then one split is made of all files, and an epoch of it is loaded.""",
+Each file is decoded as the split does it, then preprocessed. *Accepted* files are readable images; the split
+lists and skips the others. At the end, one split is made of all files, and an epoch of it is loaded.""",
     ),
     "weights": (
         "Weights, checkpoints and exported models",
         """\
-Each file goes to the reader of its kind. *Accepted* are changed numbers in formats without a checksum, and
-complete files with bytes before or behind that the format ignores; the others are rejected.""",
+Each file goes to the reader of its format. Only two kinds are *accepted*: files with changed numbers, in
+formats without a checksum, and complete files with extra bytes that the format ignores.""",
     ),
     "libraries": (
         "Libraries of fused operators",
         """\
-Each is put into an empty cache, and a new process runs an operator. *Accepted* ones are loaded; for the
-others the operator's reference form runs, as the compiler fails in this test.""",
+Each library is put into an empty cache, and a new process runs an operator. *Accepted* libraries are loaded.
+The others would be compiled again; the compiler fails in this test, so the reference form runs.""",
     ),
     "archives": (
         "Archives",
         """\
-Each archive is split over an older split, with `--force`. *Accepted* ones replace it by a complete new one;
-the others leave it unchanged.""",
+Each archive is split with `--force`, over an older split. *Accepted* archives replace it with a complete new
+split; the others leave it unchanged.""",
     ),
     "configs": (
         "Configs",
         """\
-Each config is read, dumped and read again, and its network is built. *Accepted* ones are valid; the others
-are rejected with one sentence.""",
+Each config is read, written, and read again, and its network is built. *Accepted* configs are valid.""",
     ),
     "kills": (
         "Kills",
         """\
-A training run of TowerNet-SimAM on synthetic images, killed by SIGKILL and resumed again and again.
-*Accepted*: killed and resumed. At the end all parameters, bit for bit, and the history equal those of an
+A training run of TowerNet-SimAM on synthetic images is killed with SIGKILL and resumed, again and again.
+*Accepted* means that it resumed. At the end, all parameters (bit for bit) and the history equal those of an
 undisturbed run.""",
     ),
 }
