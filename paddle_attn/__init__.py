@@ -7,8 +7,12 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 
 __version__ = "0.1.0"
+
+# Paddle warns when it is imported. Its compiler cache is not used here.
+warnings.filterwarnings("ignore", message="No ccache found")
 
 _NAMES = {  # public name: the module that defines it
     "Predictor": "deploy",

@@ -144,6 +144,11 @@ def one_sentence_errors() -> Iterator[None]:
     except BrokenPipeError:
         _discard_stdout()
         sys.exit(1)
+    except UnicodeEncodeError as error:  # a name that the file system's encoding lacks
+        if error.encoding.startswith("utf"):
+            raise
+        name = quote(error.object)
+        _exit(f"error: {name} cannot be written in this system's {error.encoding}: set PYTHONUTF8=1", 2)
     except OSError as error:  # a full disk, a folder without write permission
         _exit(f"error: {error.filename or 'input/output'}: {error.strerror or error}", 2)
     except Stopped as stopped:

@@ -208,11 +208,22 @@ def _restore(old: Path, target: Path) -> None:
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A path as UTF-8 text that is safe to print.
+    """A path as text that is safe to print, whatever the encoding of the file system.
 
     Bytes that are not UTF-8 are written as \\xNN, control characters such as terminal escapes as \\x1b.
     """
-    return escaped(os.fsencode(path).decode("utf-8", "backslashreplace"))
+    return escaped(as_text(path))
+
+
+def as_text(path: str | os.PathLike) -> str:
+    """A path as text that UTF-8 can encode. Bytes that are not UTF-8 are written as \\xNN."""
+    name = os.fspath(path)
+    if isinstance(name, str):
+        try:
+            name = name.encode("utf-8", "surrogateescape")  # the bytes that Python could not decode
+        except UnicodeEncodeError:  # surrogates that do not stand for bytes
+            name = name.encode("utf-8", "backslashreplace")
+    return name.decode("utf-8", "backslashreplace")
 
 
 def checksum(path: Path, algorithm: str = "sha256") -> str:

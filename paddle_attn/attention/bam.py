@@ -11,6 +11,8 @@ from paddle import Tensor, nn
 from .base import Attention, global_mean
 from .se import hidden_width
 
+MAX_DILATION = 64  # the paper tries 1 to 6
+
 
 class BAM(Attention):
     """`x * (1 + sigmoid(channel(x) * spatial(x)))`.
@@ -20,12 +22,12 @@ class BAM(Attention):
     Args:
         channels: of the input.
         reduction: both branches have `channels // reduction` hidden channels.
-        dilation: of the spatial branch's two 3x3 convolutions.
+        dilation: of the spatial branch's two 3x3 convolutions, at most `MAX_DILATION`.
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W (the authors' code needs H = W).
     The gate lies in [1, 2].
 
-    Raises: ValueError when reduction leaves no channel, or dilation is below 1.
+    Raises: ValueError when reduction leaves no channel, or dilation is below 1 or too large.
     """
 
     paper_slot = "stage"
@@ -46,8 +48,8 @@ class BAM(Attention):
     def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4):
         super().__init__(channels)
         hidden = hidden_width(channels, reduction)
-        if dilation < 1:
-            raise ValueError(f"dilation must be at least 1, found {dilation}")
+        if not 1 <= dilation <= MAX_DILATION:
+            raise ValueError(f"dilation must be from 1 to {MAX_DILATION}, found {dilation}")
         self.channel_gate = nn.Sequential(
             nn.Linear(channels, hidden), nn.BatchNorm1D(hidden), nn.ReLU(), nn.Linear(hidden, channels)
         )

@@ -11,6 +11,7 @@ from paddle import Tensor, nn
 from .. import ops
 from ..errors import UserError
 
+MAX_CHANNELS = 65_536  # the widest published maps have some thousands
 HALF = (paddle.float16, paddle.bfloat16)  # the types of AMP training
 
 
@@ -33,8 +34,8 @@ class Attention(nn.Layer):
 
     def __init__(self, channels: int):
         super().__init__()
-        if not isinstance(channels, int) or channels < 1:
-            raise ValueError(f"channels must be a positive whole number, found {channels!r}")
+        if not isinstance(channels, int) or not 1 <= channels <= MAX_CHANNELS:
+            raise ValueError(f"channels must be a whole number from 1 to {MAX_CHANNELS}, found {channels!r}")
         self.channels = channels
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -68,11 +69,8 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
     if fused is None:
         return x * gate
     batch, channels, height, width = x.shape
-    by_channel, by_place = (
-        gate.shape == [batch, channels, 1, 1],
-        gate.shape == [batch, 1, height, width] and channels > 1,
-    )
-    return fused(x, gate) if by_channel or by_place else x * gate
+    supported = ([batch, channels, 1, 1], [batch, 1, height, width])
+    return fused(x, gate) if gate.shape in supported else x * gate
 
 
 def global_mean(x: Tensor) -> Tensor:

@@ -25,12 +25,12 @@ class ECA(Attention):
 
     Args:
         channels: of the input.
-        k_size: of the kernel, odd; None is the paper's formula. The released checkpoints have one value per
-            stage.
+        k_size: of the kernel, odd, at most `2 * channels - 1`: a larger one only sees more padding. None is
+            the paper's formula. The released checkpoints have one value per stage.
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W; the gate is `[N, C, 1, 1]`.
 
-    Raises: ValueError when k_size is even or below 1.
+    Raises: ValueError when k_size is even, below 1 or too large.
     """
 
     torch_names = ((r"\.eca\.", ".attn."),)
@@ -38,8 +38,8 @@ class ECA(Attention):
     def __init__(self, channels: int, *, k_size: int | None = None):
         super().__init__(channels)
         k_size = adaptive_kernel_size(channels) if k_size is None else k_size
-        if k_size < 1 or k_size % 2 == 0:
-            raise ValueError(f"k_size must be odd and positive, found {k_size}")
+        if not 1 <= k_size <= 2 * channels - 1 or k_size % 2 == 0:
+            raise ValueError(f"k_size must be odd, from 1 to {2 * channels - 1}, found {k_size}")
         self.k_size = k_size
         self.conv = nn.Conv1D(1, 1, k_size, padding=(k_size - 1) // 2, bias_attr=False)
 

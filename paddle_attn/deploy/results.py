@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -16,7 +15,7 @@ from typing import Any
 from rich.cells import cell_len, set_cell_size
 
 from ..errors import escaped
-from ..files import shown, write_text
+from ..files import as_text, shown, write_text
 
 MAX_LABEL = 30  # columns of the terminal for the best class; a longer name is cut
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins so
@@ -62,25 +61,21 @@ def write_results(results: Sequence[dict[str, Any]], csv_path: str | None, json_
     Bytes of a path that are not UTF-8 are written as \\xNN. In CSV, an apostrophe precedes a path or a class
     that a spreadsheet would run as a formula.
     """
-    results = [result | {"path": _utf8(result["path"])} for result in results]
+    results = [result | {"path": result["path"] and as_text(result["path"])} for result in results]
     if csv_path:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["path", "rank", "class_id", "label", "score"])
         for result in results:
-            path = _as_text(result["path"] or "")
+            path = _not_a_formula(result["path"] or "")
             for rank, (label, class_id, score) in enumerate(
                 zip(result["labels"], result["class_ids"], result["scores"], strict=True), 1
             ):
-                writer.writerow([path, rank, class_id, _as_text(label), score])
+                writer.writerow([path, rank, class_id, _not_a_formula(label), score])
         write_text(Path(csv_path), text.getvalue())
     if json_path:
         write_text(Path(json_path), json.dumps(results, indent=2, ensure_ascii=False) + "\n")
 
 
-def _utf8(path: str | None) -> str | None:
-    return path and os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _as_text(cell: str) -> str:
+def _not_a_formula(cell: str) -> str:
     return f"'{cell}" if cell.startswith(FORMULA) else cell

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,6 +49,7 @@ LIBRARIES = [
     "-l:libmklml_intel.so",
 ]
 TIMEOUT = 300  # seconds for one source
+UNUSED = 30 * 24 * 3600  # seconds after which a library of an older source is removed
 _LOCK = threading.Lock()  # two threads must not load the same library
 
 
@@ -174,6 +176,8 @@ def _cached(folder: Path, name: str) -> Path | None:
             state = library.lstat()
             private = stat.S_ISREG(state.st_mode) and _is_private(state)
             if private and library.name == _with_checksum(name, library):
+                with contextlib.suppress(OSError):  # a cache that cannot be written
+                    os.utime(library)  # marks it as used, see _remove_unused
                 return library
             library.unlink()
     return None
@@ -205,9 +209,18 @@ def _compile(compiler: str, folder: Path, source: str, name: str) -> Path | Buil
                 os.fsync(file.fileno())
             library = folder / _with_checksum(name, built)
             os.replace(built, library)
+        _remove_unused(folder, Path(source).stem)
     except (BuildError, OSError) as error:
         return _build_error(error)
     return library
+
+
+def _remove_unused(folder: Path, stem: str) -> None:
+    """Remove the libraries of a source, in all its versions, that nobody has used for a long time."""
+    for library in folder.glob(f"{stem}-*.so"):
+        with contextlib.suppress(OSError):  # removed by another process
+            if time.time() - library.lstat().st_mtime > UNUSED:
+                library.unlink()
 
 
 def _build_error(error: BuildError | OSError) -> BuildError:

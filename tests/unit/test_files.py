@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from helpers import tree
+from helpers import ROOT, tree
 
 from paddle_attn.errors import UserError
 from paddle_attn.files import (
@@ -240,6 +240,27 @@ def test_a_path_is_shown_as_utf8_text():
     assert shown(b"\xff.jpg") == r"\xff.jpg"
     assert shown("a\x1b[2J\n.jpg") == r"a\x1b[2J\n.jpg"
     assert shown("Screenshot 9.41\u202fPM 一.png") == "Screenshot 9.41\u202fPM 一.png"
+    assert shown("\ud800.jpg") == r"\ud800.jpg"  # no file has this name; a config or a caller may
+
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+
+
+@pytest.mark.parametrize("environment", [{"PYTHONIOENCODING": "ascii"}, ASCII])
+def test_a_path_is_shown_whatever_the_encoding_of_the_system(tmp_path: Path, environment: dict[str, str]):
+    os.mkdir(os.fsencode(tmp_path) + "/été".encode())
+    code = "import os; from paddle_attn.files import shown; "
+    code += "print([ascii(shown(name)) for name in (*os.listdir(), '\\xe9t\\xe9', '\\ud800', b'\\xff')])"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    names = [r"\xe9t\xe9", r"\xe9t\xe9", r"\\ud800", r"\\xff"]
+    assert eval(result.stdout) == [f"'{name}'" for name in names]
 
 
 def test_a_checksum_is_that_of_the_content(tmp_path: Path):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -605,11 +606,21 @@ def test_a_source_that_does_not_compile_leaves_the_other_operators_fused(
 
 
 @needs_fused
-def test_one_message_announces_that_several_sources_are_compiled(cache: Path):
+def test_compiling_announces_itself_once_and_removes_libraries_that_nobody_used_for_a_month(cache: Path):
     for library in [*cache.glob("simam-*"), *cache.glob("gate-*")]:
         library.unlink()
+    now, day = time.time(), 24 * 3600
+    ages = {"simam-old-0.so": 31, "simam-new-0.so": 29, "simam-notes.txt": 31, "sge-old-0.so": 31}
+    for name in ages:
+        (cache / name).touch()
+    for file in cache.iterdir():
+        os.utime(file, (now, now - ages.get(file.name, 20) * day))
     code, names, stderr = finish(start(cache))
     assert code == 0 and names == list(ops.TABLE) and stderr.count(COMPILING) == 1
+    # nothing of sge was compiled
+    assert {name for name in ages if (cache / name).exists()} == ages.keys() - {"simam-old-0.so"}
+    used = {file.name.partition("-")[0] for file in cache.iterdir() if file.stat().st_mtime > now - day}
+    assert used == {Path(forms["cpu"].source).stem for forms in ops.TABLE.values()}
 
 
 @needs_fused

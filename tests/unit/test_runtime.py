@@ -113,6 +113,13 @@ def test_tune_imports_paddle_without_its_comments_on_the_settings():
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_a_first_name_that_needs_paddle_imports_it_without_a_comment():
+    code = "import sys, paddle_attn; paddle_attn.list_attention(); sys.exit('paddle' not in sys.modules)"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "PADDLE_"))}
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=clean, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_other_messages_of_an_import_of_paddle_are_printed(tmp_path: Path):
     (tmp_path / "paddle.py").write_text(
         "import sys, warnings\n"

@@ -670,6 +670,18 @@ def test_the_command_escapes_what_is_not_printable(tmp_path: Path):
     assert "\x1b" not in result.stderr
 
 
+def test_the_command_splits_where_the_encoding_is_ascii(tmp_path: Path):
+    images = make_images(tmp_path / "flöwers", per_class=2)
+    (images / "red" / "image_00.jpg").rename(images / "red" / "é一.jpg")
+    ascii_system = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    result = tool("split", "--source", "flöwers", cwd=tmp_path, **ascii_system)
+    assert result.returncode == 0 and result.stdout.endswith(r"datasets/fl\xf6wers'" + "\n"), result.stderr
+    files = tree(tmp_path / "datasets" / "flöwers")
+    assert "train/red/é一.jpg" in files and "split.json" in files
+    again = tool("split", "--source", "flöwers", "--force", cwd=tmp_path, **ascii_system)
+    assert again.returncode == 0, again.stderr  # the record names the files
+
+
 def test_the_command_reports_the_split(tmp_path: Path):
     images = make_images(tmp_path / "images")
     (images / "red" / "bad.jpg").write_text("text")

@@ -135,7 +135,8 @@ def make_split(
         files = [*files_below(target), RECORD]
         split = Split(list(counts), counts, found.name, rule, fold, mean, std, skipped, files)
         record = json.dumps(dataclasses.asdict(split), indent=2, ensure_ascii=False)
-        (target / RECORD).write_text(record + "\n", encoding="utf-8")
+        # a file name that is not text becomes \udcNN, which JSON reads as the same name
+        (target / RECORD).write_bytes(f"{record}\n".encode("utf-8", "backslashreplace"))
     return split
 
 
@@ -252,15 +253,15 @@ def _check_images(folder: Path) -> tuple[list[_Checked], dict[str, str]]:
 
 
 def _clean(name: str) -> str:
-    """A name without spaces, in UTF-8, neither hidden nor empty."""
-    name = shown(name.strip().replace(" ", "_"))
+    """A name without spaces, in UTF-8 on any file system, neither hidden nor empty."""
+    name = os.fsdecode(shown(name.strip().replace(" ", "_")).encode())
     return f"_{name}" if name.startswith(".") or not name else name
 
 
 def _file_name(relative: Path) -> str:
     """The name of a file from its path inside the class folder; of a very long name the end."""
     name = _clean("_".join(relative.parts))
-    return _clean(name.encode()[-MAX_NAME_BYTES:].decode(errors="ignore"))
+    return _clean(os.fsencode(name)[-MAX_NAME_BYTES:].decode(errors="ignore"))
 
 
 def _unused(path: Path) -> Path:
