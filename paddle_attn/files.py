@@ -127,10 +127,15 @@ def atomic_directory(target: Path, written: Callable[[Path], Iterable[str]]) -> 
         written: called with an old folder that holds files; returns those that this package wrote, from its
             record there, relative to the folder, with `/`.
 
-    Raises: UserError when `target` is a file, or holds a file that `written` does not return: nothing is
-    changed.
+    Raises: UserError when `target` is a file, holds a file that `written` does not return, or holds the
+    working directory, which a shell would lose: nothing is changed.
     """
     target = _followed(target)
+    if target.exists() and is_inside(os.curdir, target):
+        raise UserError(
+            f"{target} is or holds the folder in which this command runs, and cannot be replaced: "
+            "run it elsewhere, or choose another folder"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     new, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
     _restore(old, target)
@@ -190,6 +195,22 @@ def _check_replaceable(target: Path, own: set[str]) -> None:
             f"{target} holds {foreign[0]}{more}, which this command did not write, and is not replaced: "
             "move it away or choose another folder"
         )
+
+
+def same_file(first: str | os.PathLike, second: str | os.PathLike) -> bool:
+    """Whether two paths lead to the same file, which may be missing. Links are followed."""
+    if os.path.realpath(first) == os.path.realpath(second):
+        return True
+    try:
+        return os.path.samefile(first, second)  # hard links; file systems that ignore case
+    except OSError:
+        return False
+
+
+def is_inside(path: str | os.PathLike, folder: str | os.PathLike) -> bool:
+    """Whether a path is a folder, or leads to something in it. Links are followed."""
+    path, folder = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    return folder == path or folder in path.parents
 
 
 def files_below(folder: Path) -> list[str]:

@@ -1,6 +1,5 @@
 """Convert a PyTorch checkpoint: python tools/convert.py model.pth.tar --arch resnet50 --attn simam"""
 
-import os
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with one_sentence_errors():
         from paddle_attn.errors import UserError
-        from paddle_attn.files import shown
+        from paddle_attn.files import same_file, shown
         from paddle_attn.strict_yaml import parse_mapping
 
         attn_kwargs = parse_mapping(arguments.attn_kwargs, "--attn-kwargs")
@@ -38,7 +37,7 @@ def main() -> None:
         from paddle_attn.weights.convert import convert
 
         out = arguments.out or str(Path(arguments.source.removesuffix(".tar")).with_suffix(".pdparams"))
-        if os.path.realpath(out) == os.path.realpath(arguments.source):
+        if same_file(out, arguments.source):
             raise UserError(f"{out} is the checkpoint itself: choose another file with --out")
         build = partial(create_model, arguments.arch, arguments.attn, attn_kwargs, arguments.attn_pos)
         report = convert(arguments.source, out, build)

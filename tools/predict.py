@@ -29,15 +29,17 @@ def main() -> None:
     with one_sentence_errors():
         prepare_paddle()
         from paddle_attn.deploy import Predictor
-        from paddle_attn.deploy.results import print_results, write_results
+        from paddle_attn.deploy.results import check_outputs, print_results, write_results
 
+        predictor = Predictor(arguments.model)
+        check_outputs([arguments.csv, arguments.json], arguments.inputs, arguments.model)
         errors = []
 
         def report(error: UserError) -> None:
             print(f"error: {error}", file=sys.stderr)
             errors.append(error)
 
-        results = Predictor(arguments.model).predict(arguments.inputs, arguments.topk, on_error=report)
+        results = predictor.predict(arguments.inputs, arguments.topk, on_error=report)
         write_results(results, arguments.csv, arguments.json)
         print_results(results)
     sys.exit(2 if not results else 1 if errors else 0)

@@ -72,9 +72,10 @@ def read_description(folder: Path) -> Description:
 
 
 def exported_files(folder: Path) -> list[str]:
-    """The files that an earlier export wrote into a folder, by its `inference.yml`."""
+    """The files that an earlier export wrote into a folder, by its `inference.yml`: only ones of a format."""
+    names = {name for format in FORMATS.values() for name in format.files}
     try:
-        return [DESCRIPTION, *_files(_read(folder / DESCRIPTION))]
+        return [DESCRIPTION, *(name for name in _files(_read(folder / DESCRIPTION)) if name in names)]
     except (UserError, KeyError, TypeError):
         return [DESCRIPTION]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 import sys
 import textwrap
@@ -14,8 +15,10 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from ..errors import escaped
-from ..files import as_text, shown, write_text
+from ..data.images import list_images
+from ..errors import UserError, escaped
+from ..files import as_text, same_file, shown, write_text
+from .description import exported_files
 
 MAX_LABEL = 30  # columns of the terminal for the best class; a longer name is cut
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins so
@@ -53,6 +56,24 @@ def _break_path(path: str, width: int) -> list[str]:
             lines.append("")
         lines[-1] += part
     return lines
+
+
+def check_outputs(outputs: Sequence[str | None], inputs: Sequence[str], model_dir: str) -> None:
+    """Check the paths of `write_results` before they are written.
+
+    Raises: UserError when one is an image of the inputs, a file of the exported model, or another output.
+    """
+    paths = [path for path in outputs if path and (os.path.isfile(path) or not os.path.exists(path))]
+    if len(paths) == 2 and same_file(*paths):
+        raise UserError(f"{paths[0]} is the output of both --csv and --json: expected two files")
+    model = [Path(model_dir, name) for name in exported_files(Path(model_dir))]
+    for path in filter(os.path.exists, paths):
+        if any(same_file(path, file) for file in model):
+            raise UserError(f"{path} is a file of the model: choose another output")
+        for source in map(Path, inputs):
+            images = list_images(source) if source.is_dir() else [source]
+            if any(same_file(path, image) for image in images):
+                raise UserError(f"{path} is one of the input images: choose another output")
 
 
 def write_results(results: Sequence[dict[str, Any]], csv_path: str | None, json_path: str | None) -> None:

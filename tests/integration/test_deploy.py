@@ -31,8 +31,9 @@ from paddle_attn.data.images import load_image
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.deploy import export_config, export_model
 from paddle_attn.deploy.formats import FORMATS, Format
-from paddle_attn.deploy.results import print_results, write_results
+from paddle_attn.deploy.results import check_outputs, print_results, write_results
 from paddle_attn.errors import UserError
+from paddle_attn.train.checkpoint import write_checkpoint
 from paddle_attn.weights import save_weights
 
 CLASSES = ["blue", "green", "grün 01", "no"]  # YAML would read an unquoted "no" as a boolean
@@ -459,6 +460,67 @@ def test_export_from_a_config_without_its_data_compares_on_noise(
     assert source.startswith("noise, because there is no data directory") and difference < 1e-5
 
 
+def test_names_in_another_order_than_those_of_the_data_are_refused(
+    run_folder: tuple[Config, Path], tmp_path: Path
+):
+    config, weights = run_folder
+    weights.with_name("classes.txt").write_text("red\ngreen\nblue\n")
+    with pytest.raises(UserError, match=r"classes\.txt .*\(red, green, blue, …\) has another order"):
+        export_config(config, weights, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("names", ["red\ngreen\nblue\n", "blue\ngreen\nteal\n", "blue\ngreen\n"])
+def test_names_that_differ_from_the_checkpoint_are_refused(
+    run_folder: tuple[Config, Path], tmp_path: Path, names: str
+):
+    config, weights = run_folder
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "gone")))
+    write_checkpoint({"classes": ["blue", "green", "red"]}, weights.with_name("last.pdstate"))
+    export_config(config, weights, tmp_path / "out")
+    before = tree(tmp_path)
+    weights.with_name("classes.txt").write_text(names)
+    with pytest.raises(UserError, match=r"classes\.txt was changed: expected the 3 classes of last\.pdstate"):
+        export_config(config, weights, tmp_path / "out")
+    weights.with_name("classes.txt").write_text("blue\ngreen\nred\n")
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x" * 100])
+def test_a_damaged_checkpoint_says_nothing_about_the_classes(
+    run_folder: tuple[Config, Path], tmp_path: Path, content: bytes | None
+):
+    config, weights = run_folder
+    checkpoint = weights.with_name("last.pdstate")
+    if content is None:
+        os.mkfifo(checkpoint)
+    else:
+        checkpoint.write_bytes(content)
+    export_config(config, weights, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("out", "what"), [("run", "weights"), (".", "weights"), ("data", "data")])
+def test_an_export_does_not_replace_the_folder_of_the_weights_or_of_the_data(
+    run_folder: tuple[Config, Path], split_data: Path, tmp_path: Path, out: str, what: str
+):
+    config, weights = run_folder
+    shutil.copytree(split_data, tmp_path / "data" / "deep")
+    data = dataclasses.replace(config.data, root=str(tmp_path / "data" / "deep"))
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match=f"is or holds the folder of the {what}, "):
+        export_config(dataclasses.replace(config, data=data), weights, tmp_path / out)
+    assert tree(tmp_path) == before
+
+
+def test_a_description_cannot_give_a_users_file_to_the_next_export(exported, tmp_path: Path):
+    out = shutil.copytree(exported[1], tmp_path / "out")
+    (out / "notes.txt").write_text("mine")
+    edit_description(out, lambda content: content["paddle_attn"]["files"].update({"notes.txt": {}}))
+    with pytest.raises(UserError, match=r"notes\.txt, which this command did not write"):
+        export_model(exported[0], out, PREPROCESS, CLASSES, noise(1))
+    assert (out / "notes.txt").read_text() == "mine"
+
+
 WITHOUT_TRAIN = """
 import runpy, sys
 
@@ -729,6 +791,44 @@ def odd_pictures(folder: Path) -> list[bytes]:
         shutil.copy(folder / "plain.png", os.path.join(os.fsencode(folder), name))
     (folder / "plain.png").unlink()
     return names
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        (("pictures/a.png", None), "pictures/a.png is one of the input images"),
+        ((None, "pictures/deeper/c.jpg"), "pictures/deeper/c.jpg is one of the input images"),
+        (("link.csv", None), "link.csv is one of the input images"),
+        (("single.png", None), "single.png is one of the input images"),
+        (("out/inference.yml", None), "out/inference.yml is a file of the model"),
+        ((None, "out/inference.pdiparams"), "out/inference.pdiparams is a file of the model"),
+        (("new/p", "new/../new/p"), "new/p is the output of both --csv and --json"),
+    ],
+)
+def test_outputs_that_would_replace_a_file_of_the_user_are_refused(
+    exported, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outputs, message: str
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(exported[1], "out")
+    shutil.copy(pictures / "a.png", "single.png")
+    Path("link.csv").symlink_to("pictures/b.jpg")
+    with pytest.raises(UserError, match=message):
+        check_outputs(outputs, ["pictures", "single.png"], "out")
+
+
+def test_other_outputs_are_allowed(exported, pictures: Path):
+    notes = str(pictures / "notes.txt")  # beside the images, but not one
+    check_outputs([notes, str(pictures / "new.png")], [str(pictures)], str(exported[1]))
+    check_outputs([os.devnull, os.devnull], [str(pictures)], str(exported[1]))
+    check_outputs([None, None], [str(pictures)], str(exported[1]))
+
+
+def test_the_command_refuses_an_output_before_it_writes(exported, pictures: Path):
+    before = tree(pictures)
+    outputs = ("--json", "new.json", "--csv", "a.png")
+    result = tool("predict", "--model", exported[1], ".", *outputs, cwd=pictures)
+    assert_one_sentence(result, "a.png is one of the input images")
+    assert tree(pictures) == before and result.stdout == ""
 
 
 OUTPUTS = ("--csv", "p.csv", "--json", "p.json")

@@ -71,10 +71,18 @@ def test_after_a_kill_between_the_two_renames_the_next_call_restores_the_old_fol
     assert_only(target, {"old": b"old"})
 
 
-def test_the_working_directory_can_be_replaced(target: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(target)
-    build(Path("."))
-    assert_only(target, {"new": b"new"})
+@pytest.mark.parametrize("deeper", ["", "a/b"])
+def test_the_working_directory_and_its_parents_are_not_replaced(
+    target: Path, monkeypatch: pytest.MonkeyPatch, deeper: str
+):
+    """A shell in it would be left in a folder that is gone."""
+    (target / deeper).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(target / deeper)
+    with pytest.raises(UserError, match="is or holds the folder in which this command runs"):
+        build(target)
+    with pytest.raises(UserError, match="is or holds the folder in which this command runs"):
+        build(Path("."))
+    assert_only(target, {"old": b"old"})
 
 
 def test_a_folder_whose_files_are_all_known_is_replaced(target: Path):

@@ -15,7 +15,7 @@ import numpy as np
 from rich.progress import track
 
 from ...errors import UserError, unknown_name
-from ...files import atomic_directory, files_below, read_regular, shown
+from ...files import atomic_directory, files_below, is_inside, read_regular, shown
 from ..images import ImageError, check_class_name, is_clutter, list_images, list_images_and_links, load_image
 from .sources import ARCHIVES, CALTECH_SHA1, CALTECH_URL, find_source, locate, photographs
 
@@ -150,8 +150,7 @@ def _check_apart(source: Path, out: Path) -> None:
 
 
 def _contain_one_another(first: Path, second: Path) -> bool:
-    first, second = _real(first), _real(second)
-    return first == second or first in second.parents or second in first.parents
+    return is_inside(first, second) or is_inside(second, first)
 
 
 def _real(path: Path) -> Path:
