@@ -1,6 +1,6 @@
 # make demo          a first run that needs no data: write synthetic images, split, train, evaluate, export, predict
 # make test          lint, and every test except the slow ones;  make test-slow  the slow ones too
-# make soak          new random cases: properties, hostile files, kills (about half an hour)
+# make soak          new random cases: properties, hostile files, kills; the operators under sanitizers (about an hour)
 # make check-photos  the figures of the README on the real photographs
 PYTHON ?= python3
 PY = .venv/bin/python
@@ -18,9 +18,10 @@ demo: $(STAMP) $(DEMO)/split.json
 	$(PY) tools/export.py -c configs/demo.yaml --weights $(RUN)/best.pdparams --out inference/demo
 	$(PY) tools/predict.py --model inference/demo --topk 3 $(foreach c,arrow heart ring star,$(DEMO)/eval/$(c)/synthetic_0001.png) --csv $(RUN)/predictions.csv
 	@echo
-	@echo "Made: $(DEMO)/            the synthetic images, train/ and eval/, and split.json"
-	@echo "      $(RUN)/              best.pdparams, last.pdparams, history.csv, curves.png, metrics.json, confusion.png, predictions.csv, vdl/"
-	@echo "      inference/demo/           inference.json, inference.pdiparams, inference.yml"
+	@echo "Made: $(DEMO)/    the synthetic images, train/ and eval/, and split.json"
+	@echo "      $(RUN)/      best.pdparams, last.pdparams, history.csv, curves.png,"
+	@echo "                        metrics.json, confusion.png, predictions.csv, vdl/"
+	@echo "      inference/demo/   inference.json, inference.pdiparams, inference.yml"
 	@echo "Watch the curves with: .venv/bin/visualdl --logdir output --language en"
 
 $(DEMO)/split.json: | $(STAMP)
@@ -40,6 +41,7 @@ soak: $(STAMP)
 	$(PY) -m pytest -m hypothesis --hypothesis-profile=random
 	$(PY) tests/soak/hostile.py --seed $(SEED) --out output
 	$(PY) tests/soak/kills.py --seed $(SEED)
+	$(PY) tests/soak/sanitizers.py
 
 lint: $(STAMP)
 	$(PY) -m ruff check --fix .

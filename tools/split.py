@@ -1,6 +1,7 @@
 """Make the train/eval split of a folder of photographs: python tools/split.py"""
 
 import shlex
+from pathlib import Path
 
 from paddle_attn.cli import Parser, one_sentence_errors
 
@@ -19,7 +20,7 @@ def main() -> None:
         "--out",
         metavar="DIR",
         help="the folder to make; default: datasets/NAME with the name of the source, "
-        "datasets/caltech101-16 without --source",
+        "datasets/caltech101-16 for the sixteen classes that the configs use",
     )
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="use only these classes")
     parser.add_argument(
@@ -35,11 +36,12 @@ def main() -> None:
     parser.add_argument("--url", metavar="URL", help=url)
     arguments = parser.parse_args()
     with one_sentence_errors():
+        from paddle_attn.config import DataConfig
         from paddle_attn.data.prepare.split import default_folder, make_split
         from paddle_attn.files import shown
 
         source, fold = arguments.source, arguments.fold
-        out = arguments.out or default_folder(source, fold=fold)
+        out = Path(arguments.out or default_folder(source, fold=fold, classes=arguments.classes))
         options = {"fold": fold} | ({"url": arguments.url} if arguments.url else {})
         split = make_split(source, out, arguments.classes, arguments.seed, arguments.force, **options)
         for name, count in split.counts.items():
@@ -48,8 +50,8 @@ def main() -> None:
             print(f"skipped: {file}: {reason}")
         train, evaluation, classes = split.total("train"), split.total("eval"), len(split.classes)
         print(f"{train} + {evaluation} images of {classes} classes in {shown(out)} ({split.rule})")
-        print(f"RGB mean {split.mean}, standard deviation {split.std}")
-        print(f"train on it with: -o {shlex.quote(f'data.root={shown(out)}')}")
+        if out != Path(DataConfig.root):  # where the configs expect the data
+            print(f"train on it with: -o {shlex.quote(f'data.root={shown(out)}')}")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "optim: {name: adam, lr: 1e-3}\n"
         "train: {epochs: 2, batch_size: 8, output: output/first}\n"
     )
-    split = tool("split", cwd=folder)
+    split = tool("split", "--out", "datasets/caltech101-16", cwd=folder)
     assert split.returncode == 0, split.stderr
     trained = tool("train", "-c", "config.yaml", cwd=folder)
     assert trained.returncode == 0 and trained.stderr == "", trained.stderr
@@ -222,7 +222,7 @@ def test_an_image_that_cannot_be_decoded_is_one_sentence_and_the_earlier_run_is_
         ("convert linked.pth --out WEIGHT --arch towernet", ["is the checkpoint itself", "--out"]),
         ("predict --model inference/first output/first/vdl", ["no images"]),
         ("predict --model datasets x.jpg", ["datasets", "tools/export.py"]),
-        ("split", ["pass --force"]),
+        ("split --out datasets/caltech101-16", ["pass --force"]),
     ],
 )
 def test_a_mistake_in_another_command_is_one_sentence_and_changes_no_file(

@@ -52,6 +52,24 @@ def test_the_wheel_contains_the_package_and_its_cpp_sources_only(wheel: Path):
     assert any(name.endswith(".cc") for name in names)
 
 
+def test_an_editable_installation_works_beside_a_clone_of_the_packages_name(tmp_path: Path):
+    """There Python finds the clone's folder first, as a namespace package; the build needs no network."""
+    for package in ("setuptools", "wheel"):
+        pytest.importorskip(package)
+    clone = tmp_path / "paddle_attn"
+    clone.mkdir()
+    for name in ("README.md", "pyproject.toml", "setup.cfg", "setup.py"):
+        shutil.copy(ROOT / name, clone)
+    shutil.copytree(ROOT / "paddle_attn", clone / "paddle_attn")
+    build = "from setuptools.build_meta import build_editable; build_editable('../wheel')"
+    run(sys.executable, "-c", build, cwd=clone)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site-packages")
+    program = "import site; site.addsitedir('site-packages'); import paddle_attn; print(paddle_attn.__file__)"
+    found = run(sys.executable, "-S", "-c", program, cwd=tmp_path)  # without the packages of this environment
+    assert found.strip() == str(clone / "paddle_attn" / "__init__.py")
+
+
 EXPORT_AND_PREDICT = """
 import sys
 from pathlib import Path

@@ -267,8 +267,8 @@ def run(kind: str, count: int, seed: int, report: Callable[[str], None]) -> tupl
         if kind == "images":
             accepted = sum(each["accepted"] for each in endings.values())
             failures += failures_of_one_split(inside / "images", count, accepted)
-        if endings["intact"]["rejected"]:
-            failures.append(f"{endings['intact']['rejected']} intact files were rejected")
+        if rejected := endings.get("intact", Counter())["rejected"]:
+            failures.append(f"{rejected} intact files were rejected")
         if left := sorted(path.name for path in reader.home.iterdir()):
             failures.append(f"code was executed and left {', '.join(left)}")
     if memory > MEMORY_LIMIT:

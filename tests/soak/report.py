@@ -36,7 +36,9 @@ lists and skips the others. At the end, one split is made of all files, and an e
         "Weights, checkpoints and exported models",
         """\
 Each file goes to the reader of its format. Only two kinds are *accepted*: files with changed numbers, in
-formats without a checksum, and complete files with extra bytes that the format ignores.""",
+formats without a checksum, and complete files with extra bytes that the format ignores. A *malicious pickle*
+runs code when Python unpickles it. None was executed: each was refused, but for those in front of a complete
+PyTorch archive, whose reader skips them.""",
     ),
     "libraries": (
         "Libraries of fused operators",

@@ -348,9 +348,9 @@ def test_a_circle_of_links_is_listed(tmp_path: Path):
         ("photos/Images.zip", "Images-split"),
         ("datasets/flowers", "flowers-split"),
         ("datasets/flowers/deeper", "deeper"),
-        ("datasets/Images.zip", "caltech101-16"),
-        ("link.zip", "caltech101-16"),
-        (None, "caltech101-16"),
+        ("datasets/Images.zip", "Images-split"),
+        ("link.zip", "Images-split"),
+        (None, "Images-split"),
     ],
 )
 def test_the_folder_is_named_after_the_source(
@@ -363,6 +363,32 @@ def test_the_folder_is_named_after_the_source(
         Path(archive).touch()
     Path("link.zip").symlink_to("datasets/Images.zip")
     assert default_folder(source) == Path("datasets", name)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_only_the_notebooks_classes_are_named_after_them(tmp_path: Path, packed: bool):
+    datasets = tmp_path / "datasets"
+    for name in CALTECH_16:
+        (datasets / "Images" / name).mkdir(parents=True)
+        (datasets / "Images" / name / "image_0001.jpg").touch()
+    (datasets / "Images" / "car_side").rename(datasets / "Images" / "car side")
+    if packed:
+        pack(datasets / "Images", datasets / "Images.zip")
+    name = "Images.zip" if packed else "Images"
+    assert default_folder(None, datasets) == datasets / "caltech101-16"
+    assert default_folder(str(datasets / name), datasets, fold=2) == datasets / "caltech101-16-fold2"
+    assert default_folder(None, datasets, classes=CALTECH_16) == datasets / "caltech101-16"
+    assert default_folder(None, datasets, classes=["watch", "ketch"]) == datasets / "Images-split"
+    (datasets / "Images" / "mine").mkdir()
+    (datasets / "Images" / "mine" / "photo.jpg").touch()
+    if packed:
+        pack(datasets / "Images", datasets / "Images.zip")
+    assert default_folder(None, datasets) == datasets / "Images-split"
+
+
+def test_a_download_of_other_classes_is_named_after_its_archive(tmp_path: Path):
+    assert default_folder(None, tmp_path) == tmp_path / "caltech101-16"
+    assert default_folder(None, tmp_path, classes=["Faces", "watch"]) == tmp_path / "caltech-101"
 
 
 def test_a_name_that_is_not_text_becomes_text(tmp_path: Path):
@@ -635,6 +661,13 @@ def test_the_official_archive_gives_the_sixteen_classes(tmp_path: Path, serve):
 
 
 # ---- the command
+
+
+def test_the_command_prints_the_option_only_for_a_folder_that_configs_do_not_expect(tmp_path: Path):
+    make_images(tmp_path / "flowers", per_class=2)
+    result = tool("split", "--source", "flowers", "--out", "datasets/caltech101-16", cwd=tmp_path)
+    assert result.returncode == 0 and "data.root" not in result.stdout, result.stderr
+    assert result.stdout.splitlines()[-1].startswith("3 + 3 images of 3 classes in datasets/caltech101-16")
 
 
 def test_the_command_names_the_folder_after_the_source_and_prints_its_option(tmp_path: Path):

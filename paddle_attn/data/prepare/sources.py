@@ -87,6 +87,18 @@ def photographs(datasets: Path) -> tuple[Path, Path]:
     return datasets / "Images.zip", datasets / "Images"
 
 
+def class_names(path: Path) -> set[str]:
+    """The class folders of a folder or a .zip, which is not unpacked; none when they cannot be read."""
+    try:
+        if path.is_dir():
+            return {entry.name for entry in class_root(path, path).iterdir() if entry.is_dir()}
+        with zipfile.ZipFile(path) as archive:
+            files = filter(is_image_name, map(PurePosixPath, archive.namelist()))
+            return {file.parent.name for file in files if not any(map(is_clutter, file.parts))}
+    except (UserError, OSError, ValueError, zipfile.BadZipFile):
+        return set()
+
+
 def find_source(
     source: str | None,
     datasets: Path,

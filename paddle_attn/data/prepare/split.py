@@ -17,7 +17,16 @@ from rich.progress import track
 from ...errors import UserError, unknown_name
 from ...files import atomic_directory, files_below, is_inside, read_regular, shown
 from ..images import ImageError, check_class_name, is_clutter, list_images, list_images_and_links, load_image
-from .sources import ARCHIVES, CALTECH_SHA1, CALTECH_URL, find_source, locate, photographs
+from .sources import (
+    ARCHIVES,
+    CALTECH_16,
+    CALTECH_SHA1,
+    CALTECH_URL,
+    class_names,
+    find_source,
+    locate,
+    photographs,
+)
 
 EVERY = 5  # one image in five goes to eval, so there are five folds
 LEVELS = np.arange(256) / 255  # the values of the 256 bins of a histogram
@@ -54,30 +63,39 @@ class _Checked:
     mean_square: np.ndarray
 
 
-def default_folder(source: str | None, datasets: str | Path = "datasets", fold: int = 0) -> Path:
+def default_folder(
+    source: str | None,
+    datasets: str | Path = "datasets",
+    fold: int = 0,
+    classes: Sequence[str] | None = None,
+) -> Path:
     """The folder of a split: named after the source, but `caltech101-16` for the photographs of the notebook.
 
-    Those are the download and what `datasets` holds as `Images.zip` or `Images/`. Configs expect them there.
-    The name ends in `-foldK` for the folds 1 to 4.
+    Those are its sixteen classes, from the download or from `Images.zip` or `Images/` in `datasets`. Configs
+    expect them there. The name ends in `-foldK` for the folds 1 to 4.
 
     Raises: UserError when `source` does not exist.
     """
-    folder = _folder_of_fold_0(source, Path(datasets))
+    folder = _folder_of_fold_0(source, Path(datasets), classes)
     return folder.with_name(f"{folder.name}-fold{fold}") if fold else folder
 
 
-def _folder_of_fold_0(source: str | None, datasets: Path) -> Path:
+def _folder_of_fold_0(source: str | None, datasets: Path, classes: Sequence[str] | None) -> Path:
     path = locate(source, datasets)
     if path is None:
         return datasets / "demo"
-    notebook = [_real(place) for place in photographs(datasets)]
-    if source is None or _real(path) in notebook:
+    places = [_real(place) for place in photographs(datasets)]
+    if _real(path) in places:
+        found = {_clean(name) for name in class_names(path) if not is_clutter(name)}
+    else:
+        found = set() if source else set(CALTECH_16)
+    if found == set(CALTECH_16) and set(classes or found) == found:
         return datasets / "caltech101-16"
     name = _real(path).name
-    if path.is_file():
+    if not path.is_dir():
         name = next((name[: -len(end)] for end in ARCHIVES if name.lower().endswith(end)), name)
     folder = datasets / _file_name(Path(name))
-    if _real(folder) in notebook or _contain_one_another(path, folder):
+    if _real(folder) in places or _contain_one_another(path, folder):
         return folder.with_name(f"{folder.name}-split")
     return folder
 
@@ -110,7 +128,7 @@ def make_split(
     """
     if fold not in range(EVERY):
         raise UserError(f"the fold must be at least 0 and at most {EVERY - 1}, found {fold}")
-    out = default_folder(source, datasets, fold) if out is None else Path(out)
+    out = default_folder(source, datasets, fold, classes) if out is None else Path(out)
     if path := locate(source, Path(datasets)):
         _check_apart(path, out)
     if not force and out.is_dir() and any(out.iterdir()):
