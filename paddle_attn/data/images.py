@@ -93,7 +93,7 @@ def load_image(path: str | os.PathLike) -> Image.Image:
                 limit = f"{MAX_PIXELS / 1e6:.0f} million"
                 raise ImageError(path, f"{image.width}x{image.height} pixels, expected at most {limit}")
             image.load()
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)  # a copy would double the memory
     except ImageError:
         raise
     except OSError as error:  # Pillow's UnidentifiedImageError is one

@@ -465,7 +465,7 @@ WEIGHTS: dict[str, tuple[Iterable[str], Callable[[Path, bytes, random.Random], N
         name: ((".pdparams", ".safetensors", ".pdstate", ".pth", EXPORTED), damaged(make))
         for name, make in (
             *DAMAGE.items(),
-            ("hostile pickle", hostile_pickle),
+            ("malicious pickle", hostile_pickle),
             ("huge length field", huge_length),
         )
     },
