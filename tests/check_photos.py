@@ -1,9 +1,10 @@
 """Reproduce the README's figures on the photographs: python tests/check_photos.py PHOTOS
 
-PHOTOS is a .zip, a .tar.gz or a folder, with one folder per class. TowerNet-SimAM trains 15 epochs at
-128 px and must reach its accuracy; the other backbones train one epoch at 64 px. Each is evaluated and
+PHOTOS is a .zip, a .tar.gz or a folder, with one folder per class. Each network trains from scratch with
+its config, at a smaller size and for fewer epochs, and must reach its accuracy. It is evaluated and
 exported, and the exported model must predict the network's class, with its probabilities, for every eval
-image. Everything goes to output/check-photos; a finished training is not repeated.
+image. Everything goes to output/check-photos. Run it again after an interruption: it resumes, and does not
+repeat a finished training.
 """
 
 from __future__ import annotations
@@ -21,13 +22,12 @@ from paddle_attn.cli import prepare_paddle
 
 ROOT = Path(__file__).parent.parent
 WORK = Path("output") / "check-photos"
-MIN_TOP1 = 0.75  # of TowerNet-SimAM
 MAX_DIFFERENCE = 1e-4  # of a probability, between the network and the exported model
-RUNS = {  # config: size, epochs
-    "towernet_simam": (128, 15),
-    "vgg19_simam": (64, 1),
-    "resnet50_simam": (64, 1),
-    "mobilenet_v2_simam": (64, 1),
+RUNS = {  # config: pixels, epochs, smallest top-1
+    "towernet_simam": (128, 15, 0.75),
+    "vgg19_simam": (64, 30, 0.65),
+    "resnet50_simam": (64, 25, 0.65),
+    "mobilenet_v2_simam": (96, 40, 0.75),
 }
 
 
@@ -37,7 +37,7 @@ class Agreement:
 
     images: int
     same: int  # images with the same predicted class
-    classes: int  # classes predicted at all: after one epoch there may be few
+    classes: int  # classes predicted at all
     difference: float  # the largest of a probability
 
     @property
@@ -82,7 +82,7 @@ def main() -> None:
         run("split", "--source", photos, "--out", data)
     prepare_paddle()
     rows, failed = [], []
-    for name, (size, epochs) in RUNS.items():
+    for name, (size, epochs, min_top1) in RUNS.items():
         output, exported = WORK / name, WORK / "inference" / name
         config, weights = f"configs/{name}.yaml", output / "best.pdparams"
         settings = {"data.root": data, "data.size": size, "train.epochs": epochs, "train.output": output}
@@ -96,8 +96,8 @@ def main() -> None:
         rows.append(f"| {name} | {size} | {epochs} | {100 * top1:.2f} % | {agrees} |")
         if not agreement.passed:
             failed.append(f"{name}: the exported model differs from the network")
-        if name == "towernet_simam" and top1 < MIN_TOP1:
-            failed.append(f"{name} reached {100 * top1:.2f} %, expected at least {100 * MIN_TOP1:.0f} %")
+        if top1 < min_top1:
+            failed.append(f"{name} reached {100 * top1:.2f} %, expected at least {100 * min_top1:.0f} %")
     columns = (
         "config",
         "px",
