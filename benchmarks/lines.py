@@ -17,20 +17,52 @@ SIDES = {  # module in benchmarks/baselines: name on the page
 PACKAGES = {"pytorch": "torch", "onnx_runtime": "onnxruntime"}  # side: the package that it needs
 SECTIONS = ("modules", "train", "infer", "data")
 SIZES = {"towernet": 256, "resnet50": 224, "mobilenet_v2": 224}  # of the images of inference
+TRAINED = {  # in training: size and number of the images
+    "towernet": (256, 8),
+    "mobilenet_v2": (224, 8),
+    "resnet50": (224, 8),
+    "resnet18": (224, 8),
+    "vgg19": (128, 8),
+    "cifar_resnet20": (32, 128),
+    "cifar_resnet56": (32, 128),
+}
+OTHER = "other operators"
+SHARES = (  # kinds of operators, in the tables of a training step's time
+    "first convolution",
+    "1×1 convolution",
+    "3×3 convolution",
+    "depthwise convolution",
+    "other convolution",
+    "batch norm",
+    "ReLU",
+    "addition",
+    "attention",
+    "pool",
+    "linear",
+    "loss",
+    "optimiser",
+    OTHER,
+)
 SHAPES = ([32, 64, 56, 56], [8, 256, 32, 32], [32, 512, 7, 7])
-FORMULA, EAGER = "stock Paddle, formula as written", "PyTorch, eager"
+FORMULA = "stock Paddle, formula as written"
+PYTORCH: dict[str, dict[str, Any]] = {  # its configurations: arguments of the baseline
+    "PyTorch, eager": {},
+    "PyTorch, channels_last": {"channels_last": True},
+    "PyTorch, compile": {"compiled": True},
+    "PyTorch, channels_last + compile": {"channels_last": True, "compiled": True},
+}
 
 
 @dataclass(frozen=True)
 class Line:
-    """A comparison of this project with a baseline.
+    """A comparison of this project with a baseline, or with the fastest of several.
 
     Attributes:
         section: a section of the page.
         what: the work, on the page.
-        ours, baseline: `side`, `step` and the step's arguments, for `benchmarks/baselines/worker.py`. The
-            baseline of the side 'itself' is our own time without the waiting for data.
-        label: of the baseline, on the page.
+        ours: `side`, `step` and the step's arguments, for `benchmarks/baselines/worker.py`.
+        baselines: the same for each baseline, by its name on the page. The baseline of the side 'itself' is
+            our own time without the waiting for data.
         aim: the ratio baseline / ours to reach.
         same_process: measure both sides in one process, with more rounds: for differences of a few
             percent, by which two equal processes differ too.
@@ -39,15 +71,22 @@ class Line:
     section: str
     what: str
     ours: dict[str, Any]
-    baseline: dict[str, Any]
-    label: str
+    baselines: dict[str, dict[str, Any]]
     aim: float
     same_process: bool = False
+
+    @property
+    def sides(self) -> set[str]:
+        """Of the baselines."""
+        return {order["side"] for order in self.baselines.values()}
 
 
 @dataclass(frozen=True)
 class Result:
-    """A measured line: medians in milliseconds, and the median of baseline / ours over the pairs."""
+    """A measured line: medians in milliseconds, and the median of baseline / ours over the rounds.
+
+    The peak memory of a training step is in megabytes, 0 where it is not measured.
+    """
 
     section: str
     what: str
@@ -56,6 +95,13 @@ class Result:
     baseline_ms: float
     ratio: float
     aim: float
+    ours_mb: float = 0.0
+    baseline_mb: float = 0.0
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Section, work and baseline: there is one result with these."""
+        return self.section, self.what, self.baseline
 
 
 def compare(
@@ -73,7 +119,14 @@ def compare(
     """A line in which both sides take the same step; `ours` and `theirs` are arguments of one side."""
     one = {"side": "ours", "step": step, **arguments, **(ours or {})}
     other = {"side": baseline, "step": step, **arguments, **(theirs or {})}
-    return Line(section, what, one, other, label or SIDES[baseline], aim, same_process)
+    return Line(section, what, one, {label or SIDES[baseline]: other}, aim, same_process)
+
+
+def best_pytorch(section: str, step: str, what: str, aim: float, **arguments: Any) -> Line:
+    """A line whose baseline is the fastest configuration of PyTorch, each with the allocator tuned."""
+    one = {"side": "ours", "step": step, **arguments}
+    other = {"side": "pytorch", "step": step, "tuned": True, **arguments}
+    return Line(section, what, one, {label: other | more for label, more in PYTORCH.items()}, aim)
 
 
 def lines(section: str, data: Path, scratch: Path) -> list[Line]:
@@ -96,6 +149,7 @@ def lines(section: str, data: Path, scratch: Path) -> list[Line]:
 def modules() -> list[Line]:
     """Attention modules and layers, forward and backward."""
     line = functools.partial(compare, "modules", "module")
+    pytorch = functools.partial(best_pytorch, "modules", "module")
     found = []
     for shape in SHAPES:
         title, simam = f"SimAM, {text(shape)}", {"name": "simam", "shape": shape, "mode": "train"}
@@ -103,13 +157,13 @@ def modules() -> list[Line]:
         found += [
             line(f"{title}, fused", "stock_paddle", 25, FORMULA, **simam),
             line(f"{title}, reference", "stock_paddle", 6, FORMULA, ours={"form": "off"}, **simam),
-            line(f"{title}, fused", "pytorch", 2.5 if shape[1] == 512 else 3, EAGER, **simam),
+            pytorch(f"{title}, fused", 1.3, **simam),
             line(f"{title}, fused, forward", "ours", 0.4, "one elementwise pass", **elementwise, **simam),
         ]
-    for name, aim in (("sge", 1.5), ("cbam", 1.0), ("se", 1.0)):
+    for name, aim in (("sge", 1.3), ("cbam", 1.1), ("se", 1.0)):
         for shape in SHAPES:
             title = f"{name.upper()}, {text(shape)}"
-            found.append(line(title, "pytorch", aim, EAGER, name=name, shape=shape, mode="train"))
+            found.append(pytorch(title, aim, name=name, shape=shape, mode="train"))
     for name, title, shape in (
         ("conv3x3", "3×3 convolution", [8, 128, 32, 32]),
         ("depthwise", "depthwise 3×3 convolution", [8, 144, 56, 56]),
@@ -120,7 +174,7 @@ def modules() -> list[Line]:
         found.append(line(title, "ours", 1.5, "Paddle's kernel", theirs={"form": "off"}, **both))
     for name, title in (("batch_norm", "batch norm (Paddle's)"), ("relu", "ReLU (Paddle's)")):
         both = {"name": name, "shape": [8, 96, 112, 112], "mode": "train"}
-        found.append(line(f"{title}, {text(both['shape'])}", "pytorch", 1, EAGER, **both))
+        found.append(pytorch(f"{title}, {text(both['shape'])}", 1, **both))
     return found
 
 
@@ -131,27 +185,40 @@ def text(shape: list[int]) -> str:
 def train() -> list[Line]:
     """Whole training steps: forward, backward, update."""
 
-    def line(
-        model: str, size: int, batch: int, baseline: str, aim: float, label: str = "", **more: Any
-    ) -> Line:
+    def work(model: str, size: int = 0, batch: int = 0) -> tuple[str, dict[str, Any]]:
+        usual_size, usual_batch = TRAINED[model]
+        size, batch = size or usual_size, batch or usual_batch
         both = {"model": model, "attn": "simam", "size": size, "batch": batch}
-        what = f"{model}-simam, {size} px, batch {batch}"
-        return compare("train", "train", what, baseline, aim, label, **more, **both)
+        return f"{model}-simam, {size} px, batch {batch}", both
+
+    def pytorch(aim: float, model: str, size: int = 0, batch: int = 0) -> Line:
+        what, both = work(model, size, batch)
+        return best_pytorch("train", "train", what, aim, **both)
+
+    def paddle(aim: float, label: str, model: str, size: int = 0, batch: int = 0) -> Line:
+        what, both = work(model, size, batch)
+        return compare("train", "train", what, "stock_paddle", aim, label, **both)
+
+    def ours(aim: float, label: str, model: str, theirs: dict[str, Any], same_process: bool = False) -> Line:
+        what, both = work(model)
+        return compare("train", "train", what, "ours", aim, label, None, theirs, same_process, **both)
 
     notebook = "the notebook's code, stock Paddle"
-    plain = {"theirs": {"attn": None}, "same_process": True}
     return [
-        line("towernet", 256, 8, "stock_paddle", 6, notebook),
-        line("towernet", 256, 32, "stock_paddle", 6, notebook),
-        line("towernet", 256, 8, "pytorch", 1.2),
-        line("towernet", 256, 32, "pytorch", 1.2),
-        line("resnet50", 256, 8, "pytorch", 1.15),
-        line("vgg19", 128, 8, "stock_paddle", 4),
-        line("vgg19", 128, 8, "pytorch", 1),
-        line("mobilenet_v2", 224, 8, "stock_paddle", 2.5),
-        line("mobilenet_v2", 224, 8, "pytorch", 1),
-        line("resnet50", 256, 8, "ours", 1 / 1.04, "resnet50 without attention", **plain),
-        line("towernet", 256, 8, "ours", 1, "the reference forms", theirs={"form": "off"}),
+        pytorch(1.35, "towernet"),
+        pytorch(1.35, "towernet", 128, 32),
+        pytorch(1.25, "mobilenet_v2"),
+        pytorch(1.1, "resnet50"),
+        pytorch(1.1, "resnet18"),
+        pytorch(1.4, "vgg19"),
+        pytorch(1.15, "cifar_resnet20"),
+        pytorch(1.15, "cifar_resnet56"),
+        paddle(6, notebook, "towernet"),
+        paddle(6, notebook, "towernet", 256, 32),
+        paddle(2.5, "stock Paddle", "mobilenet_v2"),
+        paddle(4, "stock Paddle", "vgg19"),
+        ours(1 / 1.04, "resnet50 without attention", "resnet50", {"attn": None}, same_process=True),
+        ours(1, "the reference forms", "towernet", {"form": "off"}),
     ]
 
 
@@ -178,6 +245,6 @@ def loading(data: Path) -> list[Line]:
     return [
         compare("data", "load", load, "stock_paddle", 2, notebook, **both),
         compare("data", "load", f"{load}, no cache", "stock_paddle", 1, notebook, ours={"cache": 0}, **both),
-        Line("data", epoch, loaded, {"side": "itself"}, "without waiting for data", 0.98),
+        Line("data", epoch, loaded, {"without waiting for data": {"side": "itself"}}, 0.98),
         compare("data", "epoch", f"{epoch}, training loop", "ours", 0.97, "a bare loop", **loop, **both),
     ]

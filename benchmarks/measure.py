@@ -1,8 +1,9 @@
-"""Measure lines: both sides take turns, each in its own process. Needs no Paddle."""
+"""Measure lines: the sides take turns, each in its own process. Needs no Paddle."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -11,39 +12,68 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from paddle_attn import runtime
 from paddle_attn.files import write_text
 
-from .lines import PACKAGES, SIZES, Line, Result, lines
+from .lines import PACKAGES, SECTIONS, SIZES, Line, Result, lines
 from .page import machine_of, ratio_and_aim, read, write
 
 ROOT = Path(__file__).resolve().parent.parent
 TURN = 0.5  # seconds: a turn takes as many steps as fit, at least one
 REST = 0.3  # seconds between turns: OpenMP's threads of the side before keep spinning for 0.2
 PROFILED = "mobilenet_v2"  # the exported model that is profiled by operator
+ALLOCATOR = {  # of PyTorch's tuning guide: large tensors keep their memory. Ours sets the same
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
+OURS = "this project"  # its label among the sides of a line
+
+Turn = tuple[float, float]  # seconds per step, and how many of them it waited for data
 
 
 class Worker:
-    """A process of `benchmarks/baselines/worker.py` with one side or several; it takes steps on request."""
+    """A process of `benchmarks/baselines/worker.py` with one side or several; it takes steps on request.
+
+    A side with the key `tuned` gets `ALLOCATOR` and as many threads as ours.
+
+    Raises: RuntimeError with the last line of the process's errors when it ends.
+    """
 
     def __init__(self, orders: Sequence[dict[str, Any]]):
-        command = [sys.executable, "-m", "benchmarks.baselines.worker", json.dumps(orders)]
+        environment = dict(os.environ)
+        if any(order.get("tuned") for order in orders):
+            threads = runtime.default_threads(runtime.this_machine(), os.environ)
+            environment |= ALLOCATOR | {"OMP_NUM_THREADS": str(threads)}
+        sides = [{key: value for key, value in order.items() if key != "tuned"} for order in orders]
+        command = [sys.executable, "-m", "benchmarks.baselines.worker", json.dumps(sides)]
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        self.process = subprocess.Popen(command, cwd=ROOT, text=True, **pipes)
-        if self._answer() != "ready":
-            raise RuntimeError(f"the benchmark's process did not start: {orders}")
-        self.steps = [1] * len(orders)  # of a turn
-        self.steps = [max(1, round(TURN / max(self.turn(side)[0], 1e-6))) for side in range(len(orders))]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+        try:
+            self._answer()  # 'ready'
+            self.steps = [1] * len(orders)  # of a turn
+            self.steps = [max(1, round(TURN / max(self.turn(side)[0], 1e-6))) for side in range(len(orders))]
+        except BaseException:
+            self.__exit__()
+            raise
 
-    def turn(self, side: int = 0) -> tuple[float, float]:
-        """Seconds per step of a turn of a side, and how many of them it waited for data."""
-        self.process.stdin.write(f"{side} {self.steps[side]}\n")
-        self.process.stdin.flush()
-        seconds, waited = map(float, self._answer().split())
+    def turn(self, side: int = 0) -> Turn:
+        """A turn of a side."""
+        seconds, waited = map(float, self._ask(f"{side} {self.steps[side]}").split())
         return seconds / self.steps[side], waited / self.steps[side]
+
+    def memory(self) -> float:
+        """The peak of the process's memory in its turns, in MB, less that after its imports; 0 if unknown."""
+        return float(self._ask("memory"))
+
+    def _ask(self, request: str) -> str:
+        self.process.stdin.write(f"{request}\n")
+        self.process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> str:
         line = self.process.stdout.readline()
@@ -60,32 +90,80 @@ class Worker:
         self.process.communicate()
 
 
-def measure(line: Line, rounds: int) -> Result:
-    """Measure `rounds` pairs of turns, or three times as many for two sides in one process."""
+def measure(line: Line, rounds: int, report: Callable[[str], None] = print) -> Result:
+    """Measure a line in rounds of one turn for each side, three times as many for sides in one process.
+
+    Of several baselines the result names the fastest, that of the lowest ratio. `report` gets a sentence
+    about each one that does not start.
+    """
     with contextlib.ExitStack() as stack:
-        if line.baseline["side"] == "itself":
-            turns = [stack.enter_context(Worker([line.ours])).turn]
-        elif line.same_process:
-            both = stack.enter_context(Worker([line.ours, line.baseline]))
-            turns = [lambda: both.turn(0), lambda: both.turn(1)]
-        else:
-            turns = [stack.enter_context(Worker([order])).turn for order in (line.ours, line.baseline)]
-        pairs = [
-            pair(turns, first=number % 2) for number in range(3 * rounds if line.same_process else rounds)
+        sides, workers = start(line, stack, report)
+        turns = [
+            take_turns(sides, first=number % len(sides))
+            for number in range(3 * rounds if line.same_process else rounds)
         ]
-    ours, baseline = (1000 * statistics.median(seconds) for seconds in zip(*pairs, strict=True))
-    ratio = statistics.median(theirs / mine for mine, theirs in pairs)
-    return Result(line.section, line.what, ours, line.label, baseline, ratio, line.aim)
+        memory = {label: worker.memory() for label, worker in workers.items()}
+    ours = [turn[OURS][0] for turn in turns]
+    if line.sides == {"itself"}:
+        times = {
+            label: [seconds - waited for seconds, waited in (turn[OURS] for turn in turns)]
+            for label in line.baselines
+        }
+    else:
+        times = {label: [turn[label][0] for turn in turns] for label in sides if label != OURS}
+    ratios = {
+        label: statistics.median(their / our for our, their in zip(ours, theirs, strict=True))
+        for label, theirs in times.items()
+    }
+    best = min(ratios, key=ratios.get)
+    return Result(
+        section=line.section,
+        what=line.what,
+        ours_ms=1000 * statistics.median(ours),
+        baseline=best,
+        baseline_ms=1000 * statistics.median(times[best]),
+        ratio=ratios[best],
+        aim=line.aim,
+        ours_mb=memory.get(OURS, 0.0),
+        baseline_mb=memory.get(best, 0.0),
+    )
 
 
-def pair(turns: Sequence[Callable[[], tuple[float, float]]], first: int) -> tuple[float, float]:
-    """Seconds per step of both sides, `first` in the first turn. One side alone is its own baseline."""
-    took = {}
-    for side in sorted(range(len(turns)), key=lambda side: side != first):
+def start(
+    line: Line, stack: contextlib.ExitStack, report: Callable[[str], None]
+) -> tuple[dict[str, Callable[[], Turn]], dict[str, Worker]]:
+    """Start a line's processes. Reports and skips a baseline that does not start, if there are others.
+
+    Returns: what takes a turn of each side, by its label, ours first; and the processes of training lines
+        with one side.
+    """
+    if line.same_process:
+        both = stack.enter_context(Worker([line.ours, *line.baselines.values()]))
+        labels = [OURS, *line.baselines]
+        return {label: functools.partial(both.turn, side) for side, label in enumerate(labels)}, {}
+    workers = {OURS: stack.enter_context(Worker([line.ours]))}
+    for label, order in line.baselines.items():
+        if order["side"] == "itself":
+            continue
+        try:
+            workers[label] = stack.enter_context(Worker([order]))
+        except RuntimeError as error:
+            if len(line.baselines) == 1:
+                raise
+            report(f"{line.what}: {label} skipped: {str(error).splitlines()[-1]}")
+    if len(workers) == 1 and line.sides != {"itself"}:
+        raise RuntimeError(f"{line.what}: no baseline starts")
+    turns = {label: worker.turn for label, worker in workers.items()}
+    return turns, workers if line.section == "train" else {}
+
+
+def take_turns(sides: Mapping[str, Callable[[], Turn]], first: int) -> dict[str, Turn]:
+    """A turn of each side, in a circle that begins with the side at place `first`."""
+    labels, turns = list(sides), {}
+    for label in labels[first:] + labels[:first]:
         time.sleep(REST)
-        took[side] = turns[side]()
-    seconds, waited = took[0]
-    return seconds, took[1][0] if len(turns) > 1 else seconds - waited
+        turns[label] = sides[label]()
+    return turns
 
 
 def run(
@@ -99,11 +177,12 @@ def run(
 ) -> list[Result]:
     """Measure sections, and write `out/performance.csv`, its page and its chart after each line.
 
-    Reports and skips lines whose baseline is not installed. The results of other sections stay.
+    Reports and skips lines whose baseline is not installed. The results of other sections stay, and those of
+    lines that no longer exist go.
 
     Args:
         sections: of `SECTIONS`.
-        rounds: pairs of turns for each line; 0 measures nothing and only writes the page again.
+        rounds: of turns for each line; 0 measures nothing and only writes the page again.
         data: a folder of class folders with images.
         scratch: a folder for exported models.
         out: the folder of the page.
@@ -112,28 +191,41 @@ def run(
 
     Returns: all results, also those of other sections.
     """
-    results = read(out / "performance.csv")
+    order = [line for section in SECTIONS for line in lines(section, data, scratch)]
+    place = {
+        (line.section, line.what, label): number
+        for number, line in enumerate(order)
+        for label in line.baselines
+    }
+    results = [result for result in read(out / "performance.csv") if result.key in place]
+    results.sort(key=lambda result: place[result.key])
     if not rounds:
         write(results, out, machine_of(out / "performance.md"))
         return results
     if not keep:
         results = [result for result in results if result.section not in sections]
-    measured = {(result.section, result.what, result.baseline) for result in results}
+    measured = {result.key for result in results}
     for section in sections:
         for line in lines(section, data, scratch):
-            if (line.section, line.what, line.label) in measured:
+            if any((line.section, line.what, label) in measured for label in line.baselines):
                 continue
-            package = PACKAGES.get(line.baseline["side"])
-            if package and importlib.util.find_spec(package) is None:
-                report(f"{line.what}: skipped, {package} is not installed: pip install -e .[bench]")
+            if missing := missing_package(line):
+                report(f"{line.what}: skipped, {missing} is not installed: pip install -e .[bench]")
                 continue
-            results.append(measure(line, rounds))
+            results.append(measure(line, rounds, report))
             report(describe(results[-1]))
+            results.sort(key=lambda result: place[result.key])
             write(results, out)
         if section == "infer" and (scratch / PROFILED).exists():
             write_text(out / "performance_ops.csv", operator_times(scratch / PROFILED, SIZES[PROFILED]))
             write(results, out)
     return results
+
+
+def missing_package(line: Line) -> str:
+    """A package that a baseline needs and that is not installed, or ""."""
+    packages = [PACKAGES[side] for side in sorted(line.sides) if side in PACKAGES]
+    return next((package for package in packages if importlib.util.find_spec(package) is None), "")
 
 
 def describe(result: Result) -> str:

@@ -7,11 +7,12 @@ import csv
 import functools
 import importlib.metadata
 import io
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from paddle_attn import runtime
 from paddle_attn.files import atomic_write, write_text
@@ -29,12 +30,16 @@ TITLES = {
 }
 REACHED, MISSED = "#7f9bbf", "#c2410c"  # colours of the bars
 INTRODUCTION = """\
-Each line runs both sides in turns, each in its own process, and gives the medians. The ratio is the
-median of baseline / ours over the pairs of turns: more than 1 is faster than the baseline. Compare
-ratios, not milliseconds: machines differ, and this one is shared. Differences of a few percent (the
-cost of an attention, of the training loop) are measured in one process, because two processes that
-do the same differ as much. *Fused* is a compiled operator, *reference* the same module in plain
-Paddle.
+Each line runs its sides in turns, each in its own process, and gives the medians. The ratio is the
+median of baseline / ours over the rounds: more than 1 is faster than the baseline. Compare ratios, not
+milliseconds: machines differ, and this one is shared. Differences of a few percent (the cost of an
+attention, of the training loop) are measured in one process, because two processes that do the same
+differ as much. *Fused* is a compiled operator, *reference* the same module in plain Paddle.
+
+For modules and training, PyTorch runs in four configurations, all with as many threads as ours and the
+allocator set as in its tuning guide, which ours sets too: eager, `channels_last`, `torch.compile`, and
+both. All four take part in every round. The line names the fastest. The time to compile does not count.
+At inference PyTorch runs as it comes.
 
 The *aim* of a line is the ratio that this project wants to reach. In the pictures, each bar starts at
 1×, the speed of the baseline, and ends at the measured ratio: to the right is faster, to the left
@@ -57,9 +62,8 @@ NOTES = """\
   oneDNN's layout from the engine and give wrong results; without oneDNN they are right, 10 to 20 %
   faster for TowerNet and MobileNetV2, and much slower for ResNet-50. An engine with oneDNN and one
   without disturb each other in one process.
-- Batch norm, ReLU, the 1×1 convolutions and the linear layers are Paddle's own. The table shows the
-  first two: they are faster than PyTorch's already, so there is no fused operator for them. The
-  other two are MKL's matrix product.
+- Batch norm, ReLU, the 1×1 convolutions and the linear layers are Paddle's own; the last two are MKL's
+  matrix product.
 - The logits of the networks with fused and with reference forms differ by less than 1e-5 of the
   largest (`tests/unit/test_ops.py`).
 - Nothing here was run on a GPU.
@@ -82,7 +86,7 @@ def write(results: Sequence[Result], out: Path, measured_on: str = "") -> None:
     """Write `performance.csv`, `performance.md` and a picture for each section below `images/`.
 
     Args:
-        results: in any order.
+        results: of a section, in the order of the page.
         out: the folder.
         measured_on: the machine and the versions; empty for these here.
     """
@@ -94,39 +98,102 @@ def write(results: Sequence[Result], out: Path, measured_on: str = "") -> None:
         row = asdict(result)
         writer.writerow({key: f"{row[key]:.4g}" if isinstance(row[key], float) else row[key] for key in row})
     write_text(out / "performance.csv", text.getvalue())
-    tables = [out / "performance_ops.csv", out / "performance_seeds.csv"]
-    by_operator, by_seed = (path.read_text(encoding="utf-8") if path.exists() else "" for path in tables)
-    write_text(out / "performance.md", page(results, by_operator, by_seed, measured_on or machine()))
+    write_text(out / "performance.md", page(results, read_tables(out), measured_on or machine()))
     for section, title in TITLES.items():
         if rows := [result for result in results if result.section == section]:
             save = functools.partial(ratio_figure(rows, title).savefig, dpi=110)
             atomic_write(out / "images" / f"performance_{section}.png", save)
 
 
+TABLES = {"ops": "performance_ops.csv", "seeds": "performance_seeds.csv", "time": "performance_time.json"}
 MADE_BY = "Made by `python tools/benchmark.py` on "
 
 
-def page(results: Sequence[Result], by_operator: str, by_seed: str, measured_on: str) -> str:
-    """docs/performance.md, from the results and two smaller tables as CSV; an empty one is left out."""
+def read_tables(out: Path) -> dict[str, str]:
+    """The texts of the smaller tables in a folder, by the keys of `TABLES`; empty for a missing file."""
+    paths = {name: out / file for name, file in TABLES.items()}
+    return {name: path.read_text(encoding="utf-8") if path.exists() else "" for name, path in paths.items()}
+
+
+def page(results: Sequence[Result], tables: Mapping[str, str], measured_on: str) -> str:
+    """docs/performance.md, from the results and `read_tables`; an empty table is left out."""
     found = [f"# Performance\n\n{MADE_BY}{measured_on}.\n{INTRODUCTION}"]
     for section, title in TITLES.items():
         if rows := [result for result in results if result.section == section]:
             found += [f"## {title}\n", f"![{title}](images/performance_{section}.png)\n", table(rows)]
-        if rows and section == "infer" and by_operator:
-            found.append(operator_table(by_operator))
-    if by_seed:
-        found.append(seed_table(by_seed))
+        if section == "train" and tables["time"]:
+            found.append(time_tables(tables["time"]))
+        if rows and section == "infer" and tables["ops"]:
+            found.append(operator_table(tables["ops"]))
+    if tables["seeds"]:
+        found.append(seed_table(tables["seeds"]))
     return "\n".join([*found, NOTES])
 
 
 def table(results: Sequence[Result]) -> str:
-    lines = ["| what | ours, ms | baseline | baseline, ms | ratio | aim |", "|---|---|---|---|---|---|"]
+    columns = ["what", "ours, ms", "baseline", "baseline, ms", "ratio", "aim"]
+    with_memory = any(row.ours_mb for row in results)
+    if with_memory:
+        columns += ["ours, peak MB", "baseline, peak MB"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in results:
         times = f"{milliseconds(row.ours_ms)} | {row.baseline} | {milliseconds(row.baseline_ms)}"
         ratio, aim = ratio_and_aim(row)
         missed = "" if row.ratio >= row.aim else " (missed)"
-        lines.append(f"| {row.what} | {times} | {ratio} | {aim}{missed} |")
+        memory = f" {megabytes(row.ours_mb)} | {megabytes(row.baseline_mb)} |" if with_memory else ""
+        lines.append(f"| {row.what} | {times} | {ratio} | {aim}{missed} |{memory}")
+    if with_memory:
+        lines += ["", "Peak MB: the memory of the process during a step, less that after its imports."]
     return "\n".join([*lines, ""])
+
+
+def time_tables(text: str) -> str:
+    """A table for each network of performance_time.json."""
+    lines = [
+        "## Where the time of a training step goes",
+        "",
+        "By `python tools/benchmark.py time`, with Paddle's profiler. *Achieved* counts the operations of",
+        "convolutions and matrix products in their direct form, or each tensor that must be read or written",
+        "once: of the two the one that is nearer to its peak on this machine. The peaks are a matrix product",
+        "in float32, and copying memory larger than the caches. More than 100 % is possible: a fused 3×3",
+        "convolution needs fewer operations than are counted, and the caches are faster than the memory.",
+        "",
+    ]
+    for network, found in json.loads(text).items():
+        lines += [f"### {network}-simam, {found['size']} px, batch {found['batch']}", "", *time_table(found)]
+    return "\n".join(lines)
+
+
+def time_table(found: Mapping[str, Any]) -> list[str]:
+    """The lines of a network's table, from what `benchmarks.breakdown` prints."""
+    whole, rows = found["profiled_ms"], sorted(found["rows"], key=lambda row: -row[2] - row[3])
+    lines = [
+        "| what | calls | forward, ms | backward, ms | share | achieved | of the peak |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for what, calls, forward, backward, gflop, gigabytes in rows:
+        spent = forward + backward
+        rates = [(gflop, found["peak_gflops"], "GFLOP/s"), (gigabytes, found["peak_gbs"], "GB/s")]
+        share, rate, unit = max(
+            (1000 * work / spent / peak, 1000 * work / spent, u) for work, peak, u in rates
+        )
+        times = f"{milliseconds(forward)} | {milliseconds(backward)} | {100 * spent / whole:.1f} %"
+        achieved = f"{rate:.3g} {unit} | {100 * share:.0f} %" if rate else "– | –"
+        lines.append(f"| {what} | {calls:.0f} | {times} | {achieved} |")
+    explained = sum(row[2] + row[3] for row in rows)
+    lines += [
+        f"| rest: Python, the framework | – | – | – | {100 * (1 - explained / whole):.1f} % | – | – |",
+        "",
+        f"A step takes {milliseconds(found['step_ms'])} ms, with the profiler {milliseconds(whole)} ms, of "
+        f"which the operators explain {100 * explained / whole:.0f} %.",
+        f"Peaks: {found['peak_gflops']:.3g} GFLOP/s and {found['peak_gbs']:.3g} GB/s.",
+        "",
+    ]
+    return lines
+
+
+def megabytes(value: float) -> str:
+    return f"{value:,.0f}" if value else "–"
 
 
 def ratio_and_aim(result: Result) -> tuple[str, str]:

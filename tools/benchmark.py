@@ -1,4 +1,4 @@
-"""Measure speed against the baselines: python tools/benchmark.py [modules train infer data seeds]"""
+"""Measure speed against the baselines: python tools/benchmark.py [modules train infer data time seeds]"""
 
 import functools
 import sys
@@ -17,25 +17,31 @@ def main() -> None:
         "sections",
         nargs="*",
         metavar="SECTION",
-        help="modules train infer data seeds (default: all but seeds)",
+        help="modules train infer data time seeds (default: all but time and seeds)",
     )
-    add("--rounds", type=int, default=5, help="pairs of turns; 0 only writes the page (default: %(default)s)")
+    add("--rounds", type=int, default=5, help="of turns; 0 only writes the page (default: %(default)s)")
     add("--go-on", action="store_true", help="measure only the lines that have no result yet")
     add("--data", metavar="DIR", help="images with train/ and eval/ (default: synthetic ones)")
+    add("--model", nargs="+", metavar="NAME", help="networks of the section time (default: all)")
     add("--epochs", type=int, default=8, help="of each run of seeds (default: %(default)s)")
     add("--out", default="docs", metavar="DIR", help="folder of the page (default: %(default)s)")
     arguments = parser.parse_args()
     with one_sentence_errors(), tempfile.TemporaryDirectory() as folder:
         sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # benchmarks/ is not installed
-        from benchmarks.lines import SECTIONS
+        from benchmarks.lines import SECTIONS, TRAINED
         from benchmarks.measure import run
         from benchmarks.seeds import run_seeds
+        from benchmarks.step_time import run_time
         from paddle_attn.data.prepare.split import make_split
         from paddle_attn.errors import unknown_name
 
         for section in arguments.sections:
-            if section not in (*SECTIONS, "seeds"):
-                raise unknown_name("section", section, (*SECTIONS, "seeds"))
+            if section not in (*SECTIONS, "time", "seeds"):
+                raise unknown_name("section", section, (*SECTIONS, "time", "seeds"))
+        models = arguments.model or list(TRAINED)
+        for model in models:
+            if model not in TRAINED:
+                raise unknown_name("network", model, TRAINED)
         sections = set(arguments.sections or SECTIONS)
         scratch, out, report = Path(folder), Path(arguments.out), functools.partial(print, flush=True)
         data = Path(arguments.data or scratch / "synthetic")
@@ -43,6 +49,8 @@ def main() -> None:
             make_split("demo", data)
         if "seeds" in sections:
             run_seeds(data, arguments.epochs, scratch, out, report)
+        if "time" in sections:
+            run_time(models, max(1, arguments.rounds), out, report)
         timed = [section for section in SECTIONS if section in sections]
         results = run(timed, max(0, arguments.rounds), data / "train", scratch, out, report, arguments.go_on)
         missed = sum(result.ratio < result.aim for result in results)

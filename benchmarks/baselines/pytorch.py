@@ -1,8 +1,9 @@
-"""The modules and the networks in eager PyTorch, with the names of our parameters."""
+"""The modules and the networks in PyTorch, with the names of our parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ class SGE(nn.Module):
         self.bias = nn.Parameter(torch.ones(1, groups, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        grouped = x.view(x.shape[0], self.groups, -1, x.shape[2] * x.shape[3])
+        grouped = x.reshape(x.shape[0], self.groups, -1, x.shape[2] * x.shape[3])
         score = (grouped * grouped.mean(3, keepdim=True)).sum(2, keepdim=True)
         score = score - score.mean(3, keepdim=True)
         score = score / (score.std(3, keepdim=True) + 1e-5)
@@ -117,7 +118,25 @@ class TowerNet(nn.Module):
         return self.b6(self.b5["6"](x).mean([2, 3]))
 
 
+class BasicBlock(nn.Module):
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, attention: Callable[[int], nn.Module]):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(in_channels, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2, self.bn2 = nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
+        self.attn = attention(width)
+        self.downsample = downsample(in_channels, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        return F.relu(self.bn2(self.attn(self.conv2(x))) + shortcut, inplace=True)
+
+
 class Bottleneck(nn.Module):
+    expansion = 4
+
     def __init__(self, in_channels: int, width: int, stride: int, attention: Callable[[int], nn.Module]):
         super().__init__()
         out_channels = 4 * width
@@ -125,11 +144,7 @@ class Bottleneck(nn.Module):
         self.conv2, self.bn2 = nn.Conv2d(width, width, 3, stride, 1, bias=False), nn.BatchNorm2d(width)
         self.attn = attention(width)
         self.conv3, self.bn3 = nn.Conv2d(width, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
-        self.downsample = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
+        self.downsample = downsample(in_channels, out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -138,22 +153,45 @@ class Bottleneck(nn.Module):
         return F.relu(self.bn3(self.conv3(x)) + shortcut, inplace=True)
 
 
-class ResNet50(nn.Module):
-    def __init__(self, num_classes: int, attention: Callable[[int], nn.Module]):
+def downsample(in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+class ResNet(nn.Module):
+    def __init__(
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        depths: Sequence[int],
+        num_classes: int,
+        attention: Callable[[int], nn.Module],
+        width: int = 64,
+        small_images: bool = False,
+    ):
         super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64)
-        channels = 64
-        for stage, depth in enumerate((3, 4, 6, 3)):
+        self.conv1 = nn.Conv2d(3, width, *((3, 1, 1) if small_images else (7, 2, 3)), bias=False)
+        self.bn1, self.small_images = nn.BatchNorm2d(width), small_images
+        channels, stages = width, []
+        for stage, depth in enumerate(depths):
             blocks = []
             for index in range(depth):
-                blocks.append(Bottleneck(channels, 64 << stage, 2 if stage and not index else 1, attention))
-                channels = 256 << stage
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+                stride = 2 if stage and not index else 1
+                blocks.append(block(channels, width << stage, stride, attention))
+                channels = (width << stage) * block.expansion
+            stages.append(f"layer{stage + 1}")
+            setattr(self, stages[-1], nn.Sequential(*blocks))
+        self.stages = stages
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x)), inplace=True), 3, 2, 1)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        if not self.small_images:
+            x = F.max_pool2d(x, 3, 2, 1)
+        for stage in self.stages:
+            x = getattr(self, stage)(x)
         return self.fc(x.mean([2, 3]))
 
 
@@ -253,20 +291,36 @@ class MobileNetV2(nn.Module):
         return self.classifier(self.features(x).mean([2, 3]))
 
 
-NETWORKS: dict[str, type[nn.Module]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "towernet": TowerNet,
-    "resnet50": ResNet50,
+    "resnet18": functools.partial(ResNet, BasicBlock, (2, 2, 2, 2)),
+    "resnet50": functools.partial(ResNet, Bottleneck, (3, 4, 6, 3)),
+    "cifar_resnet20": functools.partial(ResNet, BasicBlock, (3, 3, 3), width=16, small_images=True),
+    "cifar_resnet56": functools.partial(ResNet, BasicBlock, (9, 9, 9), width=16, small_images=True),
     "vgg19": VGG19,
     "mobilenet_v2": MobileNetV2,
 }
 
 
 def network(model: str, attn: str | None, num_classes: int) -> nn.Module:
-    return NETWORKS[model](num_classes, MODULES[attn] if attn else lambda channels: nn.Identity())
+    attention = MODULES[attn] if attn else lambda channels: nn.Identity()
+    return NETWORKS[model](num_classes=num_classes, attention=attention)
 
 
-def module_step(name: str, shape: list[int], mode: str) -> Callable[[], object]:
-    attn, x, gradient = MODULES[name](shape[1]), torch.randn(shape), torch.randn(shape)
+def configured(
+    module: nn.Module, tensors: Sequence[Tensor], channels_last: bool, compiled: bool
+) -> tuple[nn.Module, list[Tensor]]:
+    """The module and its tensors in the memory layout, and the module compiled at its first step."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    module, tensors = module.to(memory_format=layout), [x.contiguous(memory_format=layout) for x in tensors]
+    return torch.compile(module) if compiled else module, tensors
+
+
+def module_step(
+    name: str, shape: list[int], mode: str, channels_last: bool = False, compiled: bool = False
+) -> Callable[[], object]:
+    maps = torch.randn(shape), torch.randn(shape)
+    attn, (x, gradient) = configured(MODULES[name](shape[1]), maps, channels_last, compiled)
     if mode == "forward":
         return torch.no_grad()(lambda: attn(x))
     x.requires_grad_()
@@ -279,10 +333,17 @@ def module_step(name: str, shape: list[int], mode: str) -> Callable[[], object]:
     return step
 
 
-def train_step(model: str, attn: str | None, size: int, batch: int) -> Callable[[], object]:
-    net = network(model, attn, 16)
-    optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9, weight_decay=1e-4)
+def train_step(
+    model: str,
+    attn: str | None,
+    size: int,
+    batch: int,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> Callable[[], object]:
     images, labels = torch.randn(batch, 3, size, size), torch.randint(0, 16, (batch,))
+    net, (images,) = configured(network(model, attn, 16), [images], channels_last, compiled)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9, weight_decay=1e-4, fused=True)
 
     def step() -> float:
         loss = F.cross_entropy(net(images), labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ import paddle
 import pytest
 from helpers import ROOT, assert_one_sentence, tool
 
-from benchmarks import measure, page
+from benchmarks import breakdown, measure, page
 from benchmarks.baselines import ours, stock_paddle
-from benchmarks.lines import PACKAGES, SECTIONS, Line, Result, lines
+from benchmarks.lines import PACKAGES, PYTORCH, SECTIONS, SHARES, TRAINED, Line, Result, lines
 from benchmarks.seeds import run_seeds
-from paddle_attn import create_attention, create_model, ops
+from paddle_attn import create_attention, create_model, ops, profile, runtime
 
 needs_torch = pytest.mark.skipif(
     importlib.util.find_spec("torch") is None, reason="needs PyTorch: pip install -e .[bench]"
@@ -93,7 +94,16 @@ def torch_twin(net: paddle.nn.Layer, twin):
 
 @needs_torch
 @pytest.mark.parametrize(
-    ("model", "size"), [("towernet", 128), ("resnet50", 64), ("vgg19", 32), ("mobilenet_v2", 64)]
+    ("model", "size"),
+    [
+        ("towernet", 128),
+        ("resnet18", 64),
+        ("resnet50", 64),
+        ("vgg19", 32),
+        ("mobilenet_v2", 64),
+        ("cifar_resnet20", 8),
+        ("cifar_resnet56", 8),
+    ],
 )
 def test_the_networks_in_pytorch_are_ours(model: str, size: int):
     import torch
@@ -105,7 +115,7 @@ def test_the_networks_in_pytorch_are_ours(model: str, size: int):
         if key.endswith(("_mean", "_variance")):
             value.set_value(paddle.uniform(value.shape, min=0.5, max=1.5))
     net.eval()
-    twin = torch_twin(net, pytorch.network(model, "simam", 16))
+    twin = torch_twin(net, pytorch.network(model, "simam", 16))  # so both have the same parameters
     images = np.random.default_rng(0).standard_normal([2, 3, size, size]).astype("float32")
     with paddle.no_grad(), torch.inference_mode():
         expected = net(paddle.to_tensor(images)).numpy()
@@ -137,25 +147,90 @@ def test_every_kind_of_epoch_runs_again_and_again(split_data: Path, how: str):
 # ---- the lines and their measurement
 
 
-@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.what}-{line.label}")
-def test_both_sides_accept_the_arguments_of_every_line(line: Line):
-    for order in (line.ours, line.baseline):
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.what}-{next(iter(line.baselines))}")
+def test_all_sides_accept_the_arguments_of_every_line(line: Line):
+    for order in (line.ours, *line.baselines.values()):
         package = PACKAGES.get(order["side"])
         if order["side"] == "itself" or (package and importlib.util.find_spec(package) is None):
             continue
-        arguments = {key: value for key, value in order.items() if key not in ("side", "step")}
+        arguments = {key: value for key, value in order.items() if key not in ("side", "step", "tuned")}
         side = importlib.import_module(f"benchmarks.baselines.{order['side']}")
         inspect.signature(getattr(side, f"{order['step']}_step")).bind(**arguments)
 
 
 def test_a_line_is_measured_in_two_processes():
-    line = Line("modules", "tiny", OURS, {"side": "stock_paddle", **SIMAM}, "stock", 1.0)
+    line = Line("modules", "tiny", OURS, {"stock": {"side": "stock_paddle", **SIMAM}}, 1.0)
     result = measure.measure(line, rounds=1)
     assert result.ours_ms > 0 and result.ratio == pytest.approx(result.baseline_ms / result.ours_ms)
+    assert result.baseline == "stock" and (result.ours_mb, result.baseline_mb) == (0, 0)
+
+
+BROKEN = {"side": "no_such_side", **SIMAM}
+
+
+def test_the_fastest_of_several_baselines_counts_and_one_that_does_not_start_is_named():
+    small, large = (
+        {"side": "stock_paddle", **SIMAM, "shape": shape} for shape in ([1, 2, 4, 4], [4, 64, 32, 32])
+    )
+    baselines, reported = {"large": large, "small": small, "broken": BROKEN}, []
+    result = measure.measure(Line("modules", "tiny", OURS, baselines, 1.0), 1, reported.append)
+    assert result.baseline == "small"
+    missing = "ModuleNotFoundError: No module named 'benchmarks.baselines.no_such_side'"
+    assert reported == [f"tiny: broken skipped: {missing}"]
+
+
+def test_a_line_without_any_baseline_is_an_error():
+    with pytest.raises(RuntimeError, match="tiny: no baseline starts"):
+        measure.measure(Line("modules", "tiny", OURS, {"one": BROKEN, "other": BROKEN}, 1.0), 1)
+
+
+def test_every_baseline_of_pytorch_runs_with_the_tuned_allocator_in_modules_and_training():
+    """All configurations of the table take part, and none is left with an allocator as it comes."""
+    lines_ = [line for line in LINES if line.sides == {"pytorch"} and line.section != "infer"]
+    assert len(lines_) == 3 * 4 + 2 + 8
+    for line in lines_:
+        assert list(line.baselines) == list(PYTORCH)
+        assert all(order["tuned"] for order in line.baselines.values())
+
+
+def test_a_tuned_process_has_the_allocator_and_the_threads_of_ours():
+    with measure.Worker([{"side": "stock_paddle", "tuned": True, **SIMAM}]) as worker:
+        environment = Path(f"/proc/{worker.process.pid}/environ")
+        if not environment.exists():
+            pytest.skip("needs Linux")
+        found = dict(item.split("=", 1) for item in environment.read_text().split("\0") if item)
+    threads = str(runtime.default_threads(runtime.this_machine(), os.environ))
+    assert found | measure.ALLOCATOR | {"OMP_NUM_THREADS": threads} == found
+
+
+def test_a_training_step_reports_its_peak_memory():
+    """That of its maps and weights, without that of the imports."""
+    step = {"side": "ours", "step": "train", "form": "off", "attn": None}
+    with measure.Worker([step | {"model": "cifar_resnet20", "size": 32, "batch": 16}]) as worker:
+        megabytes = worker.memory()
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("needs Linux")
+    assert 10 < megabytes < 200
+
+
+@needs_torch
+@pytest.mark.slow
+@pytest.mark.parametrize("label", PYTORCH)
+def test_every_configuration_of_pytorch_takes_the_same_step(label: str):
+    """The loss of the first step, from the same weights and images, does not depend on it."""
+    import torch
+
+    from benchmarks.baselines import pytorch
+
+    losses = []
+    for configuration in ({}, PYTORCH[label]):
+        torch.manual_seed(0)
+        losses.append(pytorch.train_step("cifar_resnet20", "simam", 8, 2, **configuration)())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_the_error_of_a_side_is_reported():
-    line = Line("modules", "", OURS | {"name": "no-such-module"}, {"side": "itself"}, "", 1.0)
+    line = Line("modules", "", OURS | {"name": "no-such-module"}, {"": {"side": "itself"}}, 1.0)
     with pytest.raises(RuntimeError, match="unknown attention 'no-such-module'"):
         measure.measure(line, rounds=1)
 
@@ -172,13 +247,93 @@ def test_two_sides_in_one_process_take_their_own_steps(split_data: Path):
 def test_waiting_for_data_is_the_difference_to_the_time_without(split_data: Path):
     data = str(split_data / "train")
     epoch = {"side": "ours", "step": "epoch", "root": data, "size": 128, "batch": 8, "how": "loaded"}
-    result = measure.measure(Line("data", "tiny", epoch, {"side": "itself"}, "no waiting", 0.98), rounds=1)
+    result = measure.measure(Line("data", "tiny", epoch, {"no waiting": {"side": "itself"}}, 0.98), 1)
     assert 0 < result.baseline_ms < result.ours_ms
 
 
 def test_an_unknown_section_is_one_sentence():
     result = tool("benchmark", "modules", "trains")
     assert_one_sentence(result, "unknown section 'trains'", "did you mean 'train'?")
+
+
+# ---- where the time of a step goes
+
+
+@pytest.fixture(scope="module")
+def tiny_breakdown() -> dict:
+    """Of a step at a size at which the tests are fast; the shares say nothing there."""
+    found = breakdown.breakdown("cifar_resnet20", 8, 2, steps=2)
+    return found | {"peak_gflops": 100.0, "peak_gbs": 10.0}
+
+
+def test_the_operators_of_a_step_are_counted(tiny_breakdown: dict):
+    """ResNet-20: 19 convolutions and 2 of the shortcuts, each with a batch norm; 9 blocks."""
+    calls = {kind: row[0] for kind, *row in tiny_breakdown["rows"]}
+    expected = {"first convolution": 1, "1×1 convolution": 2, "3×3 convolution": 18, "batch norm": 21}
+    expected |= {"ReLU": 19, "addition": 9, "attention": 9, "pool": 1, "linear": 1}
+    assert expected.items() <= calls.items() and set(calls) <= set(SHARES)
+
+
+def test_a_step_has_as_many_operations_as_the_network(tiny_breakdown: dict):
+    """Backward has twice those of forward, but the images need no gradient."""
+    macs = profile(create_model("cifar_resnet20", num_classes=16), size=8).macs
+    first = 8 * 8 * 16 * 27
+    expected = 2 * 2 * (3 * macs - first)  # two operations for a multiplication, two images
+    assert sum(row[4] for row in tiny_breakdown["rows"]) * 1e9 == pytest.approx(expected, rel=0.02)
+
+
+def test_the_parts_of_a_step_are_no_longer_than_the_step(tiny_breakdown: dict):
+    explained = sum(row[2] + row[3] for row in tiny_breakdown["rows"])
+    assert 0 < explained <= tiny_breakdown["profiled_ms"]
+    for kind, _, forward, backward, *_ in tiny_breakdown["rows"]:
+        assert forward > 0, kind
+        assert backward > 0 or kind in ("optimiser", "other operators"), kind
+
+
+def test_the_breakdown_leaves_paddle_as_it_was(tiny_breakdown: dict):
+    x = paddle.ones([2])
+    assert paddle.nn.functional.relu(x).sum().item() == 2
+    assert not hasattr(paddle._C_ops.relu, "__wrapped__")
+
+
+def test_the_time_of_a_step_is_a_table(tiny_breakdown: dict):
+    """A row for each kind, the slowest first, and the rest."""
+    head, _, *rows = [line for line in page.time_table(tiny_breakdown) if line.startswith("|")]
+    assert head == "| what | calls | forward, ms | backward, ms | share | achieved | of the peak |"
+    shares = [float(row.split("|")[5].removesuffix(" % ")) for row in rows]
+    assert len(rows) == len(tiny_breakdown["rows"]) + 1 and rows[-1].startswith("| rest: ")
+    assert sum(shares) == pytest.approx(100, abs=1) and shares[:-1] == sorted(shares[:-1], reverse=True)
+
+
+def test_an_operator_is_compared_with_the_nearer_peak():
+    found = {"step_ms": 90.0, "profiled_ms": 100.0, "peak_gflops": 100.0, "peak_gbs": 10.0}
+    found["rows"] = [
+        ["1×1 convolution", 3.0, 10.0, 30.0, 2.0, 0.1],  # 50 GFLOP/s, half of the peak; 2.5 GB/s
+        ["depthwise convolution", 3.0, 5.0, 15.0, 0.1, 0.15],  # 5 GFLOP/s; 7.5 GB/s, three quarters
+    ]
+    assert page.time_table(found)[2:] == [
+        "| 1×1 convolution | 3 | 10 | 30 | 40.0 % | 50 GFLOP/s | 50 % |",
+        "| depthwise convolution | 3 | 5 | 15 | 20.0 % | 7.5 GB/s | 75 % |",
+        "| rest: Python, the framework | – | – | – | 40.0 % | – | – |",
+        "",
+        "A step takes 90 ms, with the profiler 100 ms, of which the operators explain 60 %.",
+        "Peaks: 100 GFLOP/s and 10 GB/s.",
+        "",
+    ]
+
+
+def test_the_peaks_are_of_this_machine():
+    assert breakdown.matrix_product_peak(64, turns=1) > 0 and breakdown.copy_peak(1, turns=1) > 0
+
+
+def test_every_network_with_a_line_of_training_has_a_table_of_its_time():
+    lines_ = [line for line in LINES if line.section == "train"]
+    assert {line.ours["model"] for line in lines_} == set(TRAINED)
+
+
+def test_an_unknown_network_is_one_sentence():
+    result = tool("benchmark", "time", "--model", "resnet5O")
+    assert_one_sentence(result, "unknown network 'resnet5O'", "did you mean 'resnet50'?")
 
 
 @pytest.mark.slow
@@ -195,16 +350,18 @@ def test_the_study_over_seeds_trains_both_forms(split_data: Path, tmp_path: Path
 
 def test_csv_page_and_chart_show_the_results(tmp_path: Path):
     results = [
-        Result("train", "a net", 10.0, "PyTorch", 25.0, 2.5, 1.2),
+        Result("train", "a net", 10.0, "PyTorch", 25.0, 2.5, 1.2, 100.0, 1500.0),
+        Result("train", "a net of another day", 10.0, "PyTorch", 25.0, 2.5, 1.2),
         Result("modules", "a module", 3.0, "stock Paddle", 1.5, 0.5, 1.0),
     ]
     page.write(results, tmp_path)
-    in_order = [results[1], results[0]]  # of the sections
+    in_order = [results[2], *results[:2]]  # of the sections
     assert page.read(tmp_path / "performance.csv") == in_order
     rows = [line for line in (tmp_path / "performance.md").read_text("utf-8").splitlines() if "×" in line]
     assert [row for row in rows if row.startswith("| a ")] == [
         "| a module | 3 | stock Paddle | 1.5 | 0.50× | 1.00× (missed) |",
-        "| a net | 10 | PyTorch | 25 | 2.50× | 1.20× |",
+        "| a net | 10 | PyTorch | 25 | 2.50× | 1.20× | 100 | 1,500 |",
+        "| a net of another day | 10 | PyTorch | 25 | 2.50× | 1.20× | – | – |",
     ]
     text = (tmp_path / "performance.md").read_text("utf-8")
     pictures = {path.name for path in (tmp_path / "images").iterdir()}
@@ -243,15 +400,14 @@ def test_there_are_no_results_without_a_table(tmp_path: Path):
 def test_the_committed_page_is_made_from_the_committed_results():
     docs = ROOT / "docs"
     results = page.read(docs / "performance.csv")
-    tables = [(docs / f"performance_{name}.csv").read_text("utf-8") for name in ("ops", "seeds")]
     committed = docs / "performance.md"
-    made = page.page(results, *tables, page.machine_of(committed))
+    made = page.page(results, page.read_tables(docs), page.machine_of(committed))
     assert made == committed.read_text("utf-8")
 
 
 def test_every_result_is_of_a_line_that_can_be_measured_again():
-    aims = {(line.section, line.what, line.label): line.aim for line in LINES}
+    aims = {(line.section, line.what, label): line.aim for line in LINES for label in line.baselines}
     results = page.read(ROOT / "docs" / "performance.csv")
-    assert len(results) >= 50
+    assert len(results) >= 30
     for result in results:
         assert result.aim == pytest.approx(aims[result.section, result.what, result.baseline], rel=1e-3)
