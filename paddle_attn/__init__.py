@@ -35,6 +35,7 @@ _ROOMS = (
     "data",
     "deploy",
     "errors",
+    "explain",
     "files",
     "models",
     "ops",
