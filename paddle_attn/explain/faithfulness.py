@@ -24,7 +24,7 @@ from .recording import evaluating, list_layers, logits_of
 
 STEPS = 20  # of a curve
 BLUR = 0.1  # of the image's side: the deviation of the Gaussian that hides its content
-MIN_CONFIDENCE_GAIN = 0.05  # of a trained network over random ones
+MIN_GAIN = 0.1  # in agreement, of a trained network over random ones
 BLOCK = 1 << 16  # values
 ALIKE = 0.5  # a rank correlation from which two maps count as alike
 DRAWS = 5  # randomised networks
@@ -135,8 +135,8 @@ class Randomisation:
         similarities: structural similarity (SSIM) with the original map, likewise.
         maps: `[stages, N, h, w]`, of one cascade.
         random_correlations: the rank correlation with the maps of each network whose layers are all random.
-        confidence: the probability of the network's first class, mean over the images.
-        random_confidences: the same of each random network.
+        agreement: how alike the network answers different images, see `_agreement`.
+        random_agreements: the same of each random network.
     """
 
     layers: list[str]
@@ -144,14 +144,14 @@ class Randomisation:
     similarities: np.ndarray
     maps: np.ndarray
     random_correlations: np.ndarray
-    confidence: float
-    random_confidences: np.ndarray
+    agreement: float
+    random_agreements: np.ndarray
 
     @property
     def is_trained(self) -> bool:
-        """Whether the network is more confident than random ones: only then there is something to explain."""
-        spread = max(3 * float(self.random_confidences.std(ddof=1)), MIN_CONFIDENCE_GAIN)
-        return self.confidence > float(self.random_confidences.mean()) + spread
+        """Whether the network tells images apart better than random ones do; else there is nothing to explain."""
+        margin = max(3 * float(self.random_agreements.std(ddof=1)), MIN_GAIN)
+        return self.agreement < float(self.random_agreements.mean()) - margin
 
     @property
     def depends_on_weights(self) -> bool:
@@ -164,9 +164,8 @@ class Randomisation:
         found = f"rank correlation {self.random_correlations.mean():.2f} with the maps of randomised weights"
         if not self.is_trained:
             return (
-                "the map does not depend on learned weights: the network is no more confident "
-                f"({100 * self.confidence:.0f} %) than with randomised weights "
-                f"({100 * self.random_confidences.mean():.0f} %)"
+                "the map does not depend on learned weights: the network answers different images as alike "
+                f"({self.agreement:.2f}) as with randomised weights ({self.random_agreements.mean():.2f})"
             )
         if not self.depends_on_weights:
             return f"the map does not depend on the weights: {found}, so it shows the image alone"
@@ -188,10 +187,10 @@ def check_randomisation(net: nn.Layer, images: Tensor, explain: Explain, seed: i
         seed: of the shuffles.
     """
     original = explain(net)
-    confidence = _confidence(net, images)
+    agreement = _agreement(net, images)
     cascade = _layers_from_the_top(net, images)
     ends = sorted({round(end) - 1 for end in np.linspace(1, len(cascade), STAGES)})
-    names, maps, correlations, confidences = [TRAINED], [original], [], []
+    names, maps, correlations, agreements = [TRAINED], [original], [], []
     for draw in range(DRAWS):
         rng = np.random.default_rng([seed, draw])
         with _restored(net):
@@ -202,15 +201,15 @@ def check_randomisation(net: nn.Layer, images: Tensor, explain: Explain, seed: i
                     maps.append(explain(net))
             random = maps[-1] if draw == 0 else explain(net)
             correlations.append(_rank_correlations(original, random).mean())
-            confidences.append(_confidence(net, images))
+            agreements.append(_agreement(net, images))
     return Randomisation(
         names,
         np.asarray([_rank_correlations(original, each).mean() for each in maps]),
         np.asarray([_similarities(original, each).mean() for each in maps]),
         np.stack(maps),
         np.asarray(correlations),
-        confidence,
-        np.asarray(confidences),
+        agreement,
+        np.asarray(agreements),
     )
 
 
@@ -261,10 +260,21 @@ def _restored(net: nn.Layer) -> Iterator[None]:
             tensor.set_value(values)
 
 
-def _confidence(net: nn.Layer, images: Tensor) -> float:
-    """The largest probability, mean over the images."""
+def _agreement(net: nn.Layer, images: Tensor) -> float:
+    """The mean cosine between the centred logits of any two of the images and their blurred copies.
+
+    Near 1 a network answers everything alike. The scale of the logits does not matter: that of a network with
+    random weights can be anything.
+    """
+    blurred = paddle.to_tensor(blur(images.numpy(), BLUR * min(images.shape[2:])).astype("float32"))
     with evaluating(net), paddle.no_grad():
-        return float(F.softmax(logits_of(net, images), axis=1).numpy().max(1).mean())
+        logits = np.concatenate([logits_of(net, each).numpy() for each in (images, blurred)]).astype(
+            "float64"
+        )
+    logits -= logits.mean(1, keepdims=True)
+    logits /= np.linalg.norm(logits, axis=1, keepdims=True).clip(1e-30)
+    count = len(logits)
+    return float(((logits @ logits.T).sum() - count) / (count * (count - 1)))
 
 
 # ---- how alike two maps are

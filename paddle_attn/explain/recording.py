@@ -120,8 +120,8 @@ def last_map(net: nn.Layer, images: Tensor) -> str:
     usual = [call.name for call in usual if call.shape[2:] in sizes]
     if not usual:
         raise UserError(
-            f"no layer of {type(net).__name__} returns a map [N, C, H, W] of more than one place for an image "
-            f"of {images.shape[2]}x{images.shape[3]} px: expected a convolutional network or a larger image"
+            f"no layer of {type(net).__name__} returns a map [N, C, H, W] of more than one place for images "
+            f"of {images.shape[2]}x{images.shape[3]} px: expected convolutions, or a larger image"
         )
     return usual[-1]
 
