@@ -149,7 +149,7 @@ class Randomisation:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the network tells images apart better than random ones do; else there is nothing to explain."""
+        """Whether the network tells images apart better than random ones; else nothing is to explain."""
         margin = max(3 * float(self.random_agreements.std(ddof=1)), MIN_GAIN)
         return self.agreement < float(self.random_agreements.mean()) - margin
 
