@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from paddle_attn.files import write_text
@@ -16,19 +16,27 @@ from .page import TABLES, machine_of, read, time_table, write
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_time(models: Sequence[str], steps: int, out: Path, report: Callable[[str], None]) -> None:
+def run_time(
+    networks: Mapping[str, tuple[int, int]],
+    steps: int,
+    out: Path,
+    report: Callable[[str], None],
+    keep: bool = False,
+) -> None:
     """Measure networks, and write `out/performance_time.json` and the page after each.
 
     Args:
-        models: of `TRAINED`.
+        networks: size and number of the images for each, by its name in `TRAINED`.
         steps: profiled for each network.
         out: the folder of the page.
         report: called with the lines of each table.
+        keep: measure only the networks that have no table yet.
     """
     path = out / TABLES["time"]
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    for model in models:
-        size, batch = TRAINED[model]
+    for model, (size, batch) in networks.items():
+        if keep and model in found:
+            continue
         command = [sys.executable, "-m", "benchmarks.breakdown", model, str(size), str(batch), str(steps)]
         process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if process.returncode:

@@ -19,8 +19,13 @@ def main() -> None:
         metavar="SECTION",
         help="modules train infer data time seeds (default: all but time and seeds)",
     )
-    add("--rounds", type=int, default=5, help="of turns; 0 only writes the page (default: %(default)s)")
-    add("--go-on", action="store_true", help="measure only the lines that have no result yet")
+    add(
+        "--rounds",
+        type=int,
+        default=5,
+        help="of turns, or steps of the section time; 0 only writes the page (default: %(default)s)",
+    )
+    add("--go-on", action="store_true", help="measure only the lines and networks without a result")
     add("--data", metavar="DIR", help="images with train/ and eval/ (default: synthetic ones)")
     add("--model", nargs="+", metavar="NAME", help="networks of the section time (default: all)")
     add("--epochs", type=int, default=8, help="of each run of seeds (default: %(default)s)")
@@ -49,8 +54,9 @@ def main() -> None:
             make_split("demo", data)
         if "seeds" in sections:
             run_seeds(data, arguments.epochs, scratch, out, report)
-        if "time" in sections:
-            run_time(models, max(1, arguments.rounds), out, report)
+        if "time" in sections and arguments.rounds > 0:
+            networks = {model: TRAINED[model] for model in models}
+            run_time(networks, arguments.rounds, out, report, arguments.go_on)
         timed = [section for section in SECTIONS if section in sections]
         results = run(timed, max(0, arguments.rounds), data / "train", scratch, out, report, arguments.go_on)
         missed = sum(result.ratio < result.aim for result in results)

@@ -17,6 +17,7 @@ from benchmarks import breakdown, measure, page
 from benchmarks.baselines import ours, stock_paddle
 from benchmarks.lines import PACKAGES, PYTORCH, SECTIONS, SHARES, TRAINED, Line, Result, lines
 from benchmarks.seeds import run_seeds
+from benchmarks.step_time import run_time
 from paddle_attn import create_attention, create_model, ops, profile, runtime
 
 needs_torch = pytest.mark.skipif(
@@ -324,6 +325,15 @@ def test_an_operator_is_compared_with_the_nearer_peak():
 
 def test_the_peaks_are_of_this_machine():
     assert breakdown.matrix_product_peak(64, turns=1) > 0 and breakdown.copy_peak(1, turns=1) > 0
+
+
+@pytest.mark.slow
+def test_the_tables_of_a_networks_time_are_kept_until_they_are_measured_again(tmp_path: Path):
+    reported: list[str] = []
+    for _ in range(2):
+        run_time({"cifar_resnet20": (8, 2)}, 1, tmp_path, reported.append, keep=True)
+    assert [text.splitlines()[0] for text in reported] == ["cifar_resnet20-simam, 8 px, batch 2"]
+    assert set(reported[0].splitlines()[1:]) < set((tmp_path / "performance.md").read_text().splitlines())
 
 
 def test_every_network_with_a_line_of_training_has_a_table_of_its_time():
