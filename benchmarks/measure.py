@@ -39,9 +39,10 @@ Turn = tuple[float, float]  # seconds per step, and how many of them it waited f
 class Worker:
     """A process of `benchmarks/baselines/worker.py` with one side or several; it takes steps on request.
 
-    A side with the key `tuned` gets `ALLOCATOR` and as many threads as ours.
+    A side with the key `tuned` gets `ALLOCATOR` and as many threads as ours. The process starts with the
+    object; `with` waits until it is ready, and ends it.
 
-    Raises: RuntimeError with the last line of the process's errors when it ends.
+    Raises: RuntimeError with the errors of the process when it ends by itself.
     """
 
     def __init__(self, orders: Sequence[dict[str, Any]]):
@@ -53,18 +54,17 @@ class Worker:
         command = [sys.executable, "-m", "benchmarks.baselines.worker", json.dumps(sides)]
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
-        try:
-            self._answer()  # 'ready'
-            self.steps = [1] * len(orders)  # of a turn
-            self.steps = [max(1, round(TURN / max(self.turn(side)[0], 1e-6))) for side in range(len(orders))]
-        except BaseException:
-            self.__exit__()
-            raise
+        self.steps: dict[int, int] = {}  # of a turn, by side
 
     def turn(self, side: int = 0) -> Turn:
-        """A turn of a side."""
-        seconds, waited = map(float, self._ask(f"{side} {self.steps[side]}").split())
-        return seconds / self.steps[side], waited / self.steps[side]
+        """A turn of a side. The first one sets its number of steps."""
+        if side not in self.steps:
+            self.steps[side] = max(1, round(TURN / max(self._take(side, 1)[0], 1e-6)))
+        return self._take(side, self.steps[side])
+
+    def _take(self, side: int, steps: int) -> Turn:
+        seconds, waited = map(float, self._ask(f"{side} {steps}").split())
+        return seconds / steps, waited / steps
 
     def memory(self) -> float:
         """The peak of the process's memory in its turns, in MB, less that after its imports; 0 if unknown."""
@@ -82,12 +82,16 @@ class Worker:
             raise RuntimeError(f"the benchmark's process ended: {errors[-2000:]}")
         return line.strip()
 
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
     def __enter__(self) -> Worker:
+        self._answer()  # 'ready'
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.process.kill()
-        self.process.communicate()
+        self.close()
 
 
 def measure(line: Line, rounds: int, report: Callable[[str], None] = print) -> Result:
@@ -132,7 +136,9 @@ def measure(line: Line, rounds: int, report: Callable[[str], None] = print) -> R
 def start(
     line: Line, stack: contextlib.ExitStack, report: Callable[[str], None]
 ) -> tuple[dict[str, Callable[[], Turn]], dict[str, Worker]]:
-    """Start a line's processes. Reports and skips a baseline that does not start, if there are others.
+    """Start a line's processes, side by side: PyTorch compiles for minutes on one core.
+
+    Reports and skips a baseline that does not start, if there are others.
 
     Returns: what takes a turn of each side, by its label, ours first; and the processes of training lines
         with one side.
@@ -141,14 +147,18 @@ def start(
         both = stack.enter_context(Worker([line.ours, *line.baselines.values()]))
         labels = [OURS, *line.baselines]
         return {label: functools.partial(both.turn, side) for side, label in enumerate(labels)}, {}
-    workers = {OURS: stack.enter_context(Worker([line.ours]))}
-    for label, order in line.baselines.items():
-        if order["side"] == "itself":
-            continue
+    orders = {OURS: line.ours} | {
+        label: order for label, order in line.baselines.items() if order["side"] != "itself"
+    }
+    started = {label: Worker([order]) for label, order in orders.items()}
+    for worker in started.values():
+        stack.callback(worker.close)
+    workers = {}
+    for label, worker in started.items():
         try:
-            workers[label] = stack.enter_context(Worker([order]))
+            workers[label] = stack.enter_context(worker)
         except RuntimeError as error:
-            if len(line.baselines) == 1:
+            if label == OURS or len(line.baselines) == 1:
                 raise
             report(f"{line.what}: {label} skipped: {str(error).splitlines()[-1]}")
     if len(workers) == 1 and line.sides != {"itself"}:
