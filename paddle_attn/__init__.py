@@ -41,6 +41,7 @@ _ROOMS = (
     "ops",
     "plotting",
     "runtime",
+    "study",
     "train",
     "weights",
 )

@@ -16,6 +16,7 @@ import paddle_attn
 from paddle_attn.config import Config, load_config
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.deploy import export_model
+from paddle_attn.study import load_study, plan_runs
 
 # README first: the pages continue from its first training
 PAGES = ["README.md", "README.zh-CN.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
@@ -122,8 +123,9 @@ def test_the_tools_have_the_options_that_a_page_uses(page: str, helps: dict[str,
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_commands_with_a_config_can_run_in_the_order_of_the_page(page: str):
+def test_commands_with_a_config_can_run_in_the_order_of_the_page(page: str, monkeypatch: pytest.MonkeyPatch):
     """Configs and overrides are valid; a run's own config, weights and export come from a command before."""
+    monkeypatch.chdir(ROOT)
     made: dict[str, Config] = {}  # the folders of runs
     exported: set[str] = set()
     before = [] if page.startswith("README") else commands("README.md")
@@ -132,6 +134,9 @@ def test_commands_with_a_config_can_run_in_the_order_of_the_page(page: str):
         if "--model" in options:
             assert options["--model"] in exported, words
         if "-c" not in options:
+            continue
+        if "tools/study.py" in words:
+            assert plan_runs(load_study(options["-c"])), words
             continue
         path = Path(options["-c"])
         overrides = [word for word in words if re.fullmatch(r"[a-z]+\.[a-z_.]+=.*", word)]

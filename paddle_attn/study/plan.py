@@ -1,0 +1,222 @@
+"""A study: the grid of its variants, and the list of runs in the order in which they are done."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..config import Config, flatten, load_config
+from ..data.prepare.split import EVERY
+from ..errors import UserError, did_you_mean, nearest, quote, unknown_name
+from ..files import read_regular
+from ..strict_yaml import build, dump, key_names, parse
+
+MAX_NAME = 100  # characters of a variant's name, which becomes the name of files
+SET_BY_THE_STUDY = ("train.seed", "train.output", "train.resume")
+# these options do not decide the result of a run, or not more than rounding does
+NOT_DECISIVE = {
+    *SET_BY_THE_STUDY[1:],
+    "train.device",
+    "train.ops",
+    "train.checkpoint_steps",
+    "data.root",
+    "data.workers",
+    "data.cache",
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """The options of a study, as its YAML file has them."""
+
+    base: str = ""  # the config that every variant changes, such as configs/towernet_none.yaml
+    overrides: dict[str, Any] = field(default_factory=dict)  # of the base, such as {train.epochs: 40}
+    models: tuple[str, ...] = ()  # values of model.name; empty: that of the base
+    attentions: tuple[str | None, ...] = ()  # values of model.attn; null: none
+    grid: dict[str, Any] = field(default_factory=dict)  # further options, each with the list of its values
+    baseline: str | None = None  # the variant that the others are compared with; null: the first one
+    # which folds are tested on; empty: no split is made, and the runs use train/ and eval/ in data.root
+    folds: tuple[int, ...] = tuple(range(EVERY))
+    seeds: tuple[int, ...] = (0,)  # each fold is trained with each of them
+    source: str | None = None  # the photographs, as `tools/split.py --source`; null: it looks in datasets/
+    classes: tuple[str, ...] = ()  # use only these classes; empty: all, or the sixteen of the download
+    name: str | None = None  # of the folders in output/studies and results; null: that of the file
+
+    def __post_init__(self):
+        for key, low, high in (("folds", 0, EVERY - 1), ("seeds", 0, 2**20)):
+            values = getattr(self, key)
+            if len(set(values)) < len(values) or not all(low <= value <= high for value in values):
+                raise UserError(
+                    f"{key} must be different whole numbers from {low} to {high}, found {quote(list(values))}"
+                )
+        if not self.seeds:
+            raise UserError("seeds must have at least one number, such as [0]")
+        if not self.base:
+            raise UserError("base must be the path of a config, such as configs/towernet_none.yaml")
+        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise UserError(f"name must be the name of a folder, found {quote(self.name)}")
+        known = key_names(Config)
+        for section, options in (("overrides", self.overrides), ("grid", self.grid)):
+            for key in options:
+                if key in SET_BY_THE_STUDY or (key == "data.root" and self.folds):
+                    raise UserError(f"{section} has {key}, which the study itself sets: remove it")
+                if not any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for name in known):
+                    raise UserError(
+                        f"{section} has {quote(key)}, which is no option{did_you_mean(nearest(key, known))}"
+                    )
+        for key, values in self.grid.items():
+            if not isinstance(values, list) or not values:
+                raise UserError(f"grid.{key} must be a list of values, found {quote(values)}")
+            if key in ("model.name", "model.attn"):
+                raise UserError(f"grid has {key}: list its values under models or attentions")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One combination of the grid."""
+
+    name: str
+    config: Config
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training run of a study."""
+
+    name: str
+    variant: str
+    fold: int
+    seed: int
+    config: Config
+    config_hash: str
+
+
+def load_study(path: str | os.PathLike) -> Study:
+    """Read a study's YAML file.
+
+    Raises UserError for a missing file, invalid YAML, an unknown key, or a value of the wrong type.
+    """
+    path = Path(path)
+    try:
+        text = read_regular(path).decode("utf-8")
+    except OSError as error:
+        near = nearest(path.stem, {file.stem for file in path.parent.glob("*.yaml")})
+        hint = did_you_mean(near and str(path.with_name(f"{near}.yaml")))
+        raise UserError(f"cannot read the study {path}: {error.strerror or error}{hint}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read the study {path}: it is not UTF-8 text") from None
+    study = build(Study, parse(text, str(path)) or {})
+    return study if study.name else dataclasses.replace(study, name=path.stem.replace(" ", "_"))
+
+
+def list_variants(study: Study) -> list[Variant]:
+    """Every combination of models, attentions and the grid, the baseline first.
+
+    Raises: UserError for an invalid value, two variants of the same name, or an unknown baseline.
+    """
+    axes = {"model.name": list(study.models), "model.attn": list(study.attentions), **study.grid}
+    axes = {key: values for key, values in axes.items() if values}
+    variants: dict[str, Variant] = {}
+    for values in itertools.product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        name = _variant_name({key: value for key, value in chosen.items() if len(axes[key]) > 1})
+        if name in variants:
+            raise UserError(f"the grid has the variant {name} twice: expected different values")
+        overrides = {**study.overrides, **chosen}
+        lines = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+        variants[name] = Variant(name, load_config(study.base, lines))
+    baseline = study.baseline or next(iter(variants))
+    if baseline not in variants:
+        raise unknown_name("baseline", baseline, variants)
+    return [variants.pop(baseline), *variants.values()]
+
+
+def _variant_name(values: dict[str, Any]) -> str:
+    """Such as 'resnet18-simam-lr=0.02': the values of the options that differ."""
+    parts = []
+    for key, value in values.items():
+        text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+        is_name = key in ("model.name", "model.attn")
+        parts.append(text if is_name else f"{key.rpartition('.')[2]}={text}")
+    name = re.sub(r"[^\w.=+-]+", "_", "-".join(parts)).strip("_.") or "base"
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9]}-{_digest(name)}"
+
+
+def plan_runs(study: Study) -> list[PlannedRun]:
+    """The runs of a study: fold by fold, in each fold seed by seed, in each of these variant by variant.
+
+    So the runs that are done when a study is cut short have the variants paired.
+    """
+    variants = list_variants(study)
+    runs = []
+    for fold, seed, variant in itertools.product(study.folds or (0,), study.seeds, variants):
+        name = f"{variant.name}_fold{fold}_seed{seed}"
+        config = variant.config
+        train = dataclasses.replace(
+            config.train,
+            # each fold starts from other weights: shared ones would hide a part of the spread of the runs
+            seed=EVERY * seed + fold,
+            output=str(study_folder(study) / "runs" / name),
+            resume="auto",
+        )
+        root = str(fold_folder(study, fold)) if study.folds else config.data.root
+        data = dataclasses.replace(config.data, root=root)
+        config = dataclasses.replace(config, data=data, train=train)
+        runs.append(PlannedRun(name, variant.name, fold, seed, config, config_hash(config)))
+    return runs
+
+
+def study_folder(study: Study) -> Path:
+    """Where the runs of a study are: output/studies/NAME."""
+    return Path("output", "studies", study.name)
+
+
+def results_folder(study: Study) -> Path:
+    """Where the results of a study are: results/NAME."""
+    return Path("results", study.name)
+
+
+def fold_folder(study: Study, fold: int) -> Path:
+    """The split with this fold for eval."""
+    return study_folder(study) / "data" / f"fold{fold}"
+
+
+def config_hash(config: Config) -> str:
+    """A short checksum of the options that decide a run's result, where they differ from the defaults."""
+    defaults = flatten(Config())
+    return _digest(
+        {
+            key: value
+            for key, value in flatten(config).items()
+            if key not in NOT_DECISIVE and value != defaults[key]
+        }
+    )
+
+
+def data_hash(root: str | Path) -> str:
+    """A short checksum of a split: its files, classes and colour statistics; '' without a `split.json`."""
+    try:
+        record = json.loads(read_regular(Path(root, "split.json")))
+        return _digest([record[key] for key in ("classes", "files", "mean", "std")])
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, LookupError, TypeError):
+        raise UserError(
+            f"{Path(root, 'split.json')} is damaged: remove {root} and start again, it is made again"
+        ) from None
+
+
+def dump_study(study: Study) -> str:
+    """The study as YAML that `load_study` reads back."""
+    return dump(dataclasses.asdict(study))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]

@@ -1,0 +1,194 @@
+"""The folder of a study's results: a row, a history and the predictions of each finished run, as CSV.
+
+    runs.csv               a row for each finished run, in the order of the plan
+    history/RUN.csv        the metrics of each epoch
+    predictions/RUN.csv    for each eval image its class, the predicted one, and the probability of both
+    study.yaml             the study that made them
+
+These files are small and meant to be committed. They are all that the report needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import io
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, quote
+from ..files import atomic_write, lock_folder, read_regular, unlock_folder, write_text
+from ..strict_yaml import parse
+from .plan import PlannedRun, Study, dump_study
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished run. Accuracies are fractions of 1, after the last epoch."""
+
+    run: str
+    variant: str
+    fold: int
+    seed: int
+    top1: float
+    top5: float
+    loss: float
+    images: int  # it was tested on
+    parameters: int  # trainable ones
+    macs: int  # of one image
+    epochs: int
+    config_hash: str
+    data_hash: str
+    version: str  # of paddle_attn
+    commit: str  # of its repository; '' without one; with '+' when files were changed
+    machine: str
+    threads: int
+    seconds_per_epoch: float  # the median
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one eval image."""
+
+    path: str  # relative to the class folders
+    true: str
+    predicted: str
+    p_true: float
+    p_predicted: float
+
+
+class Results:
+    """The results in a folder, which `lock` makes if it is missing."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[int]:
+        """Keep other studies from writing here. Yields the lock, to be passed to the runs' processes."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(self.folder)
+        if lock is None:
+            raise UserError(
+                f"another study is writing to {self.folder}, or its last runs are being saved: "
+                "wait for its end, or give this study another name"
+            )
+        try:
+            yield lock
+        finally:
+            unlock_folder(lock)
+
+    def rows(self) -> dict[str, Row]:
+        """The finished runs by name."""
+        rows = {row.run: row for row in read_rows(self.folder / "runs.csv", Row)}
+        return {
+            name: row
+            for name, row in rows.items()
+            if self.history_file(name).exists() and self.predictions_file(name).exists()
+        }
+
+    def history(self, run: str) -> list[dict[str, float]]:
+        """The metrics of each epoch of a finished run."""
+        return read_history(self.history_file(run))
+
+    def predictions(self, run: str) -> list[Prediction]:
+        return list(read_rows(self.predictions_file(run), Prediction))
+
+    def history_file(self, run: str) -> Path:
+        return self.folder / "history" / f"{run}.csv"
+
+    def predictions_file(self, run: str) -> Path:
+        return self.folder / "predictions" / f"{run}.csv"
+
+    def check(self, study: Study, plan: Sequence[PlannedRun]) -> None:
+        """Raise UserError when a finished run is not one of this study. A study may grow."""
+        planned = {run.name: run for run in plan}
+        for row in self.rows().values():
+            run = planned.get(row.run)
+            if run is None:
+                problem = f"the finished run {row.run}, which this study does not have"
+            elif row.config_hash != run.config_hash:
+                problem = f"the run {row.run} with other options{self._difference(study)}"
+            else:
+                continue
+            raise UserError(
+                f"{self.folder} holds {problem}: expected results of the same study; "
+                "give this study another name, or move that folder away"
+            )
+
+    def check_data(self, fold: int, data_hash: str) -> None:
+        """Raise UserError when finished runs of a fold saw other photographs."""
+        for row in self.rows().values():
+            if row.fold == fold and row.data_hash != data_hash:
+                raise UserError(
+                    f"{self.folder} holds {row.run}, which saw other photographs than fold {fold} has now"
+                    f" (checksum {row.data_hash or 'none'}, now {data_hash or 'none'}): "
+                    "restore them, or give this study another name"
+                )
+
+    def _difference(self, study: Study) -> str:
+        """The first option of the study that differs from the recorded one, in brackets."""
+        with contextlib.suppress(OSError, UserError, UnicodeDecodeError):
+            text = read_regular(self.folder / "study.yaml").decode()
+            recorded, ours = parse(text, "study.yaml"), parse(dump_study(study), "study.yaml")
+            for key, value in ours.items():
+                if recorded.get(key) != value:
+                    return f" ({key} was {quote(recorded.get(key))}, found {quote(value)})"
+        return f" (the config {study.base} has changed)"
+
+    def write_study(self, study: Study) -> None:
+        write_text(self.folder / "study.yaml", dump_study(study))
+
+    def add(self, row: Row, history: Path, predictions: Path, plan: Sequence[PlannedRun]) -> None:
+        """Add a finished run; its row, in the order of the plan, is written last."""
+        for source, target in (
+            (history, self.history_file(row.run)),
+            (predictions, self.predictions_file(row.run)),
+        ):
+            atomic_write(target, lambda part, source=source: shutil.copyfile(source, part))
+        rows = self.rows() | {row.run: row}
+        ordered = [rows[run.name] for run in plan if run.name in rows]
+        write_text(self.folder / "runs.csv", to_csv(ordered, Row))
+
+
+def to_csv(rows: Sequence[Any], kind: type) -> str:
+    """Dataclasses as the text of a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [item.name for item in dataclasses.fields(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(map(dataclasses.asdict, rows))
+    return text.getvalue()
+
+
+def read_rows(path: Path, kind: type) -> Iterator[Any]:
+    """The rows of a CSV file as dataclasses; none if there is no file. UserError if damaged."""
+    if not path.exists():
+        return
+    types = {
+        item.name: {"int": int, "float": float, "str": str}[item.type] for item in dataclasses.fields(kind)
+    }
+    for number, values in _lines(path):
+        try:
+            yield kind(**{name: convert(values[name]) for name, convert in types.items()})
+        except (KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{path} is damaged at line {number}: expected the columns {', '.join(types)}; "
+                "restore the file, or remove the line: its run is then collected again"
+            ) from None
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The rows of a `history.csv`."""
+    try:
+        return [{name: float(value) for name, value in values.items()} for _, values in _lines(path)]
+    except (TypeError, ValueError):
+        raise UserError(f"{path} is damaged: expected a number in each column; restore the file") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
+    text = read_regular(path).decode("utf-8", "replace")
+    yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
