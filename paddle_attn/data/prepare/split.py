@@ -17,6 +17,8 @@ from rich.progress import track
 from ...errors import UserError, unknown_name
 from ...files import atomic_directory, files_below, is_inside, read_regular, shown
 from ..images import ImageError, check_class_name, is_clutter, list_images, list_images_and_links, load_image
+from .duplicates import thumbnail
+from .report import SplitImage, near_duplicates, write_report
 from .sources import (
     ARCHIVES,
     CALTECH_16,
@@ -48,6 +50,7 @@ class Split:
     std: list[float]
     skipped: dict[str, str]  # file: reason
     files: list[str]  # all files of the split, relative to it; a later split replaces only these
+    near_duplicates: int | None  # eval images that have one in train; None when they were not looked for
 
     def total(self, part: str) -> int:
         """The number of images in 'train' or 'eval'."""
@@ -61,6 +64,8 @@ class _Checked:
     file: Path
     mean: np.ndarray
     mean_square: np.ndarray
+    size: tuple[int, int]
+    thumbnail: np.ndarray | None
 
 
 def default_folder(
@@ -110,6 +115,7 @@ def make_split(
     url: str = CALTECH_URL,
     sha1: str = CALTECH_SHA1,
     fold: int = 0,
+    report: bool = True,
 ) -> Split:
     """Make the split. `out` appears complete at the end; after an error it is as before. A link is followed.
 
@@ -121,6 +127,7 @@ def make_split(
         force: replace an earlier split.
         fold: 0 to 4, the first file of each class that goes to eval, before every fifth after it. The eval
             parts of the five folds hold every image once.
+        report: look for near-duplicates and write `report.html`, the page of the data set.
 
     Raises: UserError when `out` exists, or with `force` holds a file that no split wrote, when source and
     `out` contain one another, when there are no images, or when too few of a class decode for one in each
@@ -148,10 +155,27 @@ def make_split(
                 if path.is_symlink():
                     _check_apart(path, out)
         put = shutil.move if found.temporary else shutil.copyfile
-        counts, skipped, mean, std = _distribute(folders, target, seed, fold, put)
+        counts, skipped, mean, std, images = _distribute(folders, target, seed, fold, put, report)
         shutil.rmtree(work)
-        files = [*files_below(target), RECORD]
-        split = Split(list(counts), counts, found.name, rule, fold, mean, std, skipped, files)
+        duplicates = None
+        if report:
+            duplicates = near_duplicates(images)
+            description = f"{found.name}: {rule}."
+            write_report(
+                target, f"The data set {Path(found.name).name}", description, images, duplicates, skipped
+            )
+        split = Split(
+            list(counts),
+            counts,
+            found.name,
+            rule,
+            fold,
+            mean,
+            std,
+            skipped,
+            [*files_below(target), RECORD],
+            None if duplicates is None else len(duplicates),
+        )
         record = json.dumps(dataclasses.asdict(split), indent=2, ensure_ascii=False)
         # a file name that is not text becomes \udcNN, which JSON reads as the same name
         (target / RECORD).write_bytes(f"{record}\n".encode("utf-8", "backslashreplace"))
@@ -219,16 +243,19 @@ def _distribute(
     seed: int | None,
     fold: int,
     put: Callable[[Path, Path], object],
-) -> tuple[dict[str, dict[str, int]], dict[str, str], list[float], list[float]]:
+    report: bool,
+) -> tuple[dict[str, dict[str, int]], dict[str, str], list[float], list[float], list[SplitImage]]:
     """Check every image and `put` it into train/ or eval/.
 
-    Returns: the counts, the skipped files, and the mean and standard deviation of the training images.
+    Returns: the counts, the skipped files, the mean and standard deviation of the training images, and with
+    `report` what its page needs of every image.
     """
+    placed: list[SplitImage] = []
     counts: dict[str, dict[str, int]] = {}
     skipped: dict[str, str] = {}
     sums, squares = np.zeros(3), np.zeros(3)
     for name, folder in track(folders.items(), description="checking images", transient=True):
-        images, reasons = _check_images(folder)
+        images, reasons = _check_images(folder, report)
         skipped |= reasons
         if len(images) < max(2, fold + 1):
             of_fold = f" of fold {fold}" if fold else ""
@@ -244,28 +271,34 @@ def _distribute(
         for index, image in enumerate(images):
             part = "eval" if index % EVERY == fold else "train"
             counts[name][part] += 1
-            put(image.file, _unused(target / part / name / _file_name(image.file.relative_to(folder))))
+            path = _unused(target / part / name / _file_name(image.file.relative_to(folder)))
+            put(image.file, path)
+            if report:
+                relative = path.relative_to(target).as_posix()
+                placed.append(SplitImage(relative, part, name, image.size, image.thumbnail))
             if part == "train":
                 sums, squares = sums + image.mean, squares + image.mean_square
     total = sum(count["train"] for count in counts.values())
     mean = sums / total
     std = np.sqrt(np.maximum(squares / total - mean * mean, 0))
-    return counts, skipped, [round(float(m), 4) for m in mean], [round(float(s), 4) for s in std]
+    return counts, skipped, [round(float(m), 4) for m in mean], [round(float(s), 4) for s in std], placed
 
 
-def _check_images(folder: Path) -> tuple[list[_Checked], dict[str, str]]:
+def _check_images(folder: Path, thumbnails: bool) -> tuple[list[_Checked], dict[str, str]]:
     """The images of a class that decode, sorted by path, and the reason for each file that is skipped."""
     checked: list[_Checked] = []
     files, links = list_images_and_links(folder)
     skipped = dict.fromkeys(links, "a link to a folder, which is not followed")
     for file in files:
         try:
-            histogram = np.reshape(load_image(file).histogram(), [3, 256])
+            image = load_image(file)
         except ImageError as error:
             skipped[file] = error.reason
             continue
+        histogram = np.reshape(image.histogram(), [3, 256])
         frequencies = histogram / histogram[0].sum()
-        checked.append(_Checked(file, frequencies @ LEVELS, frequencies @ LEVELS**2))
+        small = thumbnail(image) if thumbnails else None
+        checked.append(_Checked(file, frequencies @ LEVELS, frequencies @ LEVELS**2, image.size, small))
     return checked, {shown(file.relative_to(folder.parent)): reason for file, reason in skipped.items()}
 
 
