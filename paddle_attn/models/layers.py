@@ -1,7 +1,8 @@
-"""Paddle's convolution and max-pool, in their fused form (`ops`) when supported."""
+"""Paddle's convolution, batch norm and max-pool, in their fused form (`ops`) when supported."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import paddle.nn.functional as F
@@ -48,6 +49,67 @@ class Conv2D(nn.Conv2D):
         if self.depthwise:
             return "depthwise"
         return "conv3x3" if self.bias is None else "conv3x3_bias"
+
+
+class BatchNorm2D(nn.BatchNorm2D):
+    """`nn.BatchNorm2D`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = _fused_batch_norm(self, x, None, 0)
+        return super().forward(x) if y is None else y
+
+
+Activation = Callable[[Tensor], Tensor]
+# the numbers of the fused form; of functions and of the classes of layers
+ACTIVATIONS = {None: 0, F.relu: 1, nn.ReLU: 1, F.relu6: 2, nn.ReLU6: 2}
+
+
+def batch_norm(
+    bn: nn.Layer, x: Tensor, residual: Tensor | None = None, activation: Activation | None = None
+) -> Tensor:
+    """`activation(bn(x) + residual)`, in one pass over memory when the fused form is supported.
+
+    Args:
+        bn: a batch norm, or a layer that replaced it. Its hooks see its own output.
+        x: `[N, C, H, W]`.
+        residual: of the same shape, or None.
+        activation: a function such as `F.relu`, a layer such as `nn.ReLU()`, or None.
+    """
+    is_layer = isinstance(activation, nn.Layer)
+    number = ACTIVATIONS.get(type(activation) if is_layer else activation)
+    if number is not None and not _has_hooks(bn) and not (is_layer and _has_hooks(activation)):
+        y = _fused_batch_norm(bn, x, residual, number)
+        if y is not None:
+            return y
+    y = bn(x)
+    if residual is not None:
+        y = y + residual
+    return y if activation is None else activation(y)
+
+
+def _has_hooks(layer: nn.Layer) -> bool:
+    return bool(layer._forward_pre_hooks or layer._forward_post_hooks)
+
+
+def _fused_batch_norm(bn: nn.Layer, x: Tensor, residual: Tensor | None, activation: int) -> Tensor | None:
+    """None when it is not supported, also for SyncBatchNorm, other number types and without a weight."""
+    if type(bn) not in (BatchNorm2D, nn.BatchNorm2D) or bn._data_format != "NCHW":
+        return None
+    if bn.weight is None or bn.bias is None or bn.weight.dtype != x.dtype:
+        return None
+    maps = (x,) if residual is None else (x, residual)
+    fused = ops.find("batch_norm" if residual is None else "batch_norm_add", x)
+    if fused is None or x.shape[1] != bn._num_features:  # Paddle's operator has the better error
+        return None
+    if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
+        return None
+    frozen = not bn.training or bool(bn._use_global_stats)
+    if not bn.training and bn._use_global_stats is False:  # Paddle's gradient is that of other statistics
+        return None
+    if not frozen and x.size == x.shape[1]:  # one value for each channel: Paddle's result is x
+        return None
+    statistics = bn._mean, bn._variance
+    return fused(*maps, bn.weight, bn.bias, *statistics, activation, frozen, bn._momentum, bn._epsilon)
 
 
 class MaxPool2D(nn.Layer):

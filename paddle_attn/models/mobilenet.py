@@ -13,6 +13,7 @@ from typing import ClassVar
 from paddle import ParamAttr, Tensor, nn
 from paddle.vision.models.mobilenetv2 import model_urls
 
+from .layers import BatchNorm2D, batch_norm
 from .placement import Placement
 from .resnet import SIMAM_REPOSITORY, conv
 from .spec import CifarSpec, ModelSpec
@@ -30,12 +31,23 @@ BLOCKS = sum(blocks for _, _, blocks, _ in STAGES)
 LAST_CHANNELS = 1280
 
 
-def conv_bn_relu(
-    in_channels: int, out_channels: int, kernel_size: int, stride: int, groups: int, relu: type[nn.Layer]
-) -> nn.Sequential:
-    return nn.Sequential(
-        conv(in_channels, out_channels, kernel_size, stride, groups), nn.BatchNorm2D(out_channels), relu()
-    )
+class ConvBNReLU(nn.Sequential):
+    """A convolution, a batch norm and `relu()`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int,
+        groups: int,
+        relu: type[nn.Layer],
+    ):
+        convolution = conv(in_channels, out_channels, kernel_size, stride, groups)
+        super().__init__(convolution, BatchNorm2D(out_channels), relu())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return batch_norm(self[1], self[0](x), activation=self[2])
 
 
 class InvertedResidual(nn.Layer):
@@ -60,20 +72,22 @@ class InvertedResidual(nn.Layer):
         super().__init__()
         hidden = in_channels * expansion
         relu = nn.ReLU if small_images else nn.ReLU6
-        expand = [conv_bn_relu(in_channels, hidden, 1, 1, 1, relu)] if expansion > 1 or small_images else []
-        depthwise = conv_bn_relu(hidden, hidden, 3, stride, hidden, relu)
+        expand = [ConvBNReLU(in_channels, hidden, 1, 1, 1, relu)] if expansion > 1 or small_images else []
+        depthwise = ConvBNReLU(hidden, hidden, 3, stride, hidden, relu)
         self.conv = nn.Sequential(
-            *expand, depthwise, conv(hidden, out_channels, 1), nn.BatchNorm2D(out_channels)
+            *expand, depthwise, conv(hidden, out_channels, 1), BatchNorm2D(out_channels)
         )
         self.has_shortcut = stride == 1 and (in_channels == out_channels or small_images)
         self.downsample = None
         if self.has_shortcut and in_channels != out_channels:
-            self.downsample = nn.Sequential(conv(in_channels, out_channels, 1), nn.BatchNorm2D(out_channels))
+            self.downsample = nn.Sequential(conv(in_channels, out_channels, 1), BatchNorm2D(out_channels))
         self.slot = placement.slot
         self.attn = placement.make(hidden if self.slot == "pre_bn" else out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
+        shortcut = None
+        if self.has_shortcut:
+            shortcut = x if self.downsample is None else self.downsample(x)
         *expand, depthwise, project, project_bn = self.conv
         for layer in expand:
             x = layer(x)
@@ -81,12 +95,11 @@ class InvertedResidual(nn.Layer):
         x = depthwise_conv(x)
         if self.slot == "pre_bn":
             x = self.attn(x)
-        x = relu(depthwise_bn(x))
-        x = project_bn(project(x))
+        x = project(batch_norm(depthwise_bn, x, activation=relu))
         if self.slot == "post_bn":
-            x = self.attn(x)
-        if self.has_shortcut:
-            x = x + shortcut
+            x = self.attn(project_bn(x))
+            return x if shortcut is None else x + shortcut
+        x = batch_norm(project_bn, x, shortcut)
         if self.slot == "post_add":
             x = self.attn(x)
         return x
@@ -129,7 +142,7 @@ class MobileNetV2(nn.Layer):
         super().__init__()
         relu = nn.ReLU if small_images else nn.ReLU6
         channels = 32
-        features = [conv_bn_relu(3, channels, 3, 1 if small_images else 2, 1, relu)]
+        features = [ConvBNReLU(3, channels, 3, 1 if small_images else 2, 1, relu)]
         self.feature_channels: list[int] = []
         self.feature_ends: list[int] = []  # indices of the blocks whose maps are features
         for stage, ((expansion, out_channels, blocks, stride), placement) in enumerate(
@@ -153,7 +166,7 @@ class MobileNetV2(nn.Layer):
                 channels = out_channels
         self.feature_channels.append(channels)
         self.feature_ends.append(len(features) - 1)
-        features.append(conv_bn_relu(channels, LAST_CHANNELS, 1, 1, 1, relu))
+        features.append(ConvBNReLU(channels, LAST_CHANNELS, 1, 1, 1, relu))
         self.features = nn.Sequential(*features)
         self.pool2d_avg = nn.AdaptiveAvgPool2D(1)
         small = ParamAttr(initializer=nn.initializer.Normal(0.0, 0.01))

@@ -14,6 +14,7 @@ from typing import ClassVar
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from .layers import BatchNorm2D, batch_norm
 from .placement import Placement
 from .resnet import SIMAM_REPOSITORY, conv
 from .spec import CifarSpec, ModelSpec
@@ -32,9 +33,9 @@ class PreBasicBlock(nn.Layer):
 
     def __init__(self, in_channels: int, width: int, stride: int, placement: Placement):
         super().__init__()
-        self.bn1 = nn.BatchNorm2D(in_channels)
+        self.bn1 = BatchNorm2D(in_channels)
         self.conv1 = conv(in_channels, width, 3, stride)
-        self.bn2 = nn.BatchNorm2D(width)
+        self.bn2 = BatchNorm2D(width)
         self.dropout = nn.Dropout(self.dropout_rate)
         self.conv2 = conv(width, width, 3)
         self.downsample = conv(in_channels, width, 1, stride) if stride != 1 or in_channels != width else None
@@ -42,12 +43,12 @@ class PreBasicBlock(nn.Layer):
         self.attn = placement.make(width) if self.slot in ("post_bn", "post_add") else None
 
     def forward(self, x: Tensor) -> Tensor:
-        activated = F.relu(self.bn1(x))
+        activated = batch_norm(self.bn1, x, activation=F.relu)
         shortcut = (
             x if self.downsample is None else self.downsample(activated if self.activates_shortcut else x)
         )
         x = self.conv1(activated)
-        x = self.dropout(F.relu(self.bn2(x)))
+        x = self.dropout(batch_norm(self.bn2, x, activation=F.relu))
         x = self.conv2(x)
         if self.slot == "post_bn":
             x = self.attn(x)
@@ -73,11 +74,11 @@ class PreBottleneckBlock(nn.Layer):
     def __init__(self, in_channels: int, width: int, stride: int, placement: Placement):
         super().__init__()
         out_channels = width * self.expansion
-        self.bn1 = nn.BatchNorm2D(in_channels)
+        self.bn1 = BatchNorm2D(in_channels)
         self.conv1 = conv(in_channels, width, 1)
-        self.bn2 = nn.BatchNorm2D(width)
+        self.bn2 = BatchNorm2D(width)
         self.conv2 = conv(width, width, 3, stride)
-        self.bn3 = nn.BatchNorm2D(width)
+        self.bn3 = BatchNorm2D(width)
         self.conv3 = conv(width, out_channels, 1)
         self.downsample = (
             conv(in_channels, out_channels, 1, stride) if stride != 1 or in_channels != out_channels else None
@@ -88,11 +89,11 @@ class PreBottleneckBlock(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.conv1(F.relu(self.bn1(x)))
-        x = self.conv2(F.relu(self.bn2(x)))
+        x = self.conv1(batch_norm(self.bn1, x, activation=F.relu))
+        x = self.conv2(batch_norm(self.bn2, x, activation=F.relu))
         if self.slot == "pre_bn":
             x = self.attn(x)
-        x = self.conv3(F.relu(self.bn3(x)))
+        x = self.conv3(batch_norm(self.bn3, x, activation=F.relu))
         if self.slot == "post_bn":
             x = self.attn(x)
         x = x + shortcut
@@ -152,7 +153,7 @@ class PreResNet(nn.Layer):
             if placement.slot == "stage" and stage + 1 < len(placements):
                 self.attn[str(stage + 1)] = placement.make(channels)
             self.feature_channels.append(channels)
-        self.bn = nn.BatchNorm2D(channels)
+        self.bn = BatchNorm2D(channels)
         self.avgpool = nn.AdaptiveAvgPool2D(1)
         self.fc = nn.Linear(channels, num_classes)
 
@@ -168,7 +169,7 @@ class PreResNet(nn.Layer):
         return maps
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn(self.forward_features(x)[-1]))
+        x = batch_norm(self.bn, self.forward_features(x)[-1], activation=F.relu)
         return self.fc(self.avgpool(x).flatten(1))
 
 

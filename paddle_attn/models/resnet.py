@@ -15,7 +15,7 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 from paddle.vision.models.resnet import model_urls
 
-from .layers import Conv2D, MaxPool2D
+from .layers import BatchNorm2D, Conv2D, MaxPool2D, batch_norm
 from .placement import Placement
 from .spec import CifarSpec, ModelSpec
 
@@ -61,26 +61,24 @@ class BasicBlock(nn.Layer):
     ):
         super().__init__()
         self.conv1 = conv(in_channels, width, 3, stride)
-        self.bn1 = nn.BatchNorm2D(width)
+        self.bn1 = BatchNorm2D(width)
         self.conv2 = conv(width, width, 3)
-        self.bn2 = nn.BatchNorm2D(width)
+        self.bn2 = BatchNorm2D(width)
         self.downsample = downsample
         self.slot = placement.slot
         self.attn = placement.make(width) if self.slot in ("pre_bn", "post_bn", "post_add") else None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = batch_norm(self.bn1, self.conv1(x), activation=F.relu)
         x = self.conv2(x)
         if self.slot == "pre_bn":
             x = self.attn(x)
-        x = self.bn2(x)
         if self.slot == "post_bn":
-            x = self.attn(x)
-        x = x + shortcut
+            return F.relu(self.attn(self.bn2(x)) + shortcut)
         if self.slot == "post_add":
-            x = self.attn(x)
-        return F.relu(x)
+            return F.relu(self.attn(batch_norm(self.bn2, x, shortcut)))
+        return batch_norm(self.bn2, x, shortcut, F.relu)
 
 
 class BottleneckBlock(nn.Layer):
@@ -103,36 +101,35 @@ class BottleneckBlock(nn.Layer):
         out_channels = width * self.expansion
         inner = width * base_width // 64 * groups
         self.conv1 = conv(in_channels, inner, 1)
-        self.bn1 = nn.BatchNorm2D(inner)
+        self.bn1 = BatchNorm2D(inner)
         self.slot = placement.slot
         if self.slot == "unit":
             self.unit = placement.make(inner, stride=stride)
         else:
             self.conv2 = conv(inner, inner, 3, stride, groups)
-            self.bn2 = nn.BatchNorm2D(inner)
+            self.bn2 = BatchNorm2D(inner)
         self.conv3 = conv(inner, out_channels, 1)
-        self.bn3 = nn.BatchNorm2D(out_channels)
+        self.bn3 = BatchNorm2D(out_channels)
         self.downsample = downsample
         if self.slot in ("pre_bn", "post_bn", "post_add"):
             self.attn = placement.make(inner if self.slot == "pre_bn" else out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = batch_norm(self.bn1, self.conv1(x), activation=F.relu)
         if self.slot == "unit":
             x = self.unit(x)
         else:
             x = self.conv2(x)
             if self.slot == "pre_bn":
                 x = self.attn(x)
-            x = F.relu(self.bn2(x))
-        x = self.bn3(self.conv3(x))
+            x = batch_norm(self.bn2, x, activation=F.relu)
+        x = self.conv3(x)
         if self.slot == "post_bn":
-            x = self.attn(x)
-        x = x + shortcut
+            return F.relu(self.attn(self.bn3(x)) + shortcut)
         if self.slot == "post_add":
-            x = self.attn(x)
-        return F.relu(x)
+            return F.relu(self.attn(batch_norm(self.bn3, x, shortcut)))
+        return batch_norm(self.bn3, x, shortcut, F.relu)
 
 
 Block = type[BasicBlock] | type[BottleneckBlock]
@@ -172,7 +169,7 @@ class ResNet(nn.Layer):
     ):
         super().__init__()
         self.conv1 = conv(3, width, 3) if small_images else conv(3, width, 7, stride=2)
-        self.bn1 = nn.BatchNorm2D(width)
+        self.bn1 = BatchNorm2D(width)
         self.maxpool = nn.Identity() if small_images else MaxPool2D(3, stride=2, padding=1)
         self.feature_channels: list[int] = []
         self.attn = nn.LayerDict()
@@ -185,7 +182,7 @@ class ResNet(nn.Layer):
                 downsample = None
                 if stride != 1 or channels != out_channels:
                     downsample = nn.Sequential(
-                        conv(channels, out_channels, 1, stride), nn.BatchNorm2D(out_channels)
+                        conv(channels, out_channels, 1, stride), BatchNorm2D(out_channels)
                     )
                 blocks.append(
                     block(channels, width << stage, stride, downsample, groups, base_width, placement)
@@ -200,7 +197,7 @@ class ResNet(nn.Layer):
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The map after each stage, strides 4, 8, 16 and 32; 1, 2 and 4 for small images."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(batch_norm(self.bn1, self.conv1(x), activation=F.relu))
         maps = []
         for stage in range(1, len(self.feature_channels) + 1):
             x = getattr(self, f"layer{stage}")(x)

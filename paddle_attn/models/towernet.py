@@ -19,7 +19,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ..errors import UserError
-from .layers import Conv2D, max_pool2d
+from .layers import BatchNorm2D, Conv2D, max_pool2d
 from .placement import Placement
 from .spec import ModelSpec
 
@@ -50,7 +50,7 @@ class Inception(nn.Layer):
 
 def conv_bn(in_channels: int, out_channels: int, stride: int = 1) -> nn.Sequential:
     convolution = Conv2D(in_channels, out_channels, 3, stride, padding=1, bias_attr=False)
-    return nn.Sequential(convolution, nn.BatchNorm2D(out_channels, epsilon=1e-3))
+    return nn.Sequential(convolution, BatchNorm2D(out_channels, epsilon=1e-3))
 
 
 class TowerNet(nn.Layer):

@@ -19,7 +19,7 @@ class Fused:
         source: the C++ file, relative to this folder. One file may hold several operators.
         name: the name that the source registers with Paddle.
         dtypes: the supported types of the first input.
-        min_places: the smallest supported H * W. A 1x1 map is left to the reference form.
+        min_places: the smallest supported H * W. By default a 1x1 map is left to the reference form.
     """
 
     source: str
@@ -37,7 +37,7 @@ class Fused:
             and 0 not in shape
         )
 
-    def __call__(self, *arguments: Tensor | int | float) -> Tensor:
+    def __call__(self, *arguments: Tensor | int | float | bool) -> Tensor:
         """The output for the operator's inputs, followed by its attributes. Only in dynamic mode."""
         return _C_ops._run_custom_op(self.name, *arguments)[0]
 
@@ -62,4 +62,9 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     "conv3x3_bias": {"cpu": Fused("cpu/winograd.cc", "paddle_attn_conv3x3_bias")},
     # F.max_pool2d: (x [N, C, H, W], kernel_size, stride, padding) -> [N, C, H', W']
     "max_pool": {"cpu": Fused("cpu/maxpool.cc", "paddle_attn_max_pool")},
+    # activation(F.batch_norm): (x [N, C, H, W], scale [C], bias [C], running mean [C], running variance [C],
+    # activation, frozen, momentum, epsilon) -> [N, C, H, W]; updates the running statistics unless frozen
+    "batch_norm": {"cpu": Fused("cpu/batch_norm.cc", "paddle_attn_batch_norm", min_places=1)},
+    # activation(F.batch_norm + residual): the same with residual [N, C, H, W] as the second input
+    "batch_norm_add": {"cpu": Fused("cpu/batch_norm.cc", "paddle_attn_batch_norm_add", min_places=1)},
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
 from helpers import HANG, ROOT
 from hypothesis import given, settings
@@ -22,7 +24,7 @@ from paddle_attn import create_attention, create_model, ops
 from paddle_attn.attention.base import global_mean, scale
 from paddle_attn.attention.cbam import max_and_mean
 from paddle_attn.errors import UserError
-from paddle_attn.models.layers import Conv2D, MaxPool2D
+from paddle_attn.models.layers import BatchNorm2D, Conv2D, MaxPool2D, batch_norm
 from paddle_attn.ops.build import cache_folder
 
 needs_fused = pytest.mark.skipif(
@@ -155,6 +157,235 @@ def test_maps_larger_than_one_stretch_of_a_thread():
     assert_both_forms_are_exact("channel_pool", Function(max_and_mean), x)
 
 
+# ---- batch norm
+
+ACTIVATIONS = st.sampled_from([None, F.relu, F.relu6])
+
+
+def exact_batch_norm(bn: nn.Layer, x: np.ndarray, gradient: np.ndarray, frozen: bool) -> dict:
+    """The formula without residual and activation, its gradients, the new running statistics, in float64."""
+    x, gradient = x.astype("float64"), gradient.astype("float64")
+    weight, bias, mean, variance = (
+        t.numpy().astype("float64") for t in (bn.weight, bn.bias, bn._mean, bn._variance)
+    )
+    running = {"running mean": mean, "running variance": variance}
+    if not frozen:
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3))
+        running = {"running mean": running["running mean"] * 0.9 + mean * 0.1} | {
+            "running variance": running["running variance"] * 0.9 + variance * 0.1
+        }
+    column = [1, -1, 1, 1]
+    factor = (weight / np.sqrt(variance + bn._epsilon)).reshape(column)
+    xhat = (x - mean.reshape(column)) / np.sqrt(variance + bn._epsilon).reshape(column)
+    by_bias, by_weight = gradient.sum((0, 2, 3)), (gradient * xhat).sum((0, 2, 3))
+    places = x.size // x.shape[1]
+    through = (by_bias.reshape(column) + xhat * by_weight.reshape(column)) / places
+    return running | {
+        "y": xhat * weight.reshape(column) + bias.reshape(column),
+        "weight": by_weight,
+        "bias": by_bias,
+        "x": factor * (gradient if frozen else gradient - through),
+        "scale of x": factor * gradient,
+    }
+
+
+def assert_batch_norm_is_exact(
+    x: np.ndarray,
+    residual: np.ndarray | None,
+    activation: Callable | None,
+    frozen: bool = False,
+    modes: tuple[str, ...] = ("on", "off"),
+) -> None:
+    """Compare both forms, forward and backward and the running statistics, with the formula in float64."""
+    channels = x.shape[1]
+    for mode in modes:
+        bn = BatchNorm2D(channels)
+        bn.training = not frozen
+        random = np.random.default_rng(0)
+        for parameter, low, high in zip(bn.parameters(), (0.5, -1, -1, 0.5), (2, 1, 1, 2), strict=True):
+            parameter.set_value(random.uniform(low, high, channels).astype("float32"))
+        before = copy.deepcopy(bn)
+        tensor = paddle.to_tensor(x, stop_gradient=False)
+        added = None if residual is None else paddle.to_tensor(residual, stop_gradient=False)
+        with ops.using(mode):
+            y = batch_norm(bn, tensor, added, activation)
+        gradient = noise(*x.shape)
+        y.backward(paddle.to_tensor(gradient))
+        if activation is not None:
+            gradient = gradient * (y.numpy() > 0)
+        if activation is F.relu6:
+            gradient = gradient * (y.numpy() < 6)
+        exact = exact_batch_norm(before, x, gradient, frozen)
+        exact["y"] = exact["y"] + (0 if residual is None else residual)
+        if activation is not None:
+            exact["y"] = np.clip(exact["y"], 0, 6 if activation is F.relu6 else None)
+        found = {
+            "y": y,
+            "x": tensor.grad,
+            "weight": bn.weight.grad,
+            "bias": bn.bias.grad,
+            "running mean": bn._mean,
+            "running variance": bn._variance,
+        }
+        scales = {"x": exact.pop("scale of x")}
+        if residual is not None:
+            found["residual"], exact["residual"] = added.grad, gradient
+        for name, tensor in found.items():
+            scale = max(1, np.abs(exact[name]).max(), np.abs(scales.get(name, 0)).max())
+            np.testing.assert_allclose(
+                tensor.numpy(), exact[name], atol=1e-5 * scale, rtol=0, err_msg=f"{mode}: {name}"
+            )
+
+
+@needs_fused
+@settings(max_examples=60)
+@given(BATCH, CHANNELS, SIDE, SIDE, st.booleans(), ACTIVATIONS, st.booleans())
+def test_batch_norm(
+    batch: int,
+    channels: int,
+    height: int,
+    width: int,
+    added: bool,
+    activation: Callable | None,
+    frozen: bool,
+):
+    x = 2 * noise(batch, channels, height, width)
+    if not frozen and batch * height * width == 1:
+        return  # see below
+    residual = noise(width, height, channels, batch).T if added else None
+    assert_batch_norm_is_exact(x, residual, activation, frozen)
+
+
+@needs_fused
+@settings(max_examples=25)
+@given(st.integers(1, 40), CHANNELS, st.integers(1, 5), st.sampled_from([-1e3, 1e3, 1e4]), st.booleans())
+def test_batch_norm_of_values_far_from_zero(batch: int, channels: int, side: int, mean: float, first: bool):
+    """The variance is no difference of large numbers, also if one image differs from all others."""
+    x = noise(batch + 1, channels, side, side)
+    x[: 1 if first else None] += mean
+    assert_batch_norm_is_exact(x, None, F.relu, modes=("on",))
+
+
+@needs_fused
+def test_batch_norm_of_planes_larger_than_one_stretch_of_a_thread():
+    for shape in ([2, 3, 150, 150], [3, 1, 50, 70]):  # the second has fewer channels than there are threads
+        assert_batch_norm_is_exact(noise(*shape), noise(*shape[::-1]).T, F.relu6)
+
+
+@needs_fused
+@pytest.mark.slow
+def test_batch_norm_is_exact_at_real_sizes():
+    for channels, side in ((8, 112), (256, 7)):
+        x = 3 * noise(32, channels, side, side) + 100
+        assert_batch_norm_is_exact(x, noise(*x.shape), F.relu, modes=("on",))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("use_global_stats", [None, False, True])
+@pytest.mark.parametrize("shape", [[2, 8, 5, 6], [6, 8, 1, 1], [1, 8, 1, 1]], ids=str)
+def test_batch_norm_uses_and_updates_the_statistics_that_paddle_does(
+    training: bool, use_global_stats: bool | None, shape: list[int]
+):
+    found = {}
+    for mode in ("auto", "off"):
+        bn = BatchNorm2D(8, momentum=0.7, use_global_stats=use_global_stats)
+        bn.training = training
+        x = paddle.to_tensor(noise(*shape), stop_gradient=False)
+        with ops.using(mode):
+            y = batch_norm(bn, x, activation=F.relu)
+        y.backward(paddle.to_tensor(noise(*shape[::-1]).T.copy()))
+        found[mode] = [y, x.grad, *bn.parameters(), bn.weight.grad, bn.bias.grad]
+        assert bn._mean.stop_gradient and bn._variance.stop_gradient
+    for fused, reference in zip(found["auto"], found["off"], strict=True):
+        np.testing.assert_allclose(fused.numpy(), reference.numpy(), rtol=1e-5, atol=2e-5)
+
+
+UNSUPPORTED = {  # the layer, the type and shape of x
+    "no weight": (lambda: nn.BatchNorm2D(8, weight_attr=False), "float32", [2, 8, 5, 6]),
+    "no bias": (lambda: nn.BatchNorm2D(8, bias_attr=False), "float32", [2, 8, 5, 6]),
+    "channels last": (lambda: nn.BatchNorm2D(8, data_format="NHWC"), "float32", [2, 5, 6, 8]),
+    "channels last of a square": (lambda: nn.BatchNorm2D(8, data_format="NHWC"), "float32", [8, 8, 8, 8]),
+    "float64": (lambda: nn.BatchNorm2D(8).to(dtype="float64"), "float64", [2, 8, 5, 6]),
+    "another norm": (lambda: nn.GroupNorm(2, 8), "float32", [2, 8, 5, 6]),
+    "a map without height": (lambda: nn.BatchNorm1D(8), "float32", [2, 8, 5]),
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_other_batch_norms_use_the_reference_form(name: str):
+    make, dtype, shape = UNSUPPORTED[name]
+    x = paddle.to_tensor(noise(*shape).astype(dtype))
+    with ops.using("on" if ops.available("simam") else "auto"):
+        y = batch_norm(make(), x, x, F.relu)
+    np.testing.assert_array_equal(y.numpy(), F.relu(make()(x) + x).numpy())
+
+
+def test_the_wrong_number_of_channels_is_paddles_error():
+    with pytest.raises(ValueError, match="the shape of scale"):
+        batch_norm(BatchNorm2D(8), paddle.ones([2, 7, 4, 4]), activation=F.relu)
+
+
+def test_a_residual_is_broadcast_as_in_paddle():
+    x, residual = paddle.to_tensor(noise(2, 8, 4, 4)), paddle.ones([1, 8, 1, 1])
+    y = batch_norm(BatchNorm2D(8), x, residual)
+    np.testing.assert_allclose(y.numpy(), (nn.BatchNorm2D(8)(x) + 1).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", ["bn", "relu"])
+def test_hooks_see_the_output_of_their_layer(layer: str):
+    bn, relu, seen = BatchNorm2D(8), nn.ReLU(), []
+    x = paddle.to_tensor(noise(2, 8, 4, 4))
+    hooked = {"bn": bn, "relu": relu}[layer]
+    handle = hooked.register_forward_post_hook(lambda _, inputs, output: seen.append(output) or 2 * output)
+    y = batch_norm(bn, x, activation=relu)
+    assert len(seen) == 1 and (float(seen[0].min()) < 0) == (layer == "bn")
+    handle.remove()
+    np.testing.assert_allclose(y.numpy(), 2 * batch_norm(bn, x, activation=relu).numpy(), atol=1e-5)
+    assert len(seen) == 1
+
+
+@needs_fused
+def test_the_fused_batch_norm_does_not_save_the_residual():
+    x, residual = (paddle.to_tensor(noise(8, 16, 64, 64), stop_gradient=False) for _ in range(2))
+    allocated = lambda: paddle.base.core.host_memory_stat_current_value("Allocated", 0)  # noqa: E731
+    with ops.using("on"):
+        bn = BatchNorm2D(16)
+        batch_norm(bn, x, residual, F.relu)
+        before = allocated()
+        y = batch_norm(bn, x, residual + 1, F.relu)
+        saved = (allocated() - before) / (x.numel().item() * 4) - 1  # besides y, in multiples of x
+    assert saved < 0.01, y.shape
+
+
+@needs_fused
+@pytest.mark.parametrize(
+    ("model", "tolerance"),
+    # rounding decides a few slopes of ReLU in the small maps of the last one, in either form
+    [("cifar_resnet20", 1e-4), ("cifar_preresnet20", 1e-4), ("cifar_mobilenetv2", 0.05)],
+)
+def test_networks_train_the_same_in_both_forms(model: str, tolerance: float):
+    paddle.seed(0)
+    net = create_model(model, num_classes=4)
+    start, found = {key: value.numpy() for key, value in net.state_dict().items()}, {}
+    for mode in ("on", "off"):
+        net.set_state_dict({key: paddle.to_tensor(value) for key, value in start.items()})
+        net.clear_gradients()
+        with ops.using(mode):
+            logits = net(paddle.to_tensor(noise(8, 3, 32, 32)))
+            F.cross_entropy(logits, paddle.arange(8) % 4).backward()
+        trained = {name: parameter for name, parameter in net.named_parameters() if parameter.trainable}
+        running = {name: value.numpy() for name, value in net.state_dict().items() if name not in trained}
+        gradients = {name: parameter.grad.numpy() for name, parameter in trained.items()}
+        found[mode] = logits.numpy(), running, gradients
+    logits, running, gradients = found["on"]
+    np.testing.assert_allclose(logits, found["off"][0], atol=1e-5 * np.abs(logits).max())
+    for name, value in running.items():
+        np.testing.assert_allclose(value, found["off"][1][name], rtol=1e-5, atol=1e-6, err_msg=name)
+    largest = max(np.abs(gradient).max() for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, found["off"][2][name], atol=tolerance * largest, err_msg=name)
+
+
 @needs_fused
 def test_the_first_of_equal_maxima_gets_the_gradient_as_in_paddle():
     x = np.zeros([1, 1, 4, 4], "float32")
@@ -221,6 +452,15 @@ LAYERS = {  # for x [1, 8, 5, 6]
     "conv3x3": lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False),
     "conv3x3_bias": lambda: Conv2D(8, 2, 3, padding=1),
     "max_pool": lambda: MaxPool2D(3, 2, 1),
+    "batch_norm": lambda: Function(lambda x: batch_norm(BatchNorm2D(8), x)),
+    "batch_norm and relu": lambda: Function(lambda x: batch_norm(BatchNorm2D(8), x, None, F.relu)),
+    "batch_norm and relu6": lambda: Function(lambda x: batch_norm(BatchNorm2D(8), x, None, F.relu6)),
+    "batch_norm_add": lambda: Function(lambda x: batch_norm(BatchNorm2D(8), x, x * x)),
+    "batch_norm_add and relu": lambda: Function(lambda x: batch_norm(BatchNorm2D(8), x, x * x, F.relu)),
+    "batch_norm_add and relu6": lambda: Function(lambda x: batch_norm(BatchNorm2D(8), x, x * x, F.relu6)),
+    "frozen batch_norm": lambda: Function(
+        lambda x: batch_norm(BatchNorm2D(8, use_global_stats=True), x, None, F.relu)
+    ),
 }
 
 
@@ -255,6 +495,19 @@ def loaded(name: str) -> ops.Fused:
 
 
 ONES = paddle.ones
+
+
+def batch_norm_arguments(channels: int) -> tuple:
+    """Scale, bias, running mean and variance, activation, frozen, momentum, epsilon."""
+    return *(paddle.ones([channels]) for _ in range(4)), 0, False, 0.9, 1e-5
+
+
+def changed(index: int, argument: object) -> tuple:
+    """The arguments of batch norm for 8 channels, one of them changed."""
+    arguments = batch_norm_arguments(8)
+    return *arguments[:index], argument, *arguments[index + 1 :]
+
+
 WRONG = {  # what is wrong: operator, x, the other arguments, the message
     "channels of sge": ("sge", [2, 7, 6, 6], (ONES([1, 2, 1, 1]), ONES([1, 2, 1, 1])), "divide the channels"),
     "no groups": ("sge", [2, 8, 6, 6], (ONES([1, 0, 1, 1]), ONES([1, 0, 1, 1])), "divide the channels"),
@@ -277,6 +530,19 @@ WRONG = {  # what is wrong: operator, x, the other arguments, the message
     "depthwise stride": ("depthwise", [2, 8, 6, 6], (ONES([8, 1, 3, 3]), 3), "a stride of 1 or 2"),
     "weight": ("conv3x3", [2, 8, 6, 6], (ONES([2, 7, 3, 3]),), "a weight of the shape"),
     "no filters": ("conv3x3", [2, 8, 6, 6], (ONES([0, 8, 3, 3]),), "a weight"),
+    "scale": ("batch_norm", [2, 8, 6, 6], changed(0, ONES([7])), "a scale of the shape"),
+    "bias of batch norm": ("batch_norm", [2, 8, 6, 6], changed(1, ONES([7])), "a bias of the shape"),
+    "running mean": ("batch_norm", [2, 8, 6, 6], changed(2, ONES([9])), "a running mean of the shape"),
+    "variance": ("batch_norm", [2, 8, 6, 6], changed(3, ONES([8, 1])), "a running variance of the shape"),
+    "dtype of the mean": ("batch_norm", [2, 8, 6, 6], changed(2, ONES([8], "float64")), "float32 tensors"),
+    "activation": ("batch_norm", [2, 8, 6, 6], changed(4, 3), "an activation of 0, 1 or 2"),
+    "one value": ("batch_norm", [1, 8, 1, 1], batch_norm_arguments(8), "more than one value"),
+    "residual": (
+        "batch_norm_add",
+        [2, 8, 6, 6],
+        (ONES([2, 8, 6, 1]), *batch_norm_arguments(8)),
+        "a residual",
+    ),
     "bias": ("conv3x3_bias", [2, 8, 6, 6], (ONES([2, 8, 3, 3]), ONES([1])), "a bias of the shape"),
 }
 
@@ -420,6 +686,8 @@ ARGUMENTS = {  # after x [1, 8, 4, 4]
     "conv3x3": lambda: (paddle.ones([2, 8, 3, 3]),),
     "conv3x3_bias": lambda: (paddle.ones([2, 8, 3, 3]), paddle.ones([2])),
     "max_pool": lambda: (2, 2, 0),
+    "batch_norm": lambda: batch_norm_arguments(8),
+    "batch_norm_add": lambda: (paddle.ones([1, 8, 4, 4]), *batch_norm_arguments(8)),
 }
 
 
@@ -458,6 +726,8 @@ def test_a_reference_form_has_a_second_derivative(name: str):
     [([2, 3, 1, 1], "float32"), ([0, 3, 4, 4], "float32"), ([2, 3, 4, 4], "float64"), ([3, 4], "float32")],
 )
 def test_other_tensors_use_the_reference_form(name: str, shape: list[int], dtype: str):
+    if shape[2:] == [1, 1] and ops.TABLE[name]["cpu"].min_places == 1:
+        return
     with ops.using("on"):
         assert ops.find(name, paddle.zeros(shape, dtype)) is None
 
@@ -723,6 +993,7 @@ DAMAGE = {
     "gate": lambda library: library.write_bytes(b""),
     "depthwise": replace_by_link,
     "maxpool": lambda library: library.chmod(0o777),
+    "batch_norm": lambda library: library.write_bytes(library.read_bytes()[::-1]),
     "winograd": lambda library: os.chown(library, os.geteuid() or 54321, -1),
 }
 
