@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from multiprocessing.util import register_after_fork
 
 import numpy as np
 import paddle
@@ -93,9 +94,7 @@ class Loader:
             )
         self.dataset, self.seed, self.mix, self._first_error = dataset, seed, mix, first_error
         self._sampler = ShardedBatchSampler(dataset, batch_size, shuffle, seed, rank, world_size)
-        self._loader = DataLoader(
-            dataset, batch_sampler=self._sampler, num_workers=workers, worker_init_fn=_leave_process_group
-        )
+        self._loader = DataLoader(dataset, batch_sampler=self._sampler, num_workers=workers)
 
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Choose the next epoch, on which order and augmentation depend, and the step that it starts with.
@@ -124,12 +123,24 @@ class Loader:
         return self._sampler.shard_length(step)
 
     def __iter__(self) -> Iterator[tuple[paddle.Tensor, ...]]:
-        for step, (images, labels) in enumerate(self._loader, self._sampler.first_step):
+        for step, (images, labels) in enumerate(self._batches(), self._sampler.first_step):
             lowest = int(labels.min())
             if error := self._first_error(self._find_error(-1 - lowest) if lowest < 0 else ""):
                 raise UserError(error)
             rng = np.random.default_rng([self.seed, self.dataset.epoch, step, self._sampler.rank])
             yield self.mix(images, labels, rng) if self.mix else (images, labels)
+
+    def _batches(self) -> Iterator[tuple[paddle.Tensor, paddle.Tensor]]:
+        """The DataLoader's batches. Its workers leave the process group before they do anything else.
+
+        Ctrl-C and a launcher's SIGTERM go to the whole group: training still needs the workers to finish the
+        step.
+        """
+        start = _Start()
+        register_after_fork(start, _leave_process_group)
+        batches = iter(self._loader)  # starts the workers
+        del start  # ends the registration, for processes of others
+        return batches
 
     def _find_error(self, index: int) -> str:
         """Load an image that failed in the DataLoader once more and return the message of its error."""
@@ -143,7 +154,10 @@ class Loader:
         return f"the image {name} could not be loaded at first, but can be now: start again"
 
 
-def _leave_process_group(worker: int) -> None:
-    """Keep a worker alive on Ctrl-C or a launcher's SIGTERM: training still needs it to finish the step."""
+class _Start:
+    """Exists while workers start."""
+
+
+def _leave_process_group(start: _Start) -> None:
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)

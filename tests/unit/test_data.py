@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -480,6 +481,21 @@ def test_a_damaged_file_is_an_error_and_not_a_hang(tmp_path: Path, workers: int)
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=HANG)
     assert result.returncode == 0, result.stderr
     assert "cannot decode the image" in result.stdout and "image_01.jpg" in result.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "getpgrp"), reason="this system has no process groups")
+def test_a_signal_to_the_group_while_a_worker_starts_does_not_end_it(monkeypatch: pytest.MonkeyPatch):
+    """Paddle seeds a worker directly after it has set the worker's signal handlers."""
+    group, main, seed = os.getpgrp(), os.getpid(), random.seed
+
+    def signalled(*arguments: object) -> None:
+        if os.getpid() != main and os.getpgrp() == group:
+            os.kill(os.getpid(), signal.SIGTERM)
+        seed(*arguments)
+
+    monkeypatch.setattr(random, "seed", signalled)
+    loader = Loader(Squares(PREPROCESS, count=5), 2, workers=1)
+    assert [len(labels) for _, labels in loader] == [2, 2, 1]
 
 
 # ---- mixing batches
