@@ -40,7 +40,7 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
     descriptor = _open_stream(path)
     if descriptor is not None:
         try:
-            with os.fdopen(descriptor, "wb") as stream, tempfile.TemporaryDirectory() as folder:
+            with _named(path), os.fdopen(descriptor, "wb") as stream, tempfile.TemporaryDirectory() as folder:
                 temporary = Path(folder, path.name)
                 write(temporary)
                 with open(temporary, "rb") as file:
@@ -48,7 +48,21 @@ def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
         except BrokenPipeError as error:
             raise UserError(f"{path} was not read to its end: {error.strerror}") from None
         return
-    path = _followed(path)
+    with _named(path):
+        _replace(_followed(path), write)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An OSError of the block gets the path if it names none: that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def _replace(path: Path, write: Callable[[Path], None]) -> None:
     if path.is_dir():
         raise UserError(f"{path} is a folder, expected the path of a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import io
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +71,17 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen) -> None
         assert process.poll() is None, f"the process ended too early: {process.communicate()}"
         assert time.monotonic() - began < HANG, "the process hangs"
         time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """Inside the block this process can write no file beyond this number of bytes, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+import safetensors
 import safetensors.paddle
 from paddle import nn
 
@@ -61,7 +62,12 @@ def save_weights(net: nn.Layer, path: str | os.PathLike) -> None:
             f"cannot write weights to {path}: expected a name that ends in {' or '.join(WRITTEN)}"
         )
     save = safetensors.paddle.save_file if path.suffix == ".safetensors" else paddle.save
-    atomic_write(path, lambda aside: save(net.state_dict(), str(aside)))
+    try:
+        atomic_write(path, lambda aside: save(net.state_dict(), str(aside)))
+    except OSError as error:
+        raise UserError(f"cannot write weights to {path}: {error.strerror or error}") from None
+    except safetensors.SafetensorError as error:  # a full disk
+        raise UserError(f"cannot write weights to {path}: {error}") from None
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:

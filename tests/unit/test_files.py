@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, tree
+from helpers import ROOT, disk_of, tree
 
 from paddle_attn.errors import UserError
 from paddle_attn.files import (
@@ -158,6 +158,14 @@ def test_a_failure_while_writing_keeps_the_old_file(tmp_path: Path):
     write_text(tmp_path / "x.txt", "old")
     with pytest.raises(KeyError):
         atomic_write(tmp_path / "x.txt", fail)
+    assert tree(tmp_path) == {"x.txt": b"old"}
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path):
+    write_text(tmp_path / "x.txt", "old")
+    with disk_of(1000), pytest.raises(OSError) as caught:
+        write_text(tmp_path / "x.txt", 5000 * "new")
+    assert caught.value.filename == str(tmp_path / "x.txt")
     assert tree(tmp_path) == {"x.txt": b"old"}
 
 
