@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from . import runtime
 from .errors import Stopped, UserError, did_you_mean, missing_package, nearest, one_line, quote
+from .files import shown
 
 if TYPE_CHECKING:
     from .config import Config
@@ -89,6 +90,8 @@ def trained_config(arguments: argparse.Namespace) -> Config:
     if arguments.config is None and not path.is_file():
         raise UserError(f"there is no config.yaml beside {weights}: pass the config of the training with -c")
     config = load_config(path, arguments.override)
+    if not weights.with_name("config.yaml").is_file():  # nothing to compare the config with
+        print(f"no config.yaml beside {shown(weights)}: model and image size are those of {shown(path)}")
     if any(override.startswith("train.output=") for override in arguments.override):
         return config
     return replace(config, train=replace(config.train, output=str(weights.parent)))

@@ -80,6 +80,17 @@ def test_weights_alone_are_enough_to_evaluate_and_export(work: Path):
     assert result.returncode == 0 and (work / "inference/alone/inference.yml").exists(), result.stderr
 
 
+def test_weights_without_a_config_in_a_folder_with_an_emoji_say_which_config_is_used(work: Path):
+    (work / "output" / "🐈").mkdir()
+    shutil.copy(work / WEIGHTS[1], work / "output" / "🐈")
+    result = tool("eval", "-c", "config.yaml", "--weights", "output/🐈/best.pdparams", cwd=work)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(
+        "no config.yaml beside output/🐈/best.pdparams: model and image size are those of config.yaml\n"
+    )
+    assert (work / "output/🐈/metrics.json").exists()
+
+
 def test_an_evaluation_is_written_beside_the_weights_unless_an_override_names_a_folder(work: Path):
     shutil.copytree(work / "output" / "first", work / "output" / "other")
     (work / "output/other/metrics.json").unlink(missing_ok=True)
