@@ -167,7 +167,7 @@ class TrainConfig(Section):
     )
     sync_bn: bool = False  # batch norm uses the statistics of all processes; on GPUs only
     patience: int | None = option(None, low=1)  # stop after so many epochs without a new best; null: never
-    stop_on_nan: bool = False  # stop when the loss is not a finite number
+    stop_on_nan: bool = False  # stop when the loss or a weight is not a finite number
     amp: str | None = option(None, choices=("O1", "O2"))  # mixed precision; 'O2' casts weights too; null: off
     # compiled operators: 'auto', 'on' (an error if they are missing), 'off'; null: PADDLE_ATTN_OPS or 'auto'
     ops: str | None = option(None, choices=("auto", "on", "off"))

@@ -151,9 +151,7 @@ class BatchesInMemory(list):
 
 def training_loop(batches: BatchesInMemory, root: str, size: int, batch: int) -> Callable[[], float]:
     """An epoch of `paddle_attn.train` on batches in memory, without evaluation and checkpoint."""
-    from paddle_attn.train.folder_lock import FolderLock
-    from paddle_attn.train.loop import prepare, progress_bar, train_epoch
-    from paddle_attn.train.signals import StopSignal
+    from paddle_attn.train.loop import prepare, train_epoch
 
     with tempfile.TemporaryDirectory() as folder:  # prepare makes the run's folder, nothing writes there
         config = Config(
@@ -161,14 +159,13 @@ def training_loop(batches: BatchesInMemory, root: str, size: int, batch: int) ->
             data=DataConfig(root=str(Path(root).parent), size=size),
             train=TrainConfig(batch_size=batch, epochs=1, device="cpu", output=folder),
         )
-        run = prepare(config, Console(quiet=True), FolderLock())
+        run = prepare(config, Console(quiet=True))
     classes = len(run.classes)
     batches = BatchesInMemory((images, labels % classes) for images, labels in batches)
-    run, bar, stop = dataclasses.replace(run, loader=batches), progress_bar(run), StopSignal()
+    run = dataclasses.replace(run, loader=batches)
 
     def step() -> float:
         run.state.progress = None  # the epoch starts again
-        train_epoch(run, time.perf_counter(), stop, bar, log=None, on_step=None)
-        return 0.0
+        return sum(0.0 for _ in train_epoch(run))
 
     return step

@@ -32,6 +32,8 @@ def write_checkpoint(tree: Any, path: Path) -> None:
     header = {"format": FORMAT, "tree": text, "sha256": _digest(text, tensors)}
     try:
         atomic_write(path, lambda part: safetensors.numpy.save_file(tensors, part, metadata=header))
+    except OSError as error:
+        raise UserError(f"cannot write the checkpoint {path}: {error.strerror or error}") from None
     except safetensors.SafetensorError as error:  # a full disk
         raise UserError(f"cannot write the checkpoint {path}: {error}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Evaluation:
         metrics = {
             "top1": self.top1,
             "top5": self.top5,
-            "loss": self.loss,
+            "loss": self.loss if math.isfinite(self.loss) else None,  # JSON lacks NaN
             "images": int(self.confusion.sum()),
             "classes": self.by_class(),
             "most_confused": self.most_confused(),

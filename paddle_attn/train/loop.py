@@ -31,12 +31,12 @@ from ..data.loader import Loader
 from ..data.transforms import Preprocess
 from ..errors import Stopped, UserError
 from ..models.complexity import profile
-from ..weights import load_weights
+from ..weights import load_weights, non_finite
 from .distributed import ProcessGroup, check_device, hide_paddle_flags, is_launched
 from .ema import ExponentialMovingAverage
 from .evaluate import Evaluation, evaluate
 from .folder_lock import FolderLock
-from .history import RunLog, picture_epochs, write_history
+from .history import RunLog, picture_epochs
 from .loss import ClassificationLoss
 from .optim import make_optimizer, make_schedule
 from .plots import plot_samples
@@ -65,6 +65,7 @@ class Run:
     state: TrainState
     model: paddle.Model
     loss: ClassificationLoss
+    stop: StopSignal
 
     @property
     def classes(self) -> list[str]:
@@ -100,17 +101,26 @@ def fit(config: Config, console: Console | None = None, on_step: OnStep | None =
         paddle.utils.unique_name.guard(),
         FolderLock() as lock,
     ):
-        run = prepare(config, console or Console(markup=False, emoji=False, highlight=False), lock)
+        run = prepare(config, console or Console(markup=False, emoji=False, highlight=False), lock, stop)
         state = run.state
         if is_finished(state, train):
             run.print(f"nothing to do: train.epochs is {train.epochs}, train.patience {train.patience}")
             return state.history
         with open_log(run) as log, progress_bar(run) as bar:
             while not is_finished(state, train):
-                started = time.perf_counter() - (state.progress.seconds if state.progress else 0.0)
-                train_epoch(run, started, stop, bar, log, on_step)
-                evaluate_epoch(run, started, log)
-                if not is_finished(state, train) and (number := stop_requested(run, stop)):
+                for loss in train_epoch(run):
+                    bar.advance(state, loss)
+                    if log:
+                        log.add_step(state.epoch * run.steps + state.step, loss)
+                    if on_step and is_update(run, state.step):
+                        on_step(state)
+                evaluation = evaluate_epoch(run)
+                if log:
+                    save_epoch(run, log)
+                run.print(epoch_line(state, train.epochs))
+                if note := not_learning(state, evaluation):
+                    run.print(note)
+                if not is_finished(state, train) and (number := stop_requested(run)):
                     raise stopped(run, number, f"after epoch {state.epoch}")
         if state.epoch < train.epochs:
             run.print(f"eval top-1 has not risen for {train.patience} epochs (train.patience): stopped")
@@ -131,25 +141,22 @@ def only_run_of_the_process() -> Iterator[None]:
         _one_run.release()
 
 
-def train_epoch(
-    run: Run,
-    started: float,
-    stop: StopSignal,
-    bar: ProgressBar,
-    log: RunLog | None,
-    on_step: OnStep | None,
-) -> None:
-    """Train to the end of an epoch, from its start or from the step where a resumed run stopped."""
+def train_epoch(run: Run) -> Iterator[float]:
+    """Train to the end of an epoch, from its start or from the step where a resumed run stopped.
+
+    Yields: the loss of each step, when the step is done and not yet saved.
+    """
     state, train, optim = run.state, run.config.train, run.config.optim
     state.progress = state.progress or EpochProgress(lr=state.lr)
+    started = time.perf_counter() - state.progress.seconds
     if not run.processes.is_main:  # the main process alone continues the sums of a resumed epoch
         state.progress = EpochProgress(lr=state.progress.lr, step=state.step)
     run.loader.set_epoch(state.epoch, first_step=state.step)
     for step, (images, *targets) in enumerate(run.loader, state.step):
-        is_update = (step + 1) % optim.accumulate == 0 or step + 1 == run.steps
+        updates = is_update(run, step + 1)
         run.loss.loss_weight = loss_weight(run, step)
         paddle.seed(step_seed(train.seed, state.epoch, step, run.processes.rank))  # of dropout
-        (loss,), ((top1, top5),) = run.model.train_batch(images, targets, update=is_update)
+        (loss,), ((top1, top5),) = run.model.train_batch(images, targets, update=updates)
         loss = float(loss) / run.loss.loss_weight
         if optim.schedule_unit == "step":
             state.scheduler.step()
@@ -157,20 +164,16 @@ def train_epoch(
             len(images), loss, top1, top5, seconds=time.perf_counter() - started
         )
         if train.stop_on_nan and run.processes.all_reduce_max(not math.isfinite(loss)):
-            raise not_finite(run)
-        bar.advance(state, loss)
-        if log:
-            log.add_step(state.epoch * run.steps + state.step, loss)
-        if not is_update:  # a checkpoint cannot hold half of an accumulated gradient
-            continue
-        if state.ema:
+            raise not_finite(run, "the loss")
+        if updates and state.ema:
             state.ema.update()
-        if on_step:
-            on_step(state)
-        if step + 1 == run.steps:  # saved after the evaluation
-            break
-        number = stop_requested(run, stop)
+        yield loss
+        # half of an accumulated gradient cannot be saved; the last step is saved after the evaluation
+        if not updates or step + 1 == run.steps:
+            continue
+        number = stop_requested(run)
         if number or is_checkpoint_step(run.config, step + 1):
+            check_weights(run)
             sum_progress(run)
             if run.processes.is_main:
                 run.folder.save_checkpoint(state)
@@ -180,17 +183,14 @@ def train_epoch(
         state.scheduler.step()
 
 
-def evaluate_epoch(run: Run, started: float, log: RunLog | None) -> None:
-    """Evaluate the network, or the moving average of its weights, and save the epoch."""
-    state = run.state
+def evaluate_epoch(run: Run) -> Evaluation:
+    """Evaluate the network, or the moving average of its weights; the epoch becomes a row of the history."""
+    state, started = run.state, time.perf_counter()
+    check_weights(run)
     trained = sum_progress(run)
-    with state.ema.applied() if state.ema else contextlib.nullcontext():
+    with state.averaged():
         run.processes.broadcast_buffers(state.network)  # all evaluate the network that the main process saves
         evaluation = evaluate(state.network, run.eval_loader, run.classes, run.processes)
-        is_best = state.best is None or evaluation.top1 > state.best.eval_top1
-        if run.processes.is_main:
-            run.folder.save_weights(state.network, is_best)
-            show_predictions(run, log)
     metrics = EpochMetrics(
         epoch=state.epoch + 1,
         lr=trained.lr,
@@ -200,17 +200,21 @@ def evaluate_epoch(run: Run, started: float, log: RunLog | None) -> None:
         eval_loss=evaluation.loss,
         eval_top1=evaluation.top1,
         eval_top5=evaluation.top5,
-        seconds=time.perf_counter() - started,
+        seconds=trained.seconds + time.perf_counter() - started,
     )
     state.history.append(metrics)
     state.progress = None
-    if run.processes.is_main:
-        log.add_epoch(metrics)
-        write_history(run.folder.path, state.history)
-        run.folder.save_checkpoint(state)
-    run.print(epoch_line(state, run.config.train.epochs))
-    if note := not_learning(state, evaluation):
-        run.print(note)
+    return evaluation
+
+
+def save_epoch(run: Run, log: RunLog) -> None:
+    """Save the checkpoint, then what a resumed run can make from it again after a kill."""
+    state = run.state
+    run.folder.save_checkpoint(state)
+    run.folder.save_results(state)
+    log.add_epoch(state.history[-1])
+    if state.epoch in picture_epochs(run.config.train.epochs):
+        log.add_predictions(predictions(run), state.epoch)
 
 
 def is_finished(state: TrainState, train: TrainConfig) -> bool:
@@ -240,6 +244,11 @@ def not_learning(state: TrainState, evaluation: Evaluation) -> str:
 
 
 # ---- the parts of a step
+
+
+def is_update(run: Run, step: int) -> bool:
+    """Whether the optimiser updates the weights in this step, counted from 1."""
+    return step % run.config.optim.accumulate == 0 or step == run.steps
 
 
 def is_checkpoint_step(config: Config, step: int) -> bool:
@@ -281,9 +290,9 @@ def sum_progress(run: Run) -> EpochProgress:
     return total
 
 
-def stop_requested(run: Run, stop: StopSignal) -> int:
+def stop_requested(run: Run) -> int:
     """The number of the signal that any process received, or 0; so all stop after the same step."""
-    return run.processes.all_reduce_max(stop.received or 0)
+    return run.processes.all_reduce_max(run.stop.received or 0)
 
 
 def stopped(run: Run, number: int, where: str) -> Stopped:
@@ -296,13 +305,21 @@ def stopped(run: Run, number: int, where: str) -> Stopped:
     return Stopped(f"{name} {where}, all is saved; continue with: {command}", number)
 
 
-def not_finite(run: Run) -> UserError:
+def check_weights(run: Run) -> None:
+    """With `train.stop_on_nan` weights that are not finite are never saved: they would replace good ones."""
+    if not run.config.train.stop_on_nan:
+        return
+    if run.processes.all_reduce_max(bool(non_finite(run.state.network.state_dict()))):
+        raise not_finite(run, "a weight")
+
+
+def not_finite(run: Run, what: str) -> UserError:
     state = run.state
     saved = "no checkpoint was written yet"
     if state.history:
         saved = f"the last good checkpoint is {run.folder.path / LAST}, of epoch {state.epoch}"
     return UserError(
-        f"the loss is not a finite number at step {state.step} of epoch {state.epoch + 1}, "
+        f"{what} is not a finite number at step {state.step} of epoch {state.epoch + 1}, "
         f"learning rate {state.lr:.3g}: {saved}; try a smaller optim.lr or optim.clip_norm"
     )
 
@@ -310,7 +327,9 @@ def not_finite(run: Run) -> UserError:
 # ---- before the first step
 
 
-def prepare(config: Config, console: Console, lock: FolderLock) -> Run:
+def prepare(
+    config: Config, console: Console, lock: FolderLock | None = None, stop: StopSignal | None = None
+) -> Run:
     """Data, network and optimiser: as they start, or as the run's checkpoint has them."""
     train, optim = config.train, config.optim
     check_device(train.device)
@@ -330,7 +349,8 @@ def prepare(config: Config, console: Console, lock: FolderLock) -> Run:
     classes = loader.dataset.classes
     check_same_classes(config, classes, eval_loader.dataset.classes)
 
-    folder = RunFolder(config, classes, processes.world_size, lock)
+    images = len(loader.dataset), len(eval_loader.dataset)
+    folder = RunFolder(config, classes, images, processes.world_size, lock)
     resume = train.resume not in (False, "false") and folder.has_checkpoint()
     network = make_start_network(config, len(classes), resume)
     schedule = make_schedule(optim, train.epochs, len(loader), processes.world_size)
@@ -351,7 +371,19 @@ def prepare(config: Config, console: Console, lock: FolderLock) -> Run:
         model = paddle.Model(network)
     model.prepare(optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)), amp_configs=train.amp)
     model._scaler = state.scaler  # Paddle would create another at the first step
-    return Run(config, processes, console, loader, eval_loader, len(loader), folder, state, model, loss)
+    return Run(
+        config,
+        processes,
+        console,
+        loader,
+        eval_loader,
+        len(loader),
+        folder,
+        state,
+        model,
+        loss,
+        stop or StopSignal(),
+    )
 
 
 def check_gpu_options(train: TrainConfig, device: str) -> None:
@@ -419,7 +451,7 @@ def resume_or_start(
     if error := processes.first_error(folder.lock() if processes.is_main else ""):
         raise UserError(error)
     if resume:
-        if note := folder.restore(state):
+        for note in folder.restore(state):
             console.print(note, soft_wrap=True)
         where = f"step {state.step} of epoch {state.epoch + 1}" if state.step else f"epoch {state.epoch}"
         console.print(f"resuming after {where} of {folder.path}", soft_wrap=True)
@@ -430,6 +462,8 @@ def resume_or_start(
             f"the processes found different checkpoints: "
             f"expected {folder.path} to be the same folder for all of them"
         )
+    if resume and processes.is_main and state.history and not state.progress:
+        folder.save_results(state)  # a kill after the checkpoint may have prevented it
     if not resume and processes.is_main and folder.has_run():
         console.print(f"the earlier run in {folder.path} was moved to {folder.move_aside()}", soft_wrap=True)
         if error := folder.lock():
@@ -483,16 +517,15 @@ def open_log(run: Run) -> Iterator[RunLog | None]:
         log.close()
 
 
-def show_predictions(run: Run, log: RunLog) -> None:
-    """Log some eval images with their classes and predictions, in a few epochs of the run."""
-    epoch, dataset = run.state.epoch + 1, run.eval_loader.dataset
-    if epoch not in picture_epochs(run.config.train.epochs):
-        return
+def predictions(run: Run) -> np.ndarray:
+    """A picture of some eval images with their classes and predictions, uint8 `[H, W, 3]`."""
+    dataset = run.eval_loader.dataset
     images, names = sample_images(dataset, min(16, run.config.train.batch_size))
-    with paddle.no_grad():
+    with run.state.averaged(), paddle.no_grad():
         predicted = run.state.network(paddle.to_tensor(images)).argmax(1).tolist()
-    predictions = [run.classes[index] for index in predicted]
-    log.add_predictions(plot_samples(pixels(images, dataset.preprocess), names, predictions), epoch)
+    return plot_samples(
+        pixels(images, dataset.preprocess), names, [run.classes[index] for index in predicted]
+    )
 
 
 def sample_images(dataset: ImageDataset, count: int) -> tuple[np.ndarray, list[str]]:

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from paddle import nn
-
 from ..config import Config, dump_config, flatten
 from ..errors import UserError
 from ..files import write_text
 from ..weights import save_weights
 from .checkpoint import read_checkpoint, write_checkpoint
 from .folder_lock import FolderLock
+from .history import write_history
 from .state import TrainState
 
 LAST, BEFORE = "last.pdstate", "before.pdstate"  # the newest checkpoint, and the one before it
@@ -48,16 +47,23 @@ class RunFolder:
     Args:
         config: of the run.
         classes: their names, in the network's order.
+        images: the numbers of training and eval images.
         world_size: the number of processes, which decides what a step is.
         lock: holds the folder's lock as long as the run writes.
     """
 
     def __init__(
-        self, config: Config, classes: Sequence[str], world_size: int = 1, lock: FolderLock | None = None
+        self,
+        config: Config,
+        classes: Sequence[str],
+        images: tuple[int, int],
+        world_size: int = 1,
+        lock: FolderLock | None = None,
     ):
         self.path = Path(config.train.output)
         self._lock = lock or FolderLock()
         self._config, self._classes, self._world_size = config, list(classes), world_size
+        self._images = list(images)
 
     def has_checkpoint(self) -> bool:
         """Whether there is a run to resume."""
@@ -89,14 +95,17 @@ class RunFolder:
         write_text(self.path / "config.yaml", dump_config(dataclasses.replace(self._config, train=train)))
         write_text(self.path / "classes.txt", "".join(f"{name}\n" for name in self._classes))
 
-    def save_weights(self, network: nn.Layer, is_best: bool) -> None:
-        """Write the network's present weights as `last.pdparams`, and as `best.pdparams` if they are the
-        best.
+    def save_results(self, state: TrainState) -> None:
+        """Write what the last epoch changes: `last.pdparams`, `best.pdparams` if it is the best, the history.
+
+        Between epochs the results can be written again from a checkpoint, which is therefore saved first.
         """
         self._lock.check(self.path)
-        if is_best:
-            save_weights(network, self.path / "best.pdparams")
-        save_weights(network, self.path / "last.pdparams")
+        with state.averaged():
+            if state.best is state.history[-1]:
+                save_weights(state.network, self.path / "best.pdparams")
+            save_weights(state.network, self.path / "last.pdparams")
+        write_history(self.path, state.history)
 
     def save_checkpoint(self, state: TrainState) -> None:
         """Write `last.pdstate`; the checkpoint before it becomes `before.pdstate`."""
@@ -105,6 +114,7 @@ class RunFolder:
         checkpoint = {
             "fingerprint": self._fingerprint(),
             "classes": self._classes,
+            "images": self._images,
             "state": state.state_dict(),
         }
         write_checkpoint(checkpoint, new)
@@ -112,29 +122,29 @@ class RunFolder:
             os.replace(self.path / LAST, self.path / BEFORE)
         os.replace(new, self.path / LAST)
 
-    def restore(self, state: TrainState) -> str:
+    def restore(self, state: TrainState) -> list[str]:
         """Load the newest intact checkpoint into the state.
 
-        Returns: '' or, when the newest checkpoint was damaged and the one before it was taken, a sentence
-            about it.
+        Returns: a sentence for each thing to know: the newest checkpoint was damaged and the one before it
+            was taken; the data has other numbers of images.
 
         Raises: UserError when no checkpoint is intact, or the run had another config.
         """
         try:
-            self._load(self.path / LAST, state)
-            return ""
+            return self._load(self.path / LAST, state)
         except AnotherRun:
             raise
         except UserError as error:
             if not (self.path / BEFORE).exists():
                 raise
-            self._load(self.path / BEFORE, state)
-            return f"{error}; continuing from {self.path / BEFORE}"
+            notes = self._load(self.path / BEFORE, state)
+            return [f"{error}; continuing from {self.path / BEFORE}", *notes]
 
-    def _load(self, path: Path, state: TrainState) -> None:
+    def _load(self, path: Path, state: TrainState) -> list[str]:
         checkpoint = read_checkpoint(path)
         try:
             self._check_same_run(path, checkpoint["fingerprint"], checkpoint["classes"])
+            train, test = checkpoint.get("images", self._images)  # an older version lacks them
             state.load_state_dict(checkpoint["state"])
         except UserError:
             raise
@@ -143,6 +153,12 @@ class RunFolder:
                 f"{path} is not a checkpoint of this network ({error or type(error).__name__}): expected one "
                 "that tools/train.py wrote; train without --resume to move this run aside"
             ) from None
+        if [train, test] == self._images:
+            return []
+        return [
+            f"the data has {self._images[0]} training and {self._images[1]} eval images, the run had {train} "
+            f"and {test} until now: the order of the images changes{' inside the epoch' * bool(state.step)}"
+        ]
 
     def _check_same_run(self, path: Path, fingerprint: dict[str, Any], classes: list[str]) -> None:
         for key, value in self._fingerprint().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -115,6 +116,10 @@ class TrainState:
     def best(self) -> EpochMetrics | None:
         """The first of the epochs with the highest eval top-1."""
         return max(self.history, key=lambda metrics: metrics.eval_top1, default=None)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Inside the block the network holds the average of its weights, when the run keeps one."""
+        return self.ema.applied() if self.ema else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """A tree of tensors, numbers and strings."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
-from helpers import ROOT, config_for, make_images, write_cifar
+from helpers import ROOT, config_for, make_images, tree, write_cifar
 from rich.console import Console
 
 from paddle_attn import create_model, save_weights
@@ -23,7 +23,7 @@ from paddle_attn.builders import load_trained, make_loader, set_device
 from paddle_attn.config import AugmentConfig, Config, ModelConfig, OptimConfig, load_config
 from paddle_attn.errors import Stopped, UserError
 from paddle_attn.models import MODELS
-from paddle_attn.train import EpochMetrics, TrainState, evaluate, evaluate_config, fit
+from paddle_attn.train import EpochMetrics, Evaluation, TrainState, evaluate, evaluate_config, fit
 from paddle_attn.train.checkpoint import read_checkpoint
 from paddle_attn.train.folder_lock import FolderLock
 from paddle_attn.train.signals import StopSignal
@@ -270,6 +270,30 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(split_data: 
     assert (tmp_path / "run" / "best.pdparams").exists()
 
 
+@pytest.mark.parametrize("checkpoint_steps", [None, 1])
+def test_weights_that_are_not_finite_stop_the_run_before_they_are_saved(
+    split_data: Path, tmp_path: Path, checkpoint_steps: int | None
+):
+    """The running variance of a batch norm does not enter the training loss."""
+    config = config_for(split_data, tmp_path / "run", stop_on_nan=True, checkpoint_steps=checkpoint_steps)
+    config = changed(config, model={"name": "cifar_resnet20"}, data={"size": 32})
+    saved: dict[str, bytes] = {}
+
+    def spoil_weights(state: TrainState) -> None:
+        if (state.epoch, state.step) == (1, 2):
+            saved.update(tree(tmp_path / "run"))
+            variance = next(v for k, v in state.network.state_dict().items() if k.endswith("_variance"))
+            variance.set_value(np.full(variance.shape, np.inf, "float32"))
+
+    step = 2 if checkpoint_steps else 3
+    with pytest.raises(
+        UserError, match=rf"a weight is not a finite number at step {step} of epoch 2.*epoch 1"
+    ):
+        fit(config, QUIET, on_step=spoil_weights)
+    for name in ("best.pdparams", "last.pdparams", "last.pdstate"):
+        assert (tmp_path / "run" / name).read_bytes() == saved[name]
+
+
 def test_mixed_precision_on_a_cpu_is_refused(split_data: Path, tmp_path: Path):
     with pytest.raises(UserError, match=r"train\.amp is 'O1', but this run is on the cpu"):
         fit(config_for(split_data, tmp_path / "run", amp="O1"), QUIET)
@@ -337,6 +361,47 @@ def test_a_longer_schedule_continues_with_its_own_rates(split_data: Path, tmp_pa
     history = fit(changed(short, train={"epochs": 4}), QUIET)
     expected = [0.5 * 1e-3 * (1 + math.cos(math.pi * epoch / 4)) for epoch in (1, 2, 3)]
     assert [metrics.lr for metrics in history[1:]] == pytest.approx(expected)
+
+
+def die_at_rename(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """From now on the run dies instead of this rename of a finished file, counted from 1."""
+    rename, seen = os.replace, []
+
+    def dying(*arguments: object) -> None:
+        seen.append(arguments)
+        if len(seen) == number:
+            die()
+        rename(*arguments)
+
+    monkeypatch.setattr(os, "replace", dying)
+
+
+@pytest.mark.parametrize("number", [1, 3, 4, 5, 6])
+def test_the_best_weights_are_those_of_the_best_epoch_wherever_the_run_died_while_saving(
+    split_data: Path, tmp_path: Path, linear_model: str, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    """The first epoch's network knows nothing, so the second is the best; the resumed run is shorter."""
+    rename = os.replace
+    config = config_for(split_data, tmp_path / "run", epochs=2, batch_size=24)
+    config = changed(config, model={"name": linear_model, "attn": None}, data={"augment": AugmentConfig()})
+
+    def on_step(state: TrainState) -> None:
+        if state.epoch == 0:
+            for value in state.network.state_dict().values():
+                value.set_value(paddle.zeros_like(value))
+        else:
+            die_at_rename(monkeypatch, number)
+
+    with pytest.raises(Death):
+        fit(config, QUIET, on_step=on_step)
+    monkeypatch.setattr(os, "replace", rename)
+    history = fit(changed(config, train={"epochs": 1, "resume": True}), QUIET)
+    best = max(history, key=lambda metrics: metrics.eval_top1)
+    network, classes = load_trained(config, tmp_path / "run" / "best.pdparams")
+    evaluation = evaluate(network, make_loader(config, "eval"), classes)
+    assert evaluation.loss == pytest.approx(best.eval_loss, rel=1e-4)
+    with open(tmp_path / "run" / "history.csv", newline="") as file:
+        assert [int(row["epoch"]) for row in csv.DictReader(file)] == [m.epoch for m in history]
 
 
 @pytest.mark.parametrize(
@@ -622,7 +687,31 @@ def test_an_evaluation_writes_its_metrics(run: tuple[Config, list[EpochMetrics]]
     assert (tmp_path / "eval" / "confusion.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_loss_that_is_not_finite_is_null_in_the_metrics(tmp_path: Path):
+    """NaN is no JSON: strict readers refuse the whole file."""
+    for loss in (math.nan, math.inf):
+        Evaluation(0.5, 1.0, loss, ["a", "b"], np.eye(2, dtype="int64")).write(tmp_path)
+        metrics = json.loads((tmp_path / "metrics.json").read_text(), parse_constant=pytest.fail)
+        assert metrics["loss"] is None and metrics["top1"] == 0.5
+
+
 # ---- what is refused
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00c", b"blue\x00\ngreen\nred\n", b"\x1b[31mblue\n"])
+def test_a_list_of_classes_that_is_not_text_is_refused(split_data: Path, tmp_path: Path, content: bytes):
+    config = config_for(split_data, tmp_path)
+    save_weights(create_model("towernet", "simam", num_classes=3), tmp_path / "best.pdparams")
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"classes\.txt is damaged: expected the name of a class"):
+        load_trained(config, tmp_path / "best.pdparams")
+
+
+@pytest.mark.parametrize(("section", "key"), [("train", "output"), ("data", "root")])
+def test_a_nul_in_a_path_is_refused(split_data: Path, tmp_path: Path, section: str, key: str):
+    config = changed(config_for(split_data, tmp_path / "run"), **{section: {key: "a\0b"}})
+    with pytest.raises(UserError, match="must be paths, found a NUL character"):
+        fit(config, QUIET)
 
 
 @pytest.mark.skipif(paddle.device.is_compiled_with_cuda(), reason="this Paddle supports GPUs")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
+from helpers import disk_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +59,111 @@ def test_a_tree_is_read_back_with_the_same_types_and_bits(
     path = tmp_path_factory.mktemp("tree") / "x.pdstate"
     write_checkpoint(tree, path)
     assert_equal(tree, read_checkpoint(path))
+
+
+def crafted(content: bytes, change: Callable[[dict, dict], None]) -> bytes:
+    """The checkpoint with a changed header of its safetensors file, whose lengths fit again.
+
+    Args:
+        change: gets the header and, inside it, what `write_checkpoint` adds, and changes them.
+    """
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    change(header, header["__metadata__"])
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def sealed(metadata: dict, tree: str) -> None:
+    """Put a tree into the header with the checksum that it would have with this tensor."""
+    tensors = {"/weight": np.ones([3, 4], "float32")}
+    digest = hashlib.sha256(tree.encode())
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tensor.shape} ".encode() + tensor.tobytes())
+    metadata.update(tree=tree, sha256=digest.hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda header, own: own.update(sha256="0" * 64), "a wrong checksum"),
+        (lambda header, own: own.pop("sha256"), "a wrong checksum"),
+        (lambda header, own: own.update(format="paddle_attn checkpoint 9"), "another format"),
+        (lambda header, own: header.pop("__metadata__"), "another format"),
+        (lambda header, own: sealed(own, "{no JSON"), "JSONDecodeError"),
+        (lambda header, own: sealed(own, 100_000 * "["), "RecursionError"),
+        (lambda header, own: sealed(own, '{"x": {"$tensor": "/missing"}}'), "KeyError"),
+        (lambda header, own: sealed(own, '{"x": {"$tensor": ["/weight"]}}'), "TypeError"),
+        (lambda header, own: header["/weight"].update(shape=[3, 5]), "SafetensorError"),
+        (lambda header, own: header["/weight"].update(shape=[2**62, 8]), "SafetensorError"),
+        (lambda header, own: header["/weight"].update(data_offsets=[0, 2**60]), "SafetensorError"),
+        (lambda header, own: header.pop("/weight"), "SafetensorError"),
+    ],
+)
+def test_a_crafted_header_is_refused(tmp_path: Path, change: Callable[[dict, dict], None], found: str):
+    path = tmp_path / "x.pdstate"
+    write_checkpoint({"rows": [1, 2], "weight": np.ones([3, 4], "float32")}, path)
+    path.write_bytes(crafted(path.read_bytes(), change))
+    with pytest.raises(UserError, match=rf"x\.pdstate is damaged .*, found {found}; train without --resume"):
+        read_checkpoint(path)
+
+
+def test_a_checkpoint_may_be_crafted_and_still_be_whole(tmp_path: Path):
+    """The tests above change what they mean to: with a fitting checksum a changed tree is read."""
+    path = tmp_path / "x.pdstate"
+    write_checkpoint({"weight": np.ones([3, 4], "float32")}, path)
+    path.write_bytes(crafted(path.read_bytes(), lambda header, own: sealed(own, '{"rows": [3]}')))
+    assert read_checkpoint(path) == {"rows": [3]}
+
+
+@pytest.mark.parametrize("kept", [4, 8, 60])
+def test_a_truncated_header_is_found(tmp_path: Path, kept: int):
+    path = tmp_path / "x.pdstate"
+    write_checkpoint({"weight": np.ones([3, 4], "float32")}, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"x\.pdstate is damaged .*, found SafetensorError"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("length", [0, 1, 99, 2**40, 2**64 - 1])
+def test_a_header_whose_length_lies_is_refused(tmp_path: Path, length: int):
+    path = tmp_path / "x.pdstate"
+    write_checkpoint({"weight": np.ones([3, 4], "float32")}, path)
+    path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
+    with pytest.raises(UserError, match=r"x\.pdstate is damaged .*, found SafetensorError"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "tree", [[], "x", {}, {"fingerprint": {}}, {"fingerprint": 3, "classes": ["a", "b"], "state": {}}]
+)
+def test_a_whole_checkpoint_of_something_else_is_one_sentence(tmp_path: Path, tree: object):
+    folder = folder_for(tmp_path)
+    write_checkpoint(tree, folder.path / "last.pdstate")
+    with pytest.raises(UserError, match=r"last\.pdstate is not a checkpoint of this network \(.*--resume"):
+        folder.restore(trained_state(0))
+
+
+@pytest.mark.parametrize("lost", ["network", "optimizer", "ema", "scaler", "history", "progress"])
+def test_a_checkpoint_without_a_part_is_refused_and_changes_no_history(tmp_path: Path, lost: str):
+    folder = folder_for(tmp_path)
+    folder.save_checkpoint(trained_state(1))
+    tree = read_checkpoint(folder.path / "last.pdstate")
+    del tree["state"][lost]
+    write_checkpoint(tree, folder.path / "last.pdstate")
+    restored = trained_state(0)
+    with pytest.raises(UserError, match=r"is not a checkpoint of this network"):
+        folder.restore(restored)
+    assert restored.history == []
+
+
+def test_a_full_disk_is_one_sentence_and_the_older_checkpoint_is_kept(tmp_path: Path):
+    path = tmp_path / "x.pdstate"
+    write_checkpoint({"weight": np.ones([64, 64])}, path)
+    before = path.read_bytes()
+    with disk_of(len(before) // 2), pytest.raises(UserError, match=r"cannot write .*x\.pdstate: "):
+        write_checkpoint({"weight": np.zeros([64, 64])}, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(
@@ -128,9 +237,13 @@ def take_steps(state: TrainState, updates: int) -> None:
             state.ema.update()
 
 
-def folder_for(tmp_path: Path, classes: tuple[str, ...] = ("a", "b"), **train) -> RunFolder:
+def folder_for(
+    tmp_path: Path, classes: tuple[str, ...] = ("a", "b"), images: tuple[int, int] = (24, 6), **train
+) -> RunFolder:
     output = str(tmp_path / "run")
-    return RunFolder(dataclasses.replace(Config(), train=TrainConfig(output=output, **train)), classes)
+    return RunFolder(
+        dataclasses.replace(Config(), train=TrainConfig(output=output, **train)), classes, images
+    )
 
 
 def assert_same_state(one: TrainState, two: TrainState) -> None:
@@ -150,7 +263,7 @@ def test_a_restored_state_continues_bitwise(tmp_path: Path):
     folder = folder_for(tmp_path)
     folder.save_checkpoint(state)
     restored = trained_state(0)
-    assert folder.restore(restored) == ""
+    assert folder.restore(restored) == []
     assert float(restored.scaler.scale[0]) == 7.0 and restored.scaler.incr_count == 3
     assert_same_state(state, restored)
     for each in (state, restored):
@@ -166,7 +279,8 @@ def test_the_checkpoint_before_is_taken_when_the_newest_is_damaged(tmp_path: Pat
     newest = folder.path / "last.pdstate"
     newest.write_bytes(newest.read_bytes()[:-9])
     restored = trained_state(0)
-    assert f"continuing from {folder.path / 'before.pdstate'}" in folder.restore(restored)
+    (note,) = folder.restore(restored)
+    assert f"continuing from {folder.path / 'before.pdstate'}" in note
     assert_same_state(restored, trained_state(1))
 
 
@@ -181,6 +295,17 @@ def test_other_classes_are_refused_by_name(tmp_path: Path):
     folder_for(tmp_path, ("cat", "dog")).save_checkpoint(trained_state(1))
     with pytest.raises(UserError, match=r"learned 2 classes, .*the data lacks dog, adds wolf"):
         folder_for(tmp_path, ("cat", "wolf")).restore(trained_state(0))
+
+
+@pytest.mark.parametrize("step", [0, 3])
+def test_other_numbers_of_images_are_reported(tmp_path: Path, step: int):
+    state = trained_state(1)
+    state.progress = EpochProgress(lr=state.lr, step=step, images=24) if step else None
+    folder_for(tmp_path).save_checkpoint(state)
+    assert folder_for(tmp_path).restore(trained_state(0)) == []
+    (note,) = folder_for(tmp_path, images=(20, 7)).restore(trained_state(0))
+    assert note.startswith("the data has 20 training and 7 eval images, the run had 24 and 6 until now")
+    assert note.endswith("inside the epoch") == bool(step)
 
 
 def test_the_weights_of_another_network_are_refused(tmp_path: Path):
