@@ -27,6 +27,7 @@ EVAL_COST = 1 / 3  # of an image, relative to training: the forward pass of thre
 
 def describe(study: Study, jobs: int = 1) -> list[str]:
     """The runs of a study in their order, which are finished, and an estimate of the time that is left."""
+    check_jobs(jobs)
     plan = plan_runs(study)
     results = Results(results_folder(study))
     results.check(study, plan)
@@ -43,6 +44,12 @@ def describe(study: Study, jobs: int = 1) -> list[str]:
         except UserError as error:
             return [*lines, f"no estimate: {error}"]
     return [*lines, f"about {duration(seconds_left(left, {}, by_variant, jobs))} on this machine, {how}"]
+
+
+def check_jobs(jobs: int) -> None:
+    """Raise UserError unless it is the number of runs that can be done at a time."""
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, found {jobs}")
 
 
 def seconds_by_variant(rows: Iterable[Row]) -> dict[str, float]:

@@ -35,7 +35,7 @@ def plot_study_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: st
         path: the file to write.
     """
     with plain_text([title, *curves]):
-        figure = Figure(figsize=(9, 4.8), layout="constrained")
+        figure = _figure(9, 4.8)
         axes = figure.subplots()
         for number, (variant, runs) in enumerate(curves.items()):
             length = max(map(len, runs))
@@ -76,7 +76,7 @@ def plot_differences(
         path: the file to write.
     """
     with plain_text([title, baseline, *(row[0] for row in rows)]):
-        figure = Figure(figsize=(9, 1.7 + 0.5 * max(len(rows), 1)), layout="constrained")
+        figure = _figure(9, 1.7 + 0.5 * max(len(rows), 1))
         axes = figure.subplots()
         axes.axvline(0, color="#555555", linewidth=1, linestyle="--")
         for number, (_, difference, low, high, _) in enumerate(rows, 1):
@@ -100,7 +100,7 @@ def plot_pareto(rows: Sequence[tuple[str, float, float, int, int]], title: str, 
         path: the file to write.
     """
     with plain_text([title, *(row[0] for row in rows)]):
-        figure = Figure(figsize=(11, 4.8), layout="constrained")
+        figure = _figure(11, 4.8)
         for axes, column, unit, label in zip(
             figure.subplots(1, 2, sharey=True),
             (3, 4),
@@ -144,6 +144,13 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, flo
         if not front or score > front[-1][1]:
             front.append((cost, score))
     return front
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure in inches with room around its labels."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    return figure
 
 
 def _deviation(values: np.ndarray) -> np.ndarray:

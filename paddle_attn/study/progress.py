@@ -10,6 +10,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from ..train.progress import duration
 from .plan import PlannedRun
 
+MAX_NAMED = 2  # runs in progress that the bar names
+
 
 class GridBar:
     """A bar over all epochs of a study's runs, in a terminal or a notebook; shows nothing elsewhere."""
@@ -40,7 +42,9 @@ class GridBar:
         finished = sum(
             done >= self._epochs[name] for name, done in epochs_done.items() if name not in running
         )
-        now = ", ".join(f"{name} {epochs_done[name]}/{self._epochs[name]}" for name in running)
+        now = ", ".join(f"{name} {epochs_done[name]}/{self._epochs[name]}" for name in running[:MAX_NAMED])
+        if len(running) > MAX_NAMED:
+            now += ", …"
         self._progress.update(
             self._task,
             completed=sum(epochs_done.values()),

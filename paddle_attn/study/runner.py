@@ -24,7 +24,7 @@ from ..files import open_regular, read_regular, write_text
 from ..runtime import default_threads, this_machine
 from ..train.progress import duration
 from ..train.signals import StopSignal
-from .estimate import seconds_by_variant, seconds_left
+from .estimate import check_jobs, seconds_by_variant, seconds_left
 from .one_run import PREDICTIONS, SUMMARY
 from .plan import (
     PlannedRun,
@@ -73,8 +73,7 @@ def run_study(study: Study, jobs: int = 1, console: Console | None = None, comma
     Raises: UserError for a mistake in the study, or when its results folder holds another study's runs;
         Stopped after Ctrl-C or SIGTERM, when all runs in progress have saved and stopped.
     """
-    if jobs < 1:
-        raise UserError(f"--jobs must be at least 1, found {jobs}")
+    check_jobs(jobs)
     console = console or Console(markup=False, emoji=False, highlight=False)
     plan, results = plan_runs(study), Results(results_folder(study))
     results.check(study, plan)
@@ -163,6 +162,7 @@ class Grid:
     def end(self, each: Started, stop: StopSignal) -> None:
         """Collect a run whose process has ended, or report why it failed."""
         each.log.close()
+        each.process.stdin.close()
         run = each.run
         if each.process.returncode == 0:
             self.rows[run.name] = row = self.collect(run)

@@ -19,6 +19,7 @@ import numpy as np
 LEVEL = 0.95  # of the intervals
 POWER = 0.84  # the standard normal quantile of 80 %: so often the advised number of runs finds the difference
 MAX_MORE = 1000  # runs; a larger need is reported as more than this many
+EQUAL = 1e-12  # differences that are closer than this are the same
 MAX_DF = 1000  # degrees of freedom; beyond them Student's t is the normal distribution to three digits
 
 
@@ -108,19 +109,18 @@ def compare(pairs: Sequence[Pair]) -> Comparison:
 
 def _over_folds(folds: list[list[Pair]]) -> Comparison:
     """Student's t over the folds' means."""
-    count, pairs = len(folds), sum(map(len, folds))
+    count, pairs = len(folds), [pair for fold in folds for pair in fold]
     means = [np.mean([pair.difference for pair in fold]) for fold in folds]
     variance, df = float(np.var(means, ddof=1)) / count, count - 1
-    seeds = pairs / count
+    seeds = len(pairs) / count
     within = _mean([np.var([pair.difference for pair in fold], ddof=1) for fold in folds if len(fold) > 1])
     if math.isnan(within):  # one seed: nothing separates the two, so more seeds may help less than it seems
         spread = Spread(count, 0.0, variance * count)
     else:
         spread = Spread(count, max(0.0, variance * count - within / seeds), within)
-    if not variance:  # few images: all folds agree to the last one, by chance
-        by_image = np.concatenate([np.mean([pair.gains for pair in fold], axis=0) for fold in folds])
-        variance, df = float(np.var(by_image)) / len(by_image), len(by_image) - 1
-    return Comparison(float(np.mean(means)), math.sqrt(variance), min(df, MAX_DF), pairs, spread)
+    if np.ptp(means) < EQUAL:
+        variance, df = _over_images(pairs)
+    return Comparison(float(np.mean(means)), math.sqrt(variance), min(df, MAX_DF), len(pairs), spread)
 
 
 def _over_seeds(pairs: Sequence[Pair]) -> Comparison:
@@ -135,13 +135,26 @@ def _over_seeds(pairs: Sequence[Pair]) -> Comparison:
     within = float(np.var(differences, ddof=1))
     covariance = np.cov(np.stack([pair.gains for pair in pairs]))
     shared = max(0.0, float(covariance.sum() - covariance.trace()) / (count * (count - 1)) / images)
-    variance, df = within / count + shared, 1
-    if variance:
+    if np.ptp(differences) < EQUAL:
+        variance, df = _over_images(pairs)
+    else:
+        variance = within / count + shared
         df = variance**2 / ((within / count) ** 2 / (count - 1) + shared**2 / max(images - 1, 1))
     spread = Spread(1, shared, within)
     return Comparison(
         float(np.mean(differences)), math.sqrt(variance), min(max(1, int(df)), MAX_DF), count, spread
     )
+
+
+def _over_images(pairs: Sequence[Pair]) -> tuple[float, int]:
+    """The variance of the mean, and its degrees of freedom, when only the images vary.
+
+    For runs that agree to the last image, which happens by chance when the images are few.
+    """
+    folds = sorted({pair.fold for pair in pairs})
+    by_image = [np.mean([pair.gains for pair in pairs if pair.fold == fold], axis=0) for fold in folds]
+    gains = np.concatenate(by_image)
+    return float(np.var(gains)) / len(gains), len(gains) - 1
 
 
 def _mean(values: Sequence[float]) -> float:

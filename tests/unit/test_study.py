@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paddle_attn.errors import UserError
-from paddle_attn.study import Study, compare, holm, list_variants, load_study, plan_runs, write_report
+from paddle_attn.study import (
+    Study,
+    compare,
+    holm,
+    list_variants,
+    load_study,
+    plan_runs,
+    run_study,
+    write_report,
+)
+from paddle_attn.study.estimate import describe
 from paddle_attn.study.figures import pareto_front, plot_differences, plot_pareto, plot_study_curves
 from paddle_attn.study.results import Prediction, Results, Row, read_rows, to_csv
 from paddle_attn.study.statistics import Pair, t_probability, t_quantile
@@ -167,9 +177,18 @@ def test_one_pair_has_no_interval():
     assert all(map(math.isnan, (found.p, found.margin, found.more_runs())))
 
 
-def test_folds_that_agree_by_chance_are_not_certain():
-    found = compare([Pair(fold, 0, gains(1, 0, images=20)) for fold in range(5)])
-    assert found.error > 0 and found.interval[0] < 0.05 < found.interval[1]
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("images", [7, 10, 20])
+def test_folds_and_seeds_that_agree_by_chance_are_not_certain(count: int, images: int):
+    """Each run gains one image, another one each time."""
+    by_run = [np.roll(gains(1, 0, images), number) for number in range(count)]
+    for pairs in (
+        [Pair(fold, 0, each) for fold, each in enumerate(by_run)],
+        [Pair(0, seed, each) for seed, each in enumerate(by_run)],
+    ):
+        found = compare(pairs)
+        assert found.error > 0.01 / count and found.p > 0.001
+        assert found.interval[0] < 1 / images < found.interval[1]
 
 
 def test_equal_predictions_are_not_told_apart():
@@ -190,6 +209,12 @@ def test_runs_go_fold_by_fold_then_seed_by_seed():
         for seed in (0, 1)
         for variant in ("none", "simam")
     ]
+
+
+def test_without_folds_the_data_of_the_base_is_used_as_it_is():
+    runs = plan_runs(Study(base=BASE, overrides={"data.root": "mine"}, folds=(), seeds=(0, 1), name="x"))
+    assert [run.name for run in runs] == ["base_fold0_seed0", "base_fold0_seed1"]
+    assert {run.config.data.root for run in runs} == {"mine"}
 
 
 def test_each_fold_and_seed_starts_from_its_own_weights_and_all_variants_from_the_same():
@@ -237,6 +262,13 @@ def test_variants_are_the_product_of_all_lists_with_the_baseline_first():
 def test_a_mistake_in_a_study_is_one_sentence(options: dict, message: str):
     with pytest.raises(UserError, match=message):
         plan_runs(Study(**{"base": BASE, "attentions": (None, "simam"), "name": "x"} | options))
+
+
+def test_no_runs_at_a_time_are_refused():
+    study = Study(base=BASE, name="x")
+    for call in (run_study, describe):
+        with pytest.raises(UserError, match="--jobs must be at least 1, found 0"):
+            call(study, 0)
 
 
 @pytest.mark.parametrize(
