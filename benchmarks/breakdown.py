@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import os
 import re
 import statistics
@@ -192,22 +193,26 @@ def tensors(values: Sequence[Any]) -> Iterator[Tensor]:
 def flops(kind: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[int, int]:
     """Of forward and backward, where convolutions and matrix products count, in their direct form."""
     if "convolution" in kind:
-        forward = 2 * outputs[0].size * inputs[1].size // inputs[1].shape[0]
+        forward = 2 * math.prod(outputs[0].shape) * math.prod(inputs[1].shape[1:])
         return forward, forward if inputs[0].stop_gradient else 2 * forward
     if kind == "linear" and len(inputs) > 1:
-        forward = 2 * outputs[0].size * inputs[0].shape[-1]
+        forward = 2 * math.prod(outputs[0].shape) * inputs[0].shape[-1]
         return forward, 2 * forward
     return 0, 0
 
 
 def traffic(operator: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> tuple[int, int]:
     """Bytes of forward and backward. Backward reads the inputs again, except an addition's."""
-    read, written = (sum(x.size * x.element_size() for x in side) for side in (inputs, outputs))
+    read, written = sum(map(bytes_of, inputs)), sum(map(bytes_of, outputs))
     if not outputs or outputs[0].stop_gradient:
         return read + written, 0
-    gradients = sum(x.size * x.element_size() for x in inputs if not x.stop_gradient)
+    gradients = sum(bytes_of(x) for x in inputs if not x.stop_gradient)
     saved = 0 if operator.startswith("add") else read
     return read + written, saved + written + gradients
+
+
+def bytes_of(x: Tensor) -> int:
+    return math.prod(x.shape) * x.element_size()  # x.size is an operator, and slow
 
 
 def add_pairs(one: tuple[int, int], other: tuple[int, int]) -> tuple[int, int]:
