@@ -184,8 +184,8 @@ def time_table(found: Mapping[str, Any]) -> list[str]:
     lines += [
         f"| rest: Python, the framework | – | – | – | {100 * (1 - explained / whole):.1f} % | – | – |",
         "",
-        f"A step takes {milliseconds(found['step_ms'])} ms, with the profiler {milliseconds(whole)} ms, of "
-        f"which the operators explain {100 * explained / whole:.0f} %.",
+        f"A step takes {milliseconds(found['step_ms'])} ms, with the profiler {milliseconds(whole)} ms: the "
+        f"operators explain {100 * explained / found['step_ms']:.0f} % and {100 * explained / whole:.0f} %.",
         f"Peaks: {found['peak_gflops']:.3g} GFLOP/s and {found['peak_gbs']:.3g} GB/s.",
         "",
     ]

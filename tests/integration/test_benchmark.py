@@ -319,7 +319,7 @@ def test_an_operator_is_compared_with_the_nearer_peak():
         "| depthwise convolution | 3 | 5 | 15 | 20.0 % | 7.5 GB/s | 75 % |",
         "| rest: Python, the framework | – | – | – | 40.0 % | – | – |",
         "",
-        "A step takes 90 ms, with the profiler 100 ms, of which the operators explain 60 %.",
+        "A step takes 90 ms, with the profiler 100 ms: the operators explain 67 % and 60 %.",
         "Peaks: 100 GFLOP/s and 10 GB/s.",
         "",
     ]
