@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 import paddle
-import safetensors
 from paddle import nn
 
 from ..config import Config, load_config
 from ..errors import UserError
-from ..files import open_regular
 from ..models import create_model
-from ..weights import load_weights
+from ..weights import class_names, load_weights
 from .data import make_loader, make_preprocess
 
 
@@ -61,8 +58,8 @@ def make_network(config: Config, num_classes: int) -> nn.Layer:
 def load_trained(config: Config, weights: str | Path) -> tuple[nn.Layer, list[str]]:
     """A trained network in eval mode, and the names of its classes.
 
-    The names come from `classes.txt` beside the weights, which training writes, else from the data's folders.
-    A checkpoint beside it must have the same.
+    The names come from the weights or from what training wrote beside them (`weights.class_names`), else from
+    the data's folders.
 
     Raises: UserError when the weights are missing or damaged, do not fit, or were trained with another model
     or image size, or when `classes.txt` was changed.
@@ -74,33 +71,12 @@ def load_trained(config: Config, weights: str | Path) -> tuple[nn.Layer, list[st
             "expected one that tools/train.py wrote, such as best.pdparams"
         )
     _check_trained_config(config, weights)
-    class_list = weights.with_name("classes.txt")
-    if class_list.is_file():
-        classes = class_list.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-        if not classes or any(not name.isprintable() for name in classes):
-            raise UserError(f"{class_list} is damaged: expected the name of a class in each line, as UTF-8")
-        learned = _classes_of_checkpoint(weights.with_name("last.pdstate"))
-        if learned not in (None, classes):
-            raise UserError(
-                f"{class_list} was changed: expected the {len(learned)} classes of last.pdstate in their "
-                f"order ({', '.join(learned[:3])}, …), found {len(classes)} ({', '.join(classes[:3])}, …)"
-            )
-    else:
-        classes = make_loader(config, "eval").dataset.classes
+    classes = class_names(weights) or make_loader(config, "eval").dataset.classes
     without_pretrained = dataclasses.replace(config.model, pretrained=False)
     network = make_network(dataclasses.replace(config, model=without_pretrained), len(classes))
     load_weights(network, weights)
     network.eval()
     return network, classes
-
-
-def _classes_of_checkpoint(path: Path) -> list[str] | None:
-    """The classes that `train/run_folder.py` writes into a checkpoint; None when it is missing or damaged."""
-    try:
-        with open_regular(path), safetensors.safe_open(path, framework="numpy") as file:
-            return list(map(str, json.loads(file.metadata()["tree"])["classes"]))
-    except Exception:  # safetensors raises its own error, and others on damaged headers
-        return None
 
 
 def _check_trained_config(config: Config, weights: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from paddle import nn
 
 from ..errors import UserError
+from .class_names import class_names
 from .files import read_weights, save_weights
 from .loading import LoadReport, load_state
 from .torch_keys import paddle_keys
@@ -19,7 +20,7 @@ def convert(source: str | Path, out: str | Path, build: Callable[[int], nn.Layer
 
     Args:
         source: a `.pth`, `.pth.tar`, `.pt`, `.safetensors` or `.pdparams` file.
-        out: the `.pdparams` or `.safetensors` file to write.
+        out: the `.pdparams` or `.safetensors` file to write; the second keeps the names of the classes.
         build: makes the network, with the attention of the checkpoint, for a number of classes.
 
     Returns: the keys that were loaded.
@@ -30,7 +31,7 @@ def convert(source: str | Path, out: str | Path, build: Callable[[int], nn.Layer
     torch_style = has_torch_names(source, state)
     net = build(_num_classes(source, state, build(1), torch_style))
     report = load_state(net, state, source, torch_style=torch_style)
-    save_weights(net, out)
+    save_weights(net, out, class_names(source))
     return report
 
 

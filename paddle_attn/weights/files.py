@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 import paddle
 import safetensors
 import safetensors.paddle
-from paddle import nn
+from paddle import Tensor, nn
 
 from ..errors import UserError, quote
 from ..files import atomic_write, open_regular, read_regular
@@ -54,14 +56,22 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return state
 
 
-def save_weights(net: nn.Layer, path: str | os.PathLike) -> None:
-    """Write a network's weights as `.pdparams` or `.safetensors`; a failed write keeps the older file."""
+def save_weights(net: nn.Layer, path: str | os.PathLike, classes: Sequence[str] | None = None) -> None:
+    """Write a network's weights as `.pdparams` or `.safetensors`; a failed write keeps the older file.
+
+    Args:
+        classes: the names of the classes, in the network's order, for the header of a `.safetensors` file.
+            A `.pdparams` file has no place for them: training writes `classes.txt` beside it.
+    """
     path = Path(path)
     if path.suffix not in WRITTEN:
         raise UserError(
             f"cannot write weights to {path}: expected a name that ends in {' or '.join(WRITTEN)}"
         )
-    save = safetensors.paddle.save_file if path.suffix == ".safetensors" else paddle.save
+    save: Callable[[dict[str, Tensor], str], Any] = paddle.save
+    if path.suffix == ".safetensors":
+        header = None if classes is None else {"classes": json.dumps(list(classes), ensure_ascii=False)}
+        save = functools.partial(safetensors.paddle.save_file, metadata=header)
     try:
         atomic_write(path, lambda aside: save(net.state_dict(), str(aside)))
     except OSError as error:

@@ -15,7 +15,8 @@ from helpers import disk_of
 
 from paddle_attn import create_model, load_weights, model_spec, save_weights
 from paddle_attn.errors import UserError
-from paddle_attn.weights import load_pretrained, non_finite, read_weights
+from paddle_attn.weights import class_names, load_pretrained, non_finite, read_weights
+from paddle_attn.weights.convert import convert
 
 
 def small(num_classes: int = 5) -> paddle.nn.Layer:
@@ -37,6 +38,23 @@ def test_saved_weights_load_again(tmp_path: Path, suffix: str):
     assert set(report.loaded) == set(net.state_dict()) and not report.missing
     assert not report.folded and not report.not_finite
     assert [file.name for file in tmp_path.iterdir()] == [f"w{suffix}"]
+
+
+def test_safetensors_keep_the_names_of_the_classes_also_through_a_conversion(tmp_path: Path):
+    names = ["猫", "dog", "ant", "bee", "cow"]
+    save_weights(small(), tmp_path / "named.safetensors", names)
+    assert class_names(tmp_path / "named.safetensors") == names
+    convert(tmp_path / "named.safetensors", tmp_path / "again.safetensors", small)
+    assert class_names(tmp_path / "again.safetensors") == names
+    save_weights(small(), tmp_path / "unnamed.safetensors")
+    assert class_names(tmp_path / "unnamed.safetensors") is None
+
+
+def test_the_names_in_weights_and_in_the_list_beside_them_must_agree(tmp_path: Path):
+    save_weights(small(), tmp_path / "w.safetensors", ["a", "b", "c", "d", "e"])
+    (tmp_path / "classes.txt").write_text("a\nc\nb\nd\ne\n")
+    with pytest.raises(UserError, match=r"w\.safetensors and .*classes\.txt state different classes"):
+        class_names(tmp_path / "w.safetensors")
 
 
 def test_paddles_files_load_here_and_ours_in_paddle(tmp_path: Path):
