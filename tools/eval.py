@@ -17,11 +17,18 @@ def main() -> None:
 
         result = evaluate_config(config, arguments.weights)
         for row in result.by_class():
-            scores = f"recall {100 * row['recall']:6.2f} %  precision {100 * row['precision']:6.2f} %"
+            recall = "no images" if row["recall"] is None else f"{100 * row['recall']:6.2f} %"
+            scores = f"recall {recall} {_interval(row['recall_interval'])}"
+            scores += f"  precision {100 * row['precision']:6.2f} %"
             print(f"{escaped(row['class']):24s} {row['images']:6d} images  {scores}")
-        scores = f"top-1 {100 * result.top1:.2f} %  top-5 {100 * result.top5:.2f} %  loss {result.loss:.4f}"
-        print(f"{scores}  on {result.confusion.sum()} images")
+        top1, top5 = _interval(result.top1_interval), _interval(result.top5_interval)
+        scores = f"top-1 {100 * result.top1:.2f} % {top1}  top-5 {100 * result.top5:.2f} % {top5}"
+        print(f"{scores}  loss {result.loss:.4f}  on {result.images} images (95 % intervals)")
         print(f"metrics.json and confusion.png are in {shown(config.train.output)}")
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
 if __name__ == "__main__":

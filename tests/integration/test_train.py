@@ -670,10 +670,18 @@ def test_an_evaluation_counts_right(split_data: Path):
     assert (result.top1, result.top5) == (pytest.approx(4 / 6), 1.0)
     sure, unsure = math.log(math.exp(9) + math.e + 1), math.log(2 + math.e)
     assert result.loss == pytest.approx((2 * (sure - 9) + 2 * (unsure - 1) + 2 * unsure) / 6, rel=1e-4)
+    none, all_ = [0.0, pytest.approx(0.6576, abs=1e-4)], [pytest.approx(0.3424, abs=1e-4), 1.0]  # Wilson
     assert result.by_class() == [
-        {"class": "blue", "images": 2, "recall": 0.0, "precision": 0.0},
-        {"class": "green", "images": 2, "recall": 1.0, "precision": 0.5},
-        {"class": "red", "images": 2, "recall": 1.0, "precision": 1.0},
+        {"class": "blue", "images": 2, "recall": 0.0, "recall_interval": none, "precision": 0.0, "f1": 0.0},
+        {
+            "class": "green",
+            "images": 2,
+            "recall": 1.0,
+            "recall_interval": all_,
+            "precision": 0.5,
+            "f1": 2 / 3,
+        },
+        {"class": "red", "images": 2, "recall": 1.0, "recall_interval": all_, "precision": 1.0, "f1": 1.0},
     ]
 
 
