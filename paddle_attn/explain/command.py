@@ -25,8 +25,7 @@ from .figure import MARK, Overlay, Trial, gate_columns, plot_columns, plot_faith
 from .gates import attention_gates
 from .recording import LayerCall, last_map, list_attentions, list_layers
 
-MAX_IMAGES = 16  # of a figure
-MAX_GATES = 5  # attentions of a figure, unless one is named
+MAX_COLUMNS = 5  # of gates in a figure
 BATCH = 8
 
 
@@ -166,10 +165,13 @@ def explain_gates(
     for model in models:
         pixels, inputs = model.see(images)
         every = list(list_attentions(model.net))
-        few = MAX_GATES // len(models) or 1
-        chosen = [layer] if layer else [every[round(place)] for place in np.linspace(0, len(every) - 1, few)]
         with ops.using(model.config.train.ops):
-            gates = attention_gates(model.net, inputs, list(dict.fromkeys(chosen)) if every else None)
+            first = gate_columns(
+                pixels, attention_gates(model.net, inputs[:1], [layer] if layer else every[:1])
+            )
+            few = max(1, MAX_COLUMNS // len(models) // len(first))
+            chosen = [layer] if layer else _evenly(every, few)
+            gates = attention_gates(model.net, inputs, chosen)
         for column in gate_columns(pixels, gates):
             title = f"{model.title}\n{column.title}" if len(models) > 1 else column.title
             columns.append(dataclasses.replace(column, title=title))
@@ -178,6 +180,12 @@ def explain_gates(
     title = f"{', '.join(model.title for model in models)}: gates of the attention"
     atomic_write(out, lambda part: plot_columns(pixels, names, columns, part, title))
     return shown
+
+
+def _evenly(names: list[str], count: int) -> list[str]:
+    """At most `count` of the names: the last one, and others at equal distances before it."""
+    places = np.linspace(len(names) - 1, 0, count) if count > 1 else [len(names) - 1]
+    return [names[place] for place in sorted({round(place) for place in places})]
 
 
 def judge(

@@ -23,6 +23,7 @@ OPACITY = 0.6  # of a map over its image
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's safe colours
 CELL = 1.9  # inches, a picture's side
 MAX_CELLS = 6  # pictures beside each other
+MIN_RANGE = 0.02  # of a gate's colours: the noise of a constant gate is not amplified
 SMALL = 8  # points
 MAX_NAME = 26  # characters of an image's name, its end
 # a text chunk of each PNG, by which `is_ours` knows it
@@ -180,12 +181,13 @@ def _colour_bar(figure: Figure, axes: np.ndarray, limits: tuple[float, float], l
         mappable,
         ax=list(axes.flat),
         location="bottom",
-        aspect=12 * inches,
+        aspect=12 * min(inches, 5),
         shrink=min(1, 5 / inches),
         pad=0.02,
     )
     bar.set_label(label, fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL - 1)
+    bar.formatter.set_useOffset(False)
     bar.ax.xaxis.set_major_locator(MaxNLocator(max(2, round(min(inches, 5)))))
 
 
@@ -193,7 +195,7 @@ def gate_columns(images: np.ndarray, gates: Sequence[Gate]) -> list[Column]:
     """The columns of gates: a map, the masks of groups, bars; CBAM has a map and bars."""
     columns: list[Column] = []
     for gate in gates:
-        title = f"{gate.attention}, {gate.layer}"
+        title = gate.layer
         if gate.maps is not None:
             limits = _limits(gate.maps)
             captions = [_range(values) for values in gate.maps]
@@ -209,7 +211,9 @@ def gate_columns(images: np.ndarray, gates: Sequence[Gate]) -> list[Column]:
 
 def _limits(values: np.ndarray) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
-    return (low, high) if high - low > 1e-6 else (low - 0.01, high + 0.01)  # a constant gate is not amplified
+    if high - low < MIN_RANGE:
+        low, high = (low + high - MIN_RANGE) / 2, (low + high + MIN_RANGE) / 2
+    return low, high
 
 
 def _range(values: np.ndarray) -> str:
