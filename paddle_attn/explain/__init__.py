@@ -3,7 +3,7 @@
 from .cam import METHODS, ClassMaps, class_maps, to_image_size
 from .faithfulness import Curves, Randomisation, check_randomisation, deletion_insertion, random_maps
 from .gates import Gate, attention_gates
-from .recording import LayerCall, last_map, list_attentions, list_layers
+from .recording import LayerCall, last_map, list_attentions, list_layers, recording
 
 __all__ = [
     "METHODS",
@@ -20,5 +20,6 @@ __all__ = [
     "list_attentions",
     "list_layers",
     "random_maps",
+    "recording",
     "to_image_size",
 ]

@@ -24,7 +24,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ..errors import UserError, unknown_name
-from .recording import evaluating, find_layer, hooked, last_map, logits_of
+from .recording import last_map, logits_of, recording
 
 
 def grad_cam(activations: np.ndarray, gradients: np.ndarray) -> np.ndarray:
@@ -119,31 +119,21 @@ def _differentiate(
     net: nn.Layer, images: Tensor, layer: str, class_ids: int | Sequence[int] | None
 ) -> tuple[np.ndarray, np.ndarray, Tensor, list[int]]:
     """The layer's output, the gradient of the classes' logits there, the logits, the classes."""
-    found = find_layer(net, layer)
-    leaves: list[Tensor] = []
-
-    def cut(layer: nn.Layer, inputs: tuple, output: Tensor) -> Tensor:
-        """Make the output a leaf of the graph, so that the gradient ends here."""
-        check_map(layer_name, output)
-        leaf = output.detach()
-        leaf.stop_gradient = False
-        leaves.append(leaf)
-        return paddle.assign(leaf)  # a copy: the next operation may work in place
-
-    layer_name = layer
-    with evaluating(net), hooked([found], cut), paddle.enable_grad():
+    with recording(net, [layer], leaves=True) as outputs, paddle.enable_grad():
         logits = logits_of(net, images)
-        if len(leaves) != 1:
+        if len(outputs[layer]) != 1:
             raise UserError(
-                f"a forward pass calls the layer '{layer}' {len(leaves)} times, expected once: "
+                f"a forward pass calls the layer '{layer}' {len(outputs[layer])} times, expected once: "
                 "choose another layer"
             )
+        (leaf,) = outputs[layer]
+        check_map(layer, leaf)
         ids = check_class_ids(class_ids, logits)
         score = (logits * F.one_hot(paddle.to_tensor(ids), logits.shape[1]).astype(logits.dtype)).sum()
-        (gradient,) = paddle.grad(score, leaves, allow_unused=True)
+        (gradient,) = paddle.grad(score, [leaf], allow_unused=True)
     if gradient is None:
         raise UserError(f"the classes do not depend on the layer '{layer}': choose another layer")
-    return leaves[0].numpy(), gradient.numpy(), logits.detach(), ids
+    return leaf.numpy(), gradient.numpy(), logits.detach(), ids
 
 
 def check_map(layer: str, output: object) -> None:

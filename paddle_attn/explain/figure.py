@@ -132,10 +132,14 @@ def plot_columns(
     rows = -(-len(images) // blocks)
     two_lines = any(column.title for column in columns)
     space = "\n" if two_lines else ""  # so that the images of a row are level
+    bars = any(isinstance(column, Bars) for column in columns)  # with ticks and a label below
     texts = [title, *names, *(text for column in columns for text in (column.title, *column.captions))]
     with plain_text(texts):
         figure = Figure(
-            figsize=(0.3 + blocks * width * CELL, 0.8 + rows * (CELL + 0.25 + 0.15 * two_lines)),
+            figsize=(
+                0.3 + blocks * width * CELL,
+                0.9 + rows * (CELL + 0.25 + 0.15 * two_lines + 0.35 * bars),
+            ),
             layout="constrained",
         )
         figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
@@ -302,7 +306,7 @@ def _cascades(figure: Figure, image: np.ndarray, trials: Sequence[Trial]) -> Non
         for axes, layer, map_ in zip(row, result.layers, result.maps[:, 0], strict=False):
             peak = map_.max()
             Overlay("", image[None], map_[None] / peak if peak > 0 else map_[None], [""]).draw(axes, 0)
-            axes.set_title(layer if peak > 0 else f"{layer}: no evidence", fontsize=SMALL - 1)
+            axes.set_title(f"{layer}\n" if peak > 0 else f"{layer}\nno evidence", fontsize=SMALL - 1)
     verdicts = [textwrap.fill(f"{trial.title}: {trial.randomisation.verdict}", 150) for trial in trials]
     verdicts.append(
         "the first image's map while the weights are randomised, from the classifier down to a layer:"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,43 @@ def hooked(layers: Iterable[nn.Layer], hook: Callable[..., Any]) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextlib.contextmanager
+def recording(net: nn.Layer, layers: Sequence[str], leaves: bool = False) -> Iterator[dict[str, list[Any]]]:
+    """Record what layers return while the block runs the network, in eval mode.
+
+        with recording(net, ["layer3"]) as outputs:
+            net(images)
+        (map_,) = outputs["layer3"]  # one for each call
+
+    At its end, also by an error, the hooks are gone, and the `training` and `stop_gradient` flags of every
+    layer and parameter are as before. Until then no other thread may use the network: flags and hooks are its
+    own.
+
+    Args:
+        net: any network.
+        layers: names of its sublayers.
+        leaves: makes each output a leaf of the graph, for `paddle.grad`: the gradient of what follows ends
+            there, and no parameter's `.grad` changes.
+
+    Raises: UserError for an unknown layer.
+    """
+    found = {name: find_layer(net, name) for name in layers}
+    outputs: dict[str, list[Any]] = {name: [] for name in layers}
+    names = {id(layer): name for name, layer in found.items()}
+
+    def record(layer: nn.Layer, inputs: tuple, output: Any) -> Tensor | None:
+        if not leaves or not isinstance(output, Tensor):
+            outputs[names[id(layer)]].append(output)
+            return None
+        leaf = output.detach()
+        leaf.stop_gradient = False
+        outputs[names[id(layer)]].append(leaf)
+        return paddle.assign(leaf)  # a copy: the next operation may work in place
+
+    with evaluating(net), hooked(found.values(), record):
+        yield outputs
 
 
 def logits_of(net: nn.Layer, images: Tensor) -> Tensor:

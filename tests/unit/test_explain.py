@@ -28,6 +28,7 @@ from paddle_attn.explain import (
     list_attentions,
     list_layers,
     random_maps,
+    recording,
 )
 from paddle_attn.explain.command import check_target, read_images
 from paddle_attn.explain.figure import Overlay, gate_columns, plot_columns
@@ -196,6 +197,20 @@ def test_explaining_leaves_hooks_modes_gradients_and_weights_as_they_were(used: 
     attention_gates(used, x)
     deletion_insertion(used, x, result.maps, result.class_ids, steps=2)
     check_randomisation(used, x, lambda net: class_maps(net, x, class_ids=result.class_ids).maps)
+    assert state_of(used) == before
+
+
+def test_a_recording_ends_with_its_block_also_after_an_error(used: nn.Layer):
+    before, x = state_of(used), images_for("cifar_resnet20")
+    with pytest.raises(KeyboardInterrupt), recording(used, ["layer2", "fc"]) as outputs:
+        logits = used(x)
+        assert not used.training and all(parameter.stop_gradient for parameter in used.parameters())
+        raise KeyboardInterrupt
+    assert state_of(used) == before
+    assert [output.shape for output in outputs["layer2"]] == [[2, 32, 16, 16]]
+    assert (outputs["fc"][0] == logits).all()
+    with pytest.raises(UserError, match="unknown layer 'layer4'"), recording(used, ["layer4"]):
+        pass
     assert state_of(used) == before
 
 
