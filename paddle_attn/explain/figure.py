@@ -25,6 +25,7 @@ CELL = 1.9  # inches, a picture's side
 MAX_CELLS = 6  # pictures beside each other
 MIN_RANGE = 0.02  # of a gate's colours: the noise of a constant gate is not amplified
 SMALL = 8  # points
+MAX_LAYER = 20  # characters of a layer's name
 MAX_NAME = 26  # characters of an image's name, its end
 # a text chunk of each PNG, by which `is_ours` knows it
 MARK = {"Software": "paddle_attn explain"}
@@ -269,7 +270,10 @@ def plot_faithfulness(images: np.ndarray, trials: Sequence[Trial], path: Path) -
             axes.set_ylabel("probability of the class")
             axes.set_ylim(-0.02, 1.02)
         cascade.set_title("similarity to the map of the trained network", fontsize=10)
-        layers = trials[0].randomisation.layers
+        layers = [_end(layer) for layer in trials[0].randomisation.layers]
+        if any(trial.randomisation.layers != trials[0].randomisation.layers for trial in trials):
+            longest = max(len(trial.randomisation.layers) for trial in trials)
+            layers = [layers[0], *(f"stage {number}" for number in range(1, longest))]
         cascade.set_xticks(range(len(layers)), layers, rotation=35, ha="right", fontsize=SMALL - 1)
         cascade.set_xlabel("weights randomised from the classifier down to this layer", fontsize=SMALL)
         cascade.axhline(0, color="#999999", linewidth=0.8)
@@ -278,6 +282,11 @@ def plot_faithfulness(images: np.ndarray, trials: Sequence[Trial], path: Path) -
             axes.legend(frameon=False, fontsize=SMALL)
         _cascades(below, images[0], trials)
         save(figure, path, MARK)
+
+
+def _end(name: str) -> str:
+    """The end of a name, which fits above a small picture."""
+    return name if len(name) <= MAX_LAYER else f"…{name[1 - MAX_LAYER :]}"
 
 
 def _of(trial: Trial, trials: Sequence[Trial]) -> str:
@@ -306,7 +315,7 @@ def _cascades(figure: Figure, image: np.ndarray, trials: Sequence[Trial]) -> Non
         for axes, layer, map_ in zip(row, result.layers, result.maps[:, 0], strict=False):
             peak = map_.max()
             Overlay("", image[None], map_[None] / peak if peak > 0 else map_[None], [""]).draw(axes, 0)
-            axes.set_title(f"{layer}\n" if peak > 0 else f"{layer}\nno evidence", fontsize=SMALL - 1)
+            axes.set_title(f"{_end(layer)}\n{'' if peak > 0 else 'no evidence'}", fontsize=SMALL - 1)
     verdicts = [textwrap.fill(f"{trial.title}: {trial.randomisation.verdict}", 150) for trial in trials]
     verdicts.append(
         "the first image's map while the weights are randomised, from the classifier down to a layer:"
