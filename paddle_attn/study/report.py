@@ -236,8 +236,8 @@ def more_runs_text(more: float) -> str:
     if math.isinf(more):
         return "more seeds would not show a difference this small, more photographs might"
     if more > MAX_MORE:
-        return f"more than {MAX_MORE:,} more of each would be needed to show a difference this small"
-    return f"about {_two_digits(more)} more of each would show a difference as large as this one"
+        return f"more than {MAX_MORE:,} more runs of each would be needed to show a difference this small"
+    return f"about {_two_digits(more)} more runs of each would show a difference as large as this one"
 
 
 def timing_page(study: Study, found: Sequence[VariantResult]) -> str:
