@@ -34,6 +34,7 @@ _ROOMS = (
     "config",
     "data",
     "deploy",
+    "diagnose",
     "errors",
     "explain",
     "files",

@@ -9,6 +9,11 @@ def main() -> None:
     parser = trained_parser(
         "Evaluate weights on the eval images; write metrics.json and confusion.png beside the weights."
     )
+    parser.add_argument("--report", action="store_true", help="write report.html too: where the network errs")
+    corruptions = (
+        "evaluate with blur, noise, JPEG and darkness too, in the report; takes twelve times as long"
+    )
+    parser.add_argument("--corruptions", action="store_true", help=corruptions)
     arguments = parser.parse_args()
     with one_sentence_errors():
         config = trained_config(arguments)
@@ -24,6 +29,11 @@ def main() -> None:
         top1, top5 = _interval(result.top1_interval), _interval(result.top5_interval)
         scores = f"top-1 {100 * result.top1:.2f} % {top1}  top-5 {100 * result.top5:.2f} % {top5}"
         print(f"{scores}  loss {result.loss:.4f}  on {result.images} images (95 % intervals)")
+        if arguments.report or arguments.corruptions:
+            from paddle_attn.diagnose import diagnose
+
+            page = diagnose(config, arguments.weights, result, arguments.corruptions)
+            print(f"where the network errs: {shown(page)}")
         print(f"metrics.json and confusion.png are in {shown(config.train.output)}")
 
 

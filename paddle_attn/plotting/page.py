@@ -31,8 +31,9 @@ p { max-width: 46rem; margin: .5rem 0; overflow-wrap: anywhere }
 .scroll { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid #e4e4e4;
-  vertical-align: middle; overflow-wrap: anywhere }
-td.number, th.number { text-align: right; white-space: nowrap; overflow-wrap: normal }
+  vertical-align: middle; overflow-wrap: break-word }
+td:first-child { min-width: 5.5rem; max-width: 20rem }
+td.number, th.number { text-align: right; white-space: nowrap }
 .bar { position: relative; width: 9rem; height: .8rem; background: #eee }
 .bar i { position: absolute; top: 0; bottom: 0; left: 0; background: #0072b2 }
 .bar i + i { background: #e69f00 }

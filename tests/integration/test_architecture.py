@@ -17,7 +17,7 @@ PACKAGE = ROOT / "paddle_attn"
 ROOT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
 # from the top layer down: a package imports packages of lower layers, never one of its own layer
 LAYERS = (
-    {"study"},
+    {"study", "diagnose"},
     {"train", "deploy", "explain"},
     {"builders"},
     {"models"},
