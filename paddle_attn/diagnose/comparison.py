@@ -167,7 +167,7 @@ def _write(found: RunComparison, out: Path) -> None:
         _side("Images that only a gets right", left, len(found.only_a)),
     )
     halves = [*right[: MAX_SHOWN // 2], *left[: MAX_SHOWN // 2]]
-    caption = f"{title}\nimages that only one gets right (b in blue, a in orange): {found.verdict}"
+    caption = f"{title}\n{found.verdict}\nimages that only b gets right (blue), then only a (orange)"
     atomic_write(out / "comparison.png", lambda part: plot_tiles(halves, caption, part))
     figures = {
         "a": str(a.path),

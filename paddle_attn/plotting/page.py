@@ -47,6 +47,7 @@ figure { margin: 0; max-width: 100% }
 .pair img { flex: 1; min-width: 0 }
 figure.plot img { max-width: 100%; height: auto; display: block }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem }
+figcaption .note { font-size: inherit }
 figcaption { font-size: .8rem; line-height: 1.35; overflow-wrap: anywhere; padding-top: .2rem }
 .missing { display: grid; place-items: center; height: 9rem; width: 9rem; background: #f2f2f2; color: #555;
   font-size: .8rem; text-align: center }

@@ -102,6 +102,23 @@ def test_an_evaluation_is_written_beside_the_weights_unless_an_override_names_a_
     assert tree(work / "output" / "first") == before
 
 
+def test_two_evaluated_runs_have_pages_and_are_compared(work: Path):
+    for name in ("run_a", "run_b"):
+        shutil.copytree(work / "output" / "first", work / "output" / name)
+        for stale in ("metrics.json", "eval_predictions.csv"):
+            (work / "output" / name / stale).unlink(missing_ok=True)
+    runs = ("output/run_a", "output/run_b")
+    assert_one_sentence(tool("compare", *runs, cwd=work), "evaluate the run first", "tools/eval.py --weights")
+    for run in runs:
+        result = tool("eval", "--weights", f"{run}/best.pdparams", "--corruptions", cwd=work)
+        assert result.returncode == 0 and f"{run}/report.html" in result.stdout, result.stderr
+        assert len(json.loads((work / run / "report.json").read_text())["corruptions"]) == 12
+    result = tool("compare", *runs, cwd=work)
+    assert result.returncode == 0 and result.stderr == "", result.stderr
+    assert "The two runs cannot be told apart on these images" in result.stdout
+    assert (work / "output/compare/run_a-run_b/comparison.html").exists()
+
+
 def test_a_csv_is_written_through_stdout_and_a_link(work: Path):
     image = "datasets/caltech101-16/eval/red"
     (work / "link.csv").symlink_to("real.csv")
