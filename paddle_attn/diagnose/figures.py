@@ -135,7 +135,7 @@ def plot_reliability(parts: Sequence[tuple[str, Calibration]], path: Path) -> No
         axes.set_ylabel("accuracy (%)")
         axes.set_ylim(-3, 103)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, loc="upper left", fontsize=SMALL)
+        axes.legend(frameon=False, loc="lower right", fontsize=SMALL)
         below.bar(confidence, [bin.images for bin in result.bins], width=4, color=BLUE)
         below.set_xlim(-3, 103)
         below.set_ylabel("images")

@@ -18,6 +18,7 @@ from ..files import atomic_write, write_text
 from ..plotting.page import (
     Markup,
     bar,
+    check_page,
     markup,
     paragraph,
     picture,
@@ -55,6 +56,7 @@ def diagnose(config: Config, weights: str | Path, evaluation: Evaluation, corrup
     Raises: UserError when another program wrote the page.
     """
     folder, title = Path(config.train.output), evaluation_title(config)
+    check_page(folder / REPORT)  # before a picture is written
     predictions = evaluation.predictions
     labels, logits = predictions.labels, predictions.logits
     writer = _Writer(evaluation, title, folder)

@@ -159,13 +159,18 @@ def tiles(items: Iterable[Markup]) -> Markup:
     return Markup(f'<div class="tiles">\n{join(items)}</div>\n')
 
 
+def check_page(path: Path) -> None:
+    """Raises UserError when a file exists that is not a page of this package."""
+    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
+        raise UserError(f"{path} was not written by this command and is not replaced: move it away")
+
+
 def write_page(path: Path, title: str, *parts: object) -> None:
     """Write a page with a title and `section`s, `paragraph`s and the like.
 
-    Raises: UserError when `path` exists and is no page of this package.
+    Raises: see `check_page`.
     """
-    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
-        raise UserError(f"{path} was not written by this command and is not replaced: move it away")
+    check_page(path)
     head = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{MARK}\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'

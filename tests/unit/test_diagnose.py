@@ -168,6 +168,7 @@ def test_a_page_of_another_program_is_not_replaced(tmp_path: Path):
     with pytest.raises(UserError, match="was not written by this command and is not replaced"):
         diagnose(config_of(tmp_path), "x", result)
     assert (tmp_path / "report.html").read_text() == "<p>mine"
+    assert not list(tmp_path.glob("*.png"))
 
 
 # ---- corruptions
