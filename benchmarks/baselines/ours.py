@@ -21,6 +21,7 @@ from paddle_attn.data.loader import Loader
 from paddle_attn.data.transforms import Augment, Preprocess
 from paddle_attn.deploy.export import export_model
 from paddle_attn.models.layers import Conv2D, MaxPool2D
+from paddle_attn.train.optim import Momentum
 
 Step = Callable[[], object]
 
@@ -68,14 +69,14 @@ class Training:
 
     def __init__(self, model: str, attn: str | None, size: int, batch: int):
         self.net = create_model(model, attn, num_classes=16)
-        self.optimizer = paddle.optimizer.Momentum(0.01, 0.9, self.net.parameters(), weight_decay=1e-4)
+        self.optimizer = Momentum(0.01, 0.9, self.net.parameters(), weight_decay=1e-4)
         self.batch = paddle.randn([batch, 3, size, size]), paddle.randint(0, 16, [batch])
 
     def step(self, images: paddle.Tensor, labels: paddle.Tensor) -> float:
         loss = F.cross_entropy(self.net(images), labels)
         loss.backward()
         self.optimizer.step()
-        self.optimizer.clear_grad()
+        self.optimizer.clear_grad(set_to_zero=False)  # as in `minimize`
         return float(loss)
 
 

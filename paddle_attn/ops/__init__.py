@@ -52,7 +52,7 @@ def mode() -> str:
 
 
 def find(name: str, x: Tensor) -> Fused | None:
-    """The fused form of an operator for x `[N, C, H, W]`, or None: then the caller uses the reference form.
+    """The fused form of an operator for its first input x, or None: then the caller uses the reference form.
 
     It is None in a graph, in mode `off`, and when the table has no form that supports x on its device.
     In mode `auto` it is also None when that form cannot be compiled or loaded.

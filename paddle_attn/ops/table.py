@@ -19,25 +19,25 @@ class Fused:
         source: the C++ file, relative to this folder. One file may hold several operators.
         name: the name that the source registers with Paddle.
         dtypes: the supported types of the first input.
-        min_places: the smallest supported H * W. By default a 1x1 map is left to the reference form.
+        min_places: the smallest supported H * W of a map. By default a 1x1 map is left to the reference form.
+            With None the first input can have any shape.
     """
 
     source: str
     name: str
     dtypes: tuple[paddle.dtype, ...] = (paddle.float32,)
-    min_places: int = 2
+    min_places: int | None = 2
 
     def supports(self, x: Tensor) -> bool:
-        """Whether x is a map `[N, C, H, W]` of a supported type and size, and not empty."""
+        """Whether x, the first input or the first of a list, is of a supported type, shape and size, and not
+        empty.
+        """
         shape = x.shape
-        return (
-            x.dtype in self.dtypes
-            and len(shape) == 4
-            and shape[2] * shape[3] >= self.min_places
-            and 0 not in shape
-        )
+        if x.dtype not in self.dtypes or 0 in shape:
+            return False
+        return self.min_places is None or (len(shape) == 4 and shape[2] * shape[3] >= self.min_places)
 
-    def __call__(self, *arguments: Tensor | int | float | bool) -> Tensor:
+    def __call__(self, *arguments: Tensor | int | float | bool | list[Tensor] | list[float]) -> Tensor:
         """The output for the operator's inputs, followed by its attributes. Only in dynamic mode."""
         return _C_ops._run_custom_op(self.name, *arguments)[0]
 
@@ -67,4 +67,11 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     "batch_norm": {"cpu": Fused("cpu/batch_norm.cc", "paddle_attn_batch_norm", min_places=1)},
     # activation(F.batch_norm + residual): the same with residual [N, C, H, W] as the second input
     "batch_norm_add": {"cpu": Fused("cpu/batch_norm.cc", "paddle_attn_batch_norm_add", min_places=1)},
+    # the updates of all parameters by Paddle's optimisers, in place; rates, decays (L2) and shrinks (AdamW's
+    # decay) have a number for each parameter, clip_norm can be 0 -> the norm of all gradients, or 0 [1]
+    # Momentum: (parameters, gradients, velocities, rates, decays, momentum, clip_norm)
+    "momentum": {"cpu": Fused("cpu/optimizer.cc", "paddle_attn_momentum", min_places=None)},
+    # Adam, AdamW: (parameters, gradients, first moments, second moments, powers of beta1, powers of beta2,
+    # rates, decays, shrinks, beta1, beta2, epsilon, clip_norm)
+    "adam": {"cpu": Fused("cpu/optimizer.cc", "paddle_attn_adam", min_places=None)},
 }

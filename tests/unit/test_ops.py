@@ -30,6 +30,8 @@ from paddle_attn.ops.build import cache_folder
 needs_fused = pytest.mark.skipif(
     not ops.available("simam"), reason="needs fused operators: no C++ compiler, or PADDLE_ATTN_OPS=off"
 )
+# the operators of a map `[N, C, H, W]`, with a gradient: all but the optimisers' updates
+MAP_OPERATORS = [name for name, forms in ops.TABLE.items() if forms["cpu"].min_places is not None]
 
 
 def noise(*shape: int) -> np.ndarray:
@@ -555,9 +557,61 @@ def test_a_wrong_input_is_refused(wrong: str):
         loaded(name)(paddle.ones(shape), *arguments)
 
 
+ONE, TWO = [paddle.ones([3])], [paddle.ones([3]), paddle.ones([2, 2])]
+POWERS = [paddle.full([1], 0.9), paddle.full([1], 0.9)]
+WRONG_UPDATES = {  # what is wrong: operator, its arguments, the message
+    "a gradient is missing": (
+        "momentum",
+        (TWO, ONE, TWO, [0.1] * 2, [0.0] * 2, 0.9, 0.0),
+        "2 tensors, each a gradient",
+    ),
+    "gradient": (
+        "momentum",
+        (TWO, TWO[::-1], TWO, [0.1] * 2, [0.0] * 2, 0.9, 0.0),
+        "a gradient of the shape",
+    ),
+    "velocity": ("momentum", (TWO, TWO, POWERS, [0.1] * 2, [0.0] * 2, 0.9, 0.0), "a velocity of the shape"),
+    "rates": ("momentum", (TWO, TWO, TWO, [0.1], [0.0] * 2, 0.9, 0.0), "2 rates"),
+    "decays": ("momentum", (TWO, TWO, TWO, [0.1] * 2, [0.0], 0.9, 0.0), "2 decays"),
+    "dtype": (
+        "momentum",
+        (ONE, [paddle.ones([3], "float64")], ONE, [0.1], [0.0], 0.9, 0.0),
+        "float32 tensors",
+    ),
+    "power": (
+        "adam",
+        (TWO, TWO, TWO, TWO, POWERS, TWO, *[[0.1] * 2] * 3, 0.9, 0.9, 1e-8, 0.0),
+        "a power of beta 2 of the shape",
+    ),
+    "shrinks": (
+        "adam",
+        (TWO, TWO, TWO, TWO, POWERS, POWERS, [0.1] * 2, [0.1] * 2, [], 0.9, 0.9, 1e-8, 0.0),
+        "2 shrinks",
+    ),
+}
+
+
+@needs_fused
+@pytest.mark.parametrize("wrong", WRONG_UPDATES)
+def test_a_wrong_update_is_refused_and_changes_nothing(wrong: str):
+    name, arguments, message = WRONG_UPDATES[wrong]
+    with pytest.raises(OSError, match=f"paddle_attn: expected {message}.*found"):
+        loaded(name)(*arguments)
+    assert all(float(tensor.min()) == 1 for tensor in TWO) and float(POWERS[0]) == np.float32(0.9)
+
+
+@needs_fused
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_an_update_takes_parameters_of_any_shape(name: str):
+    with ops.using("on"):
+        for shape in ([], [5], [2, 3], [1, 1, 1, 1]):
+            assert ops.find(name, paddle.zeros(shape)) is not None
+        assert ops.find(name, paddle.zeros([0])) is ops.find(name, paddle.zeros([2], "float64")) is None
+
+
 @needs_fused
 @pytest.mark.parametrize("shape", [[1], [1, 8, 4, 5], [1, 9, 4, 4], [2, 8, 4, 4]])
-@pytest.mark.parametrize("name", ops.TABLE)
+@pytest.mark.parametrize("name", MAP_OPERATORS)
 def test_a_gradient_of_another_shape_is_refused(name: str, shape: list[int]):
     x = paddle.to_tensor(noise(1, 8, 4, 4), stop_gradient=False)
     y = loaded(name)(x, *ARGUMENTS[name]())
@@ -567,7 +621,7 @@ def test_a_gradient_of_another_shape_is_refused(name: str, shape: list[int]):
 
 
 @needs_fused
-@pytest.mark.parametrize("name", ops.TABLE)
+@pytest.mark.parametrize("name", MAP_OPERATORS)
 def test_a_gradient_that_is_not_contiguous(name: str):
     x, gradients = paddle.to_tensor(noise(1, 8, 4, 4), stop_gradient=False), []
     for contiguous in (True, False):
@@ -692,7 +746,7 @@ ARGUMENTS = {  # after x [1, 8, 4, 4]
 
 
 @needs_fused
-@pytest.mark.parametrize("name", ops.TABLE)
+@pytest.mark.parametrize("name", MAP_OPERATORS)
 def test_a_fused_operator_raises_for_a_second_derivative(name: str):
     x = paddle.to_tensor(noise(1, 8, 4, 4), stop_gradient=False)
     with ops.using("on"):
@@ -720,7 +774,7 @@ def test_a_reference_form_has_a_second_derivative(name: str):
 # ---- the lookup
 
 
-@pytest.mark.parametrize("name", ops.TABLE)
+@pytest.mark.parametrize("name", MAP_OPERATORS)
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [([2, 3, 1, 1], "float32"), ([0, 3, 4, 4], "float32"), ([2, 3, 4, 4], "float64"), ([3, 4], "float32")],

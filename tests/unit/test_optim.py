@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_attn import create_attention
+from paddle_attn import create_attention, ops
 from paddle_attn.config import OptimConfig
 from paddle_attn.train.ema import ExponentialMovingAverage
 from paddle_attn.train.loss import ClassificationLoss
@@ -123,6 +124,195 @@ def test_clipping_bounds_the_common_norm_of_the_gradients(name: str):
     optimizer.step()
     moved = np.concatenate([value.numpy() - 1 for value in parameters])
     assert moved == pytest.approx(-np.ones(5) / math.sqrt(5), rel=1e-4)
+
+
+# ---- the fused update
+
+needs_fused = pytest.mark.skipif(
+    not ops.available("momentum"), reason="needs fused operators: no C++ compiler, or PADDLE_ATTN_OPS=off"
+)
+FUSED = ["momentum", "adam", "adamw"]
+PADDLE = {
+    "momentum": paddle.optimizer.Momentum,
+    "adam": paddle.optimizer.Adam,
+    "adamw": paddle.optimizer.AdamW,
+}
+SHAPES = [[], [1], [17], [7, 5], [6, 4, 3, 3], [40_001]]  # the last has three blocks
+
+
+class Problem:
+    """Parameters of all shapes, an optimiser of one form, and a random linear loss for each step."""
+
+    def __init__(self, form: str, config: OptimConfig, attr: paddle.ParamAttr | None = None):
+        random = np.random.default_rng(0)
+        with paddle.utils.unique_name.guard():
+            self.parameters = [
+                paddle.create_parameter(shape, "float32", attr=attr if index else None)
+                for index, shape in enumerate(SHAPES)
+            ]
+        for each in self.parameters:
+            each.set_value(random.standard_normal(each.shape).astype("float32"))
+        self.form, self.steps = form, 0
+        self.schedule = make_schedule(config, epochs=20, steps_per_epoch=1)
+        if form == "fused":
+            self.optimizer = make_optimizer(config, self.schedule, self.parameters)
+        else:
+            clip = paddle.nn.ClipGradByGlobalNorm(config.clip_norm) if config.clip_norm else None
+            self.optimizer = PADDLE[config.name](
+                self.schedule, parameters=self.parameters, weight_decay=config.weight_decay, grad_clip=clip
+            )
+
+    def step(self, without: int | None = None, nan: bool = False) -> None:
+        """An update; the parameter `without` has no gradient, and one number of a gradient can be NaN."""
+        random = np.random.default_rng(self.steps)
+        losses = []
+        for index, each in enumerate(self.parameters):
+            gradient = random.standard_normal(each.shape).astype("float32")
+            if nan and index == 2:
+                gradient[3] = np.nan
+            if index == without or each.stop_gradient:
+                continue
+            if each.ndim == 2:  # its gradient is not contiguous
+                each, gradient = each.transpose([1, 0]), gradient.T
+            losses.append((each * paddle.to_tensor(gradient)).sum())
+        sum(losses).backward()
+        with paddle.utils.unique_name.guard(), ops.using("on" if self.form == "fused" else "off"):
+            self.optimizer.step()  # names its tensors at the first step
+        self.optimizer.clear_grad(set_to_zero=False)
+        self.schedule.step()
+        self.steps += 1
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The parameters and the optimiser's state."""
+        state = {name: t for name, t in self.optimizer.state_dict().items() if name != "LR_Scheduler"}
+        named = {each.name: each for each in self.parameters} | state
+        return {name: tensor.numpy() for name, tensor in named.items()}
+
+
+def assert_same(found: Problem, expected: Problem, rtol: float = 1e-6) -> None:
+    found, expected = found.arrays(), expected.arrays()
+    assert list(found) == list(expected)
+    for name in found:
+        np.testing.assert_allclose(found[name], expected[name], rtol=rtol, atol=rtol, err_msg=name)
+
+
+@needs_fused
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+@pytest.mark.parametrize("clip_norm", [None, 1.0, 1e6])
+@pytest.mark.parametrize("name", FUSED)
+def test_the_fused_update_is_paddles(name: str, clip_norm: float | None, weight_decay: float):
+    config = OptimConfig(name=name, lr=0.01, clip_norm=clip_norm, weight_decay=weight_decay)
+    fused, paddles = Problem("fused", config), Problem("paddle", config)
+    for _ in range(20):
+        fused.step(), paddles.step()
+    if name == "momentum" and clip_norm != 1.0:
+        assert_same(fused, paddles, rtol=0)  # bit for bit
+    else:  # Paddle's kernel of Adam depends on the processor; its norm is a sum of float32
+        assert_same(fused, paddles, rtol=3e-6)
+
+
+@needs_fused
+@pytest.mark.parametrize("name", FUSED)
+def test_a_frozen_parameter_and_one_without_a_gradient_stay(name: str):
+    config = OptimConfig(name=name, weight_decay=0.1, clip_norm=1.0)
+    fused, paddles = Problem("fused", config), Problem("paddle", config)
+    for problem in (fused, paddles):
+        problem.parameters[3].stop_gradient = True
+    frozen, before = fused.parameters[3].numpy(), fused.parameters[5].numpy()
+    for _ in range(2):
+        fused.step(without=5), paddles.step(without=5)
+    np.testing.assert_array_equal(fused.parameters[5].numpy(), before)
+    fused.step(), paddles.step()
+    np.testing.assert_array_equal(fused.parameters[3].numpy(), frozen)
+    assert not np.array_equal(fused.parameters[5].numpy(), before)
+    assert_same(fused, paddles)
+
+
+@needs_fused
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+@pytest.mark.parametrize("name", FUSED)
+def test_nan_in_a_gradient_reaches_what_it_reaches_in_paddle(name: str, clip_norm: float | None):
+    config = OptimConfig(name=name, clip_norm=clip_norm)
+    fused, paddles = Problem("fused", config), Problem("paddle", config)
+    for problem in (fused, paddles):
+        problem.step(nan=True)
+    found, expected = fused.arrays(), paddles.arrays()
+    for key in found:
+        np.testing.assert_array_equal(np.isnan(found[key]), np.isnan(expected[key]), err_msg=key)
+    assert np.isnan(fused.parameters[2].numpy()).sum() == (17 if clip_norm else 1)
+
+
+@needs_fused
+@pytest.mark.parametrize(
+    "attr",
+    [
+        paddle.ParamAttr(learning_rate=0.5),
+        paddle.ParamAttr(regularizer=paddle.regularizer.L2Decay(0.3)),
+        paddle.ParamAttr(regularizer=paddle.regularizer.L1Decay(0.3)),
+        paddle.ParamAttr(need_clip=False),
+    ],
+    ids=["learning_rate", "L2", "L1", "need_clip"],
+)
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_a_parameters_own_settings_hold(name: str, attr: paddle.ParamAttr):
+    config = OptimConfig(name=name, clip_norm=1.0, weight_decay=0.1)
+    fused, paddles = Problem("fused", config, attr), Problem("paddle", config, attr)
+    for _ in range(3):
+        fused.step(), paddles.step()
+    assert_same(fused, paddles)
+
+
+@needs_fused
+@pytest.mark.parametrize("forms", [("fused", "paddle"), ("paddle", "fused")])
+@pytest.mark.parametrize("name", FUSED)
+def test_a_state_of_one_form_continues_in_the_other(name: str, forms: tuple[str, str]):
+    first, second = (Problem(form, OptimConfig(name=name)) for form in forms)
+    for _ in range(3):
+        first.step()
+    state = {key: copy.deepcopy(value) for key, value in first.optimizer.state_dict().items()}
+    second.optimizer.set_state_dict(state)
+    second.steps = first.steps
+    for to, of in zip(second.parameters, first.parameters, strict=True):
+        to.set_value(of)
+    for _ in range(3):
+        first.step(), second.step()
+    assert_same(second, first)
+
+
+@needs_fused
+@pytest.mark.parametrize("name", FUSED)
+def test_the_fused_update_gives_the_same_bits_twice(name: str):
+    problems = [Problem("fused", OptimConfig(name=name, clip_norm=1.0, weight_decay=0.1)) for _ in range(2)]
+    for problem in problems:
+        for _ in range(5):
+            problem.step()
+    assert_same(*problems, rtol=0)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_of_the_loop_drops_the_gradients_and_trains_as_with_zeros(name: str):
+    x = np.random.default_rng(0).standard_normal([8, 3]).astype("float32")
+    labels, weights = np.arange(8).reshape(8, 1) % 2, []
+    for loop in (True, False):
+        paddle.seed(0)
+        network = paddle.nn.Sequential(paddle.nn.Linear(3, 4), paddle.nn.ReLU(), paddle.nn.Linear(4, 2))
+        optimizer, loss = (
+            make_optimizer(OptimConfig(name=name), 0.1, network.parameters()),
+            ClassificationLoss(),
+        )
+        model = paddle.Model(network)
+        model.prepare(optimizer, loss)
+        for step in range(1, 7):
+            if loop:
+                model.train_batch([x], [labels], update=step % 2 == 0)  # the sum of two gradients
+                assert all((each.grad is None) == (step % 2 == 0) for each in network.parameters())
+                continue
+            loss(network(paddle.to_tensor(x)), paddle.to_tensor(labels)).backward()
+            if step % 2 == 0:
+                optimizer.step()
+                optimizer.clear_grad()
+        weights.append(np.concatenate([each.numpy().ravel() for each in network.parameters()]))
+    np.testing.assert_array_equal(*weights)
 
 
 # ---- the loss
