@@ -60,6 +60,9 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     "conv3x3": {"cpu": Fused("cpu/winograd.cc", "paddle_attn_conv3x3")},
     # the same with a bias [K] as the third input
     "conv3x3_bias": {"cpu": Fused("cpu/winograd.cc", "paddle_attn_conv3x3_bias")},
+    # F.conv2d, k x k with k = 1, 3, 5 or 7, padding (k - 1) / 2: (x [N, C, H, W], weight [K, C, k, k],
+    # stride 1 or 2, whether x needs a gradient) -> [N, K, H', W']
+    "conv_direct": {"cpu": Fused("cpu/direct.cc", "paddle_attn_conv_direct", min_places=1)},
     # F.max_pool2d: (x [N, C, H, W], kernel_size, stride, padding) -> [N, C, H', W']
     "max_pool": {"cpu": Fused("cpu/maxpool.cc", "paddle_attn_max_pool")},
     # activation(F.batch_norm): (x [N, C, H, W], scale [C], bias [C], running mean [C], running variance [C],

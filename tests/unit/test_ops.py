@@ -56,7 +56,8 @@ def assert_both_forms_are_exact(name: str, layer: nn.Layer, x: np.ndarray) -> No
     for mode in ("on", "off"):
         with ops.using(mode):
             fused = ops.find(name, paddle.to_tensor(x))
-            assert (fused is not None) == (mode == "on" and x.shape[2:] != (1, 1))
+            supported = x.shape[2] * x.shape[3] >= ops.TABLE[name]["cpu"].min_places
+            assert (fused is not None) == (mode == "on" and supported)
             for found, expected in zip(results(layer, x, "float32"), exact, strict=True):
                 np.testing.assert_allclose(
                     found, expected, atol=1e-5 * max(1, np.abs(expected).max()), err_msg=mode
@@ -88,7 +89,7 @@ def test_sge(batch: int, groups: int, channels_per_group: int, height: int, widt
 @given(BATCH, st.integers(2, 5), SIDE, SIDE, st.sampled_from([1, 2]))
 def test_depthwise_convolution(batch: int, channels: int, height: int, width: int, stride: int):
     layer = Conv2D(channels, channels, 3, stride, padding=1, groups=channels, bias_attr=False)
-    assert layer.depthwise
+    assert layer.fused == "depthwise"
     assert_both_forms_are_exact("depthwise", layer, noise(batch, channels, height, width))
 
 
@@ -98,10 +99,87 @@ def test_depthwise_convolution(batch: int, channels: int, height: int, width: in
 def test_dense_3x3_convolution(
     batch: int, in_channels: int, out_channels: int, height: int, width: int, bias: bool
 ):
-    layer = Conv2D(in_channels, out_channels, 3, padding=1, bias_attr=None if bias else False)
-    assert layer.dense
-    name = "conv3x3_bias" if bias else "conv3x3"
-    assert_both_forms_are_exact(name, layer, noise(batch, in_channels, height, width))
+    layer = Conv2D(in_channels, out_channels + 16, 3, padding=1, bias_attr=None if bias else False)
+    assert layer.fused == ("conv3x3_bias" if bias else "conv3x3")
+    assert_both_forms_are_exact(layer.fused, layer, noise(batch, in_channels, height, width))
+
+
+class Direct(nn.Layer):
+    """The direct convolution, or Paddle's, of any number of channels."""
+
+    def __init__(self, in_channels: int, out_channels: int, side: int, stride: int):
+        super().__init__()
+        self.weight = self.create_parameter([out_channels, in_channels, side, side])
+        self.stride = stride
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        fused = ops.find("conv_direct", x)
+        if fused:
+            return fused(x, self.weight, self.stride, not x.stop_gradient)
+        return F.conv2d(x, self.weight, None, self.stride, self.weight.shape[2] // 2)
+
+
+KERNEL = st.sampled_from([1, 3, 5, 7])
+
+
+@needs_fused
+@settings(max_examples=100)
+@given(BATCH, st.integers(1, 20), st.integers(1, 20), SIDE, SIDE, KERNEL, st.sampled_from([1, 2]))
+def test_direct_convolution(
+    batch: int, in_channels: int, out_channels: int, height: int, width: int, side: int, stride: int
+):
+    layer = Direct(in_channels, out_channels, side, stride)
+    assert_both_forms_are_exact("conv_direct", layer, noise(batch, in_channels, height, width))
+
+
+@needs_fused
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("channels", [16, 32, 48, 64])
+def test_direct_convolution_of_several_strips_and_of_many_small_maps(channels: int, stride: int):
+    for batch, height, width in ((1, 90, 37), (19, 4, 4)):
+        layer = Direct(channels, channels, 3, stride)
+        assert_both_forms_are_exact("conv_direct", layer, noise(batch, channels, height, width))
+
+
+@needs_fused
+@pytest.mark.slow
+def test_direct_convolution_is_exact_at_real_sizes():
+    for in_channels, out_channels, size, side, stride in ((3, 64, 224, 7, 2), (16, 16, 112, 3, 1)):
+        layer = Direct(in_channels, out_channels, side, stride)
+        assert_both_forms_are_exact("conv_direct", layer, noise(8, in_channels, size, size))
+
+
+@needs_fused
+@pytest.mark.parametrize(
+    ("arguments", "form"),
+    [
+        ((3, 64, 7, 2, 3), "conv_direct"),
+        ((3, 16, 3, 1, 1), "conv_direct"),
+        ((16, 16, 3, 1, 1), "conv_direct"),
+        ((32, 64, 3, 2, 1), "conv_direct"),
+        ((32, 64, 1, 2, 0), "conv_direct"),
+        ((32, 32, 3, 1, 1), "conv3x3"),
+        ((32, 64, 1, 1, 0), None),
+        ((64, 64, 3, 2, 1), None),
+        ((16, 16, 3, 1, 0), None),
+        ((16, 16, 3, 3, 1), None),
+        ((16, 16, 4, 2, 2), None),
+        ((16, 16, 3, 1, 1, 2), None),
+    ],
+)
+@pytest.mark.parametrize("is_image", [False, True])
+def test_each_convolution_has_its_fastest_form(arguments: tuple, form: str | None, is_image: bool):
+    layer, found = Conv2D(*arguments, bias_attr=False), {}
+    assert layer.fused == form
+    for mode in ("on", "off"):
+        x = paddle.to_tensor(noise(2, arguments[0], 9, 10), stop_gradient=is_image)
+        layer.clear_gradients()
+        with ops.using(mode):
+            layer(x).square().sum().backward()
+        assert is_image == (x.grad is None)
+        found[mode] = [layer.weight.grad.numpy(), *([] if is_image else [x.grad.numpy()])]
+    for fused, reference in zip(found["on"], found["off"], strict=True):
+        np.testing.assert_allclose(fused, reference, atol=1e-5 * np.abs(reference).max())
 
 
 @needs_fused
@@ -451,8 +529,11 @@ LAYERS = {  # for x [1, 8, 5, 6]
     "channel_pool": lambda: Function(max_and_mean),
     "depthwise": lambda: Conv2D(8, 8, 3, padding=1, groups=8, bias_attr=False),
     "depthwise by 2": lambda: Conv2D(8, 8, 3, 2, padding=1, groups=8, bias_attr=False),
-    "conv3x3": lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False),
+    "conv3x3": lambda: Conv2D(8, 17, 3, padding=1, bias_attr=False),
     "conv3x3_bias": lambda: Conv2D(8, 2, 3, padding=1),
+    "direct": lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False),
+    "direct by 2": lambda: Conv2D(8, 2, 5, 2, padding=2, bias_attr=False),
+    "direct 1x1 by 2": lambda: Conv2D(8, 9, 1, 2, bias_attr=False),
     "max_pool": lambda: MaxPool2D(3, 2, 1),
     "batch_norm": lambda: Function(lambda x: batch_norm(BatchNorm2D(8), x)),
     "batch_norm and relu": lambda: Function(lambda x: batch_norm(BatchNorm2D(8), x, None, F.relu)),
@@ -532,6 +613,11 @@ WRONG = {  # what is wrong: operator, x, the other arguments, the message
     "depthwise stride": ("depthwise", [2, 8, 6, 6], (ONES([8, 1, 3, 3]), 3), "a stride of 1 or 2"),
     "weight": ("conv3x3", [2, 8, 6, 6], (ONES([2, 7, 3, 3]),), "a weight of the shape"),
     "no filters": ("conv3x3", [2, 8, 6, 6], (ONES([0, 8, 3, 3]),), "a weight"),
+    "direct weight": ("conv_direct", [2, 8, 6, 6], (ONES([2, 7, 3, 3]), 1, True), "a weight of the shape"),
+    "oblong kernel": ("conv_direct", [2, 8, 6, 6], (ONES([2, 8, 3, 5]), 1, True), "a weight of the shape"),
+    "even kernel": ("conv_direct", [2, 8, 6, 6], (ONES([2, 8, 4, 4]), 1, True), "k = 1, 3, 5 or 7"),
+    "large kernel": ("conv_direct", [2, 8, 6, 6], (ONES([2, 8, 9, 9]), 1, True), "k = 1, 3, 5 or 7"),
+    "direct stride": ("conv_direct", [2, 8, 6, 6], (ONES([2, 8, 3, 3]), 3, True), "a stride of 1 or 2"),
     "scale": ("batch_norm", [2, 8, 6, 6], changed(0, ONES([7])), "a scale of the shape"),
     "bias of batch norm": ("batch_norm", [2, 8, 6, 6], changed(1, ONES([7])), "a bias of the shape"),
     "running mean": ("batch_norm", [2, 8, 6, 6], changed(2, ONES([9])), "a running mean of the shape"),
@@ -739,6 +825,7 @@ ARGUMENTS = {  # after x [1, 8, 4, 4]
     "depthwise": lambda: (paddle.ones([8, 1, 3, 3]), 1),
     "conv3x3": lambda: (paddle.ones([2, 8, 3, 3]),),
     "conv3x3_bias": lambda: (paddle.ones([2, 8, 3, 3]), paddle.ones([2])),
+    "conv_direct": lambda: (paddle.ones([2, 8, 3, 3]), 1, True),
     "max_pool": lambda: (2, 2, 0),
     "batch_norm": lambda: batch_norm_arguments(8),
     "batch_norm_add": lambda: (paddle.ones([1, 8, 4, 4]), *batch_norm_arguments(8)),
@@ -758,8 +845,9 @@ def test_a_fused_operator_raises_for_a_second_derivative(name: str):
 REFERENCE = {  # Paddle lacks the second derivatives of the other reference forms
     "simam": lambda: create_attention("simam", 8),
     "sge": lambda: create_attention("sge", 8, groups=2),
-    "conv3x3": lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False),
+    "conv3x3": lambda: Conv2D(8, 17, 3, padding=1, bias_attr=False),
     "conv3x3_bias": lambda: Conv2D(8, 2, 3, padding=1),
+    "direct": lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False),
 }
 
 

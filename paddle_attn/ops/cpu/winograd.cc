@@ -27,7 +27,9 @@ namespace {
 
 constexpr int kRowMajor = 101, kPlain = 111, kTransposed = 112;
 constexpr Index kPlaces = 16;           // in a transformed tile
-constexpr Index kBandFloats = 1 << 20;  // in the inputs and outputs of a band together
+// The floats in the inputs and outputs of a band together. For few channels a band that fits into the second
+// level of the cache is fastest, for many the matrices must be wide.
+constexpr Index kBandFloats = 1 << 20, kSmallBandFloats = 1 << 18, kFewChannels = 128;
 
 // Sixteen matrices of `size` elements in memory of the caller. A gap separates them: at distances of a power
 // of two they would evict each other from the cache.
@@ -50,7 +52,8 @@ struct Tiling {
     rows = (height + 1) / 2;
     columns = (width + 1) / 2;
     const Index all = batch * rows, threads = omp_get_max_threads();
-    const Index fitting = std::max<Index>(1, kBandFloats / (kPlaces * channels * columns));
+    const Index floats = channels <= kFewChannels ? kSmallBandFloats : kBandFloats;  // of x and y
+    const Index fitting = std::max<Index>(1, floats / (kPlaces * channels * columns));
     bands = std::max((all + fitting - 1) / fitting, std::min(all, threads));
     bands = std::min(all, (bands + threads - 1) / threads * threads);  // the same number for every thread
     band_rows = (all + bands - 1) / bands;
