@@ -36,7 +36,7 @@ class Conv2D(nn.Conv2D):
         with three channels needs no gradient:
 
             x                  out  kernel  stride   Paddle  direct  Winograd
-            128x16x32x32        16     3       1       106      24      33
+            128x16x32x32        16     3       1       100      24      30
             128x32x16x16        32     3       1        36      22      20
             128x64x8x8          64     3       1        33      22      20
             128x16x32x32        32     3       2        27      16
@@ -45,9 +45,9 @@ class Conv2D(nn.Conv2D):
             128x16x32x32        32     1       2        12       6
             128x32x16x16        64     1       2       4.3     3.8
             8x64x56x56         128     1       2         7      10
-            128x3x32x32         16     3       1       151       5      18
-            8x3x224x224         32     3       2        26      10
-            4x3x224x224         64     7       2        53      28
+            128x3x32x32         16     3       1        12       5      16
+            8x3x224x224         32     3       2        13      10
+            4x3x224x224         64     7       2        37      26
         """
         channels, filters, stride = self._in_channels, self._out_channels, self.stride
         if self._groups > 1:
