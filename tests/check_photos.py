@@ -104,8 +104,8 @@ def main() -> None:
         "epochs",
         "eval top-1",
         "classes predicted",
-        "same class",
-        "largest difference",
+        "same class after export",
+        "largest difference of a probability",
     )
     print("", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", *rows, sep="\n")
     sys.exit(f"failed: {'; '.join(failed)}" if failed else 0)
