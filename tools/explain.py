@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from paddle_attn.cli import Parser, one_sentence_errors, prepare_paddle, trained_config, trained_parser
-from paddle_attn.errors import UserError, escaped
+from paddle_attn.errors import UserError
 from paddle_attn.files import shown
 
 METHODS = ("grad-cam", "grad-cam++", "layer-cam", "gate")
@@ -74,49 +74,26 @@ def main() -> None:
             command.check_target(path)
         models = command.load_models(configs, paths)
         if arguments.list_layers:
-            print_layers(*command.layers_of(models[0]))
+            print(*command.layer_lines(models[0]), sep="\n")
             return
         names, images, left_out = command.read_images(arguments.inputs, arguments.limit, report)
         if not images:
             sys.exit(2)
         if left_out:
-            print(
-                f"shows {len(images)} images and leaves out {left_out}: --limit sets how many",
-                file=sys.stderr,
-            )
+            text = f"shows {len(images)} images and leaves out {left_out}: --limit sets how many"
+            print(text, file=sys.stderr)
         if arguments.method == "gate":
             print(f"gates of {', '.join(command.explain_gates(models, names, images, arguments.layer, out))}")
         else:
             results = command.explain_class(
                 models, names, images, arguments.method, arguments.layer, arguments.class_name, out
             )
-            for model, result in zip(models, results, strict=True):
-                print(f"{model.title}: {result.method} at {result.layer}")
-                for name, number, score in zip(names, result.class_ids, result.scores, strict=True):
-                    print(f"  {100 * score:6.2f} %  {escaped(model.classes[number])}  {shown(name)}")
+            print(*command.class_lines(models, results, names), sep="\n")
             if arguments.faithfulness:
-                print_trials(command.judge(models, images, results, judged))
+                print(*command.trial_lines(command.judge(models, images, results, judged)), sep="\n")
         written = f"{shown(out)} and {shown(judged)}" if arguments.faithfulness else shown(out)
         print(f"wrote {written}")
     sys.exit(1 if errors else 0)
-
-
-def print_layers(calls: list, default: str, attentions: list[str]) -> None:
-    for call in calls:
-        size = "x".join(map(str, call.shape[1:]))
-        note = "  (default)" if call.name == default else "  (a gate)" if call.name in attentions else ""
-        print(f"{call.name:32s} {call.kind:24s} {size}{note}")
-
-
-def print_trials(trials: list) -> None:
-    for trial in trials:
-        curves, control = trial.curves, trial.control
-        print(
-            f"{trial.title}: deletion {curves.deletion_area.mean():.3f} (random map "
-            f"{control.deletion_area.mean():.3f}, lower is better), insertion "
-            f"{curves.insertion_area.mean():.3f} ({control.insertion_area.mean():.3f}, higher is better)"
-        )
-        print(f"{trial.title}: {trial.randomisation.verdict}")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ from ..builders import load_trained, make_preprocess, set_device
 from ..config import Config
 from ..data.images import find_images, load_image
 from ..data.transforms import Preprocess
-from ..errors import UserError, unknown_name
-from ..files import atomic_write
+from ..errors import UserError, escaped, unknown_name
+from ..files import atomic_write, shown
 from .cam import ClassMaps, class_maps, to_image_size
 from .faithfulness import check_randomisation, deletion_insertion, random_maps
 from .figure import MARK, Overlay, Trial, gate_columns, plot_columns, plot_faithfulness
 from .gates import attention_gates
-from .recording import LayerCall, last_map, list_attentions, list_layers
+from .recording import last_map, list_attentions, list_layers
 
 MAX_COLUMNS = 5  # of gates in a figure
 BATCH = 8
@@ -98,12 +98,42 @@ def _is_ours(path: Path) -> bool:
         return False
 
 
-def layers_of(trained: Trained) -> tuple[list[LayerCall], str, list[str]]:
-    """The layers with a spatial map, the default one, and the names of the attentions."""
+def layer_lines(trained: Trained) -> list[str]:
+    """A line for each layer with a spatial map: its name, its class, the map's size, its note."""
     size = trained.preprocess.size
     blank = paddle.zeros([1, 3, size, size])
-    calls = [call for call in list_layers(trained.net, blank) if call.has_map]
-    return calls, last_map(trained.net, blank), list(list_attentions(trained.net))
+    default, attentions = last_map(trained.net, blank), list_attentions(trained.net)
+    lines = []
+    for call in list_layers(trained.net, blank):
+        if call.has_map:
+            shape = "x".join(map(str, call.shape[1:]))
+            note = "  (default)" if call.name == default else "  (a gate)" if call.name in attentions else ""
+            lines.append(f"{call.name:32s} {call.kind:24s} {shape}{note}")
+    return lines
+
+
+def class_lines(models: Sequence[Trained], results: Sequence[ClassMaps], names: Sequence[str]) -> list[str]:
+    """For each model a line with the method and the layer, and one for each image: its class and score."""
+    lines = []
+    for model, result in zip(models, results, strict=True):
+        lines.append(f"{model.title}: {result.method} at {result.layer}")
+        for name, number, score in zip(names, result.class_ids, result.scores, strict=True):
+            lines.append(f"  {100 * score:6.2f} %  {escaped(model.classes[number])}  {shown(name)}")
+    return lines
+
+
+def trial_lines(trials: Sequence[Trial]) -> list[str]:
+    """For each model the areas under its curves beside those of random maps, and the verdict."""
+    lines = []
+    for trial in trials:
+        curves, control = trial.curves, trial.control
+        lines += [
+            f"{trial.title}: deletion {curves.deletion_area.mean():.3f} (random map "
+            f"{control.deletion_area.mean():.3f}, lower is better), insertion "
+            f"{curves.insertion_area.mean():.3f} ({control.insertion_area.mean():.3f}, higher is better)",
+            f"{trial.title}: {trial.randomisation.verdict}",
+        ]
+    return lines
 
 
 def explain_class(
