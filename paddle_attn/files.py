@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,13 @@ except ImportError:  # Windows
     fcntl = None
 
 _DESCRIPTOR = re.compile(r"/dev/(?:std(?P<name>out|err)|fd/(?P<dev>\d+))|/proc/self/fd/(?P<proc>\d+)")
+_NOT_TEXT = {"Cc", "Zl", "Zp", "Cs"}  # categories: controls, line and paragraph separators, surrogates
 _SYSTEM_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}  # file managers write them into folders they show
+
+
+def fits_on_a_line(name: str) -> bool:
+    """Whether a name can stand in a list with one name on each line."""
+    return not any(unicodedata.category(character) in _NOT_TEXT for character in name)
 
 
 def atomic_write(path: Path, write: Callable[[Path], None]) -> None:

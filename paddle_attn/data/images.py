@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import UserError, one_line
+from ..files import fits_on_a_line
 
 MAX_PIXELS = 89_478_485  # of an image; Pillow warns above it. Decoding one takes up to 1 GB of memory
 # the formats that Pillow may open; it knows others, one of which starts a program
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "GIF", "PPM")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-# control characters, line and paragraph separators, bytes that are not UTF-8
-FORBIDDEN_CATEGORIES = {"Cc", "Zl", "Zp", "Cs"}
 
 
 class ImageError(UserError):
@@ -70,7 +68,7 @@ def find_images(path: Path) -> list[Path | UserError]:
 
 def check_class_name(name: str, folder: Path) -> None:
     """Raises UserError for the name of a class folder that does not fit on a line of a text file."""
-    if any(unicodedata.category(character) in FORBIDDEN_CATEGORIES for character in name):
+    if not fits_on_a_line(name):
         raise UserError(
             f"the class folder {name!r} in {folder} has a line break or another character that is not text: "
             "rename it"

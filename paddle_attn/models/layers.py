@@ -22,9 +22,19 @@ class Conv2D(nn.Conv2D):
         stride: int = 1,
         padding: int = 0,
         groups: int = 1,
-        **kwargs: Any,
+        weight_attr: Any = None,
+        bias_attr: Any = None,
     ):
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, groups=groups, **kwargs)
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            groups=groups,
+            weight_attr=weight_attr,
+            bias_attr=bias_attr,
+        )
         self.stride = stride
         same = kernel_size in (1, 3, 5, 7) and padding == kernel_size // 2 and stride <= 2
         self.fused = self._fused_name(kernel_size) if same else None
@@ -61,7 +71,7 @@ class Conv2D(nn.Conv2D):
 
     def forward(self, x: Tensor) -> Tensor:
         fused = self.fused and ops.find(self.fused, x)
-        if not fused:
+        if not fused or x.shape[1] != self._in_channels:  # Paddle's operator has the better error
             return super().forward(x)
         if self.fused == "conv_direct":
             return fused(x, self.weight, self.stride, not x.stop_gradient)
@@ -107,7 +117,8 @@ def batch_norm(
 
 
 def _has_hooks(layer: nn.Layer) -> bool:
-    return bool(layer._forward_pre_hooks or layer._forward_post_hooks)
+    """Whether a layer does more than its class, by hooks or by a `forward` of its own."""
+    return bool(layer._forward_pre_hooks or layer._forward_post_hooks or "forward" in vars(layer))
 
 
 def _fused_batch_norm(bn: nn.Layer, x: Tensor, residual: Tensor | None, activation: int) -> Tensor | None:

@@ -200,7 +200,7 @@ def _compile(compiler: str, folder: Path, source: str, name: str) -> Path | Buil
         f"-L{libs}",
     ]
     try:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        with tempfile.TemporaryDirectory(prefix=f"{name}-", suffix=".tmp", dir=folder) as scratch:
             built = Path(scratch) / f"{name}.so"
             files = [str(SOURCES / source), "-o", str(built)]
             _run([compiler, *FLAGS, *folders, *files, *LIBRARIES, f"-Wl,-rpath,{libs}"])
@@ -216,11 +216,14 @@ def _compile(compiler: str, folder: Path, source: str, name: str) -> Path | Buil
 
 
 def _remove_unused(folder: Path, stem: str) -> None:
-    """Remove the libraries of a source, in all its versions, that nobody has used for a long time."""
-    for library in folder.glob(f"{stem}-*.so"):
+    """Remove a source's libraries, in all its versions, that nobody has used for a long time.
+
+    Also what a killed compilation left.
+    """
+    for path in [*folder.glob(f"{stem}-*.so"), *folder.glob(f"{stem}-*.tmp")]:
         with contextlib.suppress(OSError):  # removed by another process
-            if time.time() - library.lstat().st_mtime > UNUSED:
-                library.unlink()
+            if time.time() - path.lstat().st_mtime > UNUSED:
+                shutil.rmtree(path) if path.suffix == ".tmp" else path.unlink()
 
 
 def _build_error(error: BuildError | OSError) -> BuildError:

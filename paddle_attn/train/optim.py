@@ -96,6 +96,8 @@ class FusedUpdate(DropsGradients):
 
     def _fused(self, params_grads: list[tuple[Tensor, Tensor]]) -> Fused | None:
         """The fused operator, when it supports all parameters and everything that Paddle's class would do."""
+        if not isinstance(params_grads, list):  # groups of parameters
+            return None
         supported = all(
             value.dtype == paddle.float32 and value.place.is_cpu_place()
             for pair in params_grads
@@ -106,8 +108,11 @@ class FusedUpdate(DropsGradients):
             and isinstance(parameter.regularizer, (paddle.regularizer.L2Decay, type(None)))
             for parameter, _ in params_grads
         )
-        if not params_grads or not supported or self._get_auxiliary_var("found_inf") is not None:  # of AMP
-            return None
+        plain = type(self._grad_clip) in (ClipGradByGlobalNorm, type(None)) and not (
+            getattr(self, "_use_nesterov", False) or getattr(self, "_amsgrad", False)
+        )
+        if not params_grads or not supported or not plain or self._get_auxiliary_var("found_inf") is not None:
+            return None  # the last is of AMP
         return ops.find(self.operator, params_grads[0][0])
 
     def _attributes(self, parameters: list[Tensor]) -> tuple[list[float] | float, ...]:

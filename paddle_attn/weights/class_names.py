@@ -8,7 +8,7 @@ from pathlib import Path
 import safetensors
 
 from ..errors import UserError
-from ..files import open_regular
+from ..files import fits_on_a_line, open_regular
 
 
 def class_names(weights: str | Path) -> list[str] | None:
@@ -44,16 +44,18 @@ def _from_header(path: Path, key: str) -> list[str] | None:
     try:
         with open_regular(path), safetensors.safe_open(path, framework="numpy") as file:
             tree = json.loads(file.metadata()[key])
-            return list(map(str, tree["classes"] if isinstance(tree, dict) else tree))
+            names = tree["classes"] if isinstance(tree, dict) else tree
     except Exception:  # safetensors raises its own error, and others on damaged headers
         return None
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_list and names else None
 
 
 def _from_text(path: Path) -> list[str] | None:
     if not path.is_file():
         return None
     classes = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    if not classes or any(not name.isprintable() for name in classes):
+    if not classes or not all(map(fits_on_a_line, classes)):
         raise UserError(f"{path} is damaged: expected the name of a class in each line, as UTF-8")
     return classes
 

@@ -1191,3 +1191,8 @@ def test_a_network_trains_under_to_static(full_graph: bool):
             found.append([logits.numpy(), *(parameter.grad.numpy() for parameter in trained)])
     for eager, static in zip(*found, strict=True):
         np.testing.assert_allclose(static, eager, rtol=1e-3, atol=1e-4 * max(1, np.abs(eager).max()))
+
+
+def test_an_image_of_other_channels_is_paddles_error():
+    with pytest.raises(ValueError, match="channel"):
+        Conv2D(3, 64, 7, stride=2, padding=3, bias_attr=False)(paddle.zeros([1, 1, 32, 32]))

@@ -15,7 +15,7 @@ from paddle_attn import create_attention, ops
 from paddle_attn.config import OptimConfig
 from paddle_attn.train.ema import ExponentialMovingAverage
 from paddle_attn.train.loss import ClassificationLoss
-from paddle_attn.train.optim import lr_factor, make_optimizer, make_schedule
+from paddle_attn.train.optim import Adam, Momentum, lr_factor, make_optimizer, make_schedule
 
 OPTIMIZERS = ["momentum", "sgd", "adam", "adamw"]
 
@@ -209,6 +209,30 @@ def test_the_fused_update_is_paddles(name: str, clip_norm: float | None, weight_
         assert_same(fused, paddles, rtol=0)  # bit for bit
     else:  # Paddle's kernel of Adam depends on the processor; its norm is a sum of float32
         assert_same(fused, paddles, rtol=3e-6)
+
+
+@needs_fused
+@pytest.mark.parametrize(
+    ("optimiser", "options"),
+    [
+        (Momentum, {"use_nesterov": True}),
+        (Momentum, {"grad_clip": paddle.nn.ClipGradByNorm(0.1), "weight_decay": 0.1}),
+        (Adam, {"amsgrad": True, "weight_decay": 0.1}),
+    ],
+)
+def test_other_settings_of_paddle_are_left_to_paddle(optimiser: type, options: dict):
+    """The config offers none of them; a caller of the class may."""
+
+    def trained(kind: type) -> np.ndarray:
+        paddle.seed(0)
+        layer = paddle.nn.Linear(3, 2)
+        optimizer = kind(learning_rate=0.1, parameters=layer.parameters(), **options)
+        for _ in range(3):
+            layer(paddle.ones([4, 3])).square().sum().backward()
+            optimizer.step(), optimizer.clear_grad()
+        return layer.weight.numpy()
+
+    np.testing.assert_array_equal(trained(optimiser), trained(getattr(paddle.optimizer, optimiser.__name__)))
 
 
 @needs_fused

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+import safetensors.numpy
 from helpers import disk_of
 
 from paddle_attn import create_model, load_weights, model_spec, save_weights
+from paddle_attn.data.images import check_class_name
 from paddle_attn.errors import UserError
 from paddle_attn.weights import class_names, load_pretrained, non_finite, read_weights
 from paddle_attn.weights.convert import convert
@@ -55,6 +57,20 @@ def test_the_names_in_weights_and_in_the_list_beside_them_must_agree(tmp_path: P
     (tmp_path / "classes.txt").write_text("a\nc\nb\nd\ne\n")
     with pytest.raises(UserError, match=r"w\.safetensors and .*classes\.txt state different classes"):
         class_names(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("name", ["café\u00a0noir", "一\u3000二", "می\u200cخواهم", "👩\u200d🚀"])
+def test_a_class_name_that_a_folder_may_have_is_read_back(tmp_path: Path, name: str):
+    check_class_name(name, tmp_path)
+    (tmp_path / "classes.txt").write_text(f"{name}\nother\n", encoding="utf-8")
+    assert class_names(tmp_path / "best.pdparams") == [name, "other"]
+
+
+@pytest.mark.parametrize("header", ['"abc"', "[1, null]", "{}", "[]", "not JSON"])
+def test_a_header_without_a_list_of_names_states_no_classes(tmp_path: Path, header: str):
+    tensors = {"x": np.zeros(1, "float32")}
+    safetensors.numpy.save_file(tensors, tmp_path / "w.safetensors", metadata={"classes": header})
+    assert class_names(tmp_path / "w.safetensors") is None
 
 
 def test_paddles_files_load_here_and_ours_in_paddle(tmp_path: Path):
