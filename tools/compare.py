@@ -19,9 +19,12 @@ def main() -> None:
     with one_sentence_errors():
         prepare_paddle()
         from paddle_attn.diagnose import compare_runs
+        from paddle_attn.errors import UserError
         from paddle_attn.files import shown
 
         names = [Path(run).resolve().name for run in (arguments.run_a, arguments.run_b)]
+        if Path(arguments.run_a).resolve() == Path(arguments.run_b).resolve():
+            raise UserError(f"{shown(arguments.run_a)} is compared with itself: expected two runs")
         out = Path(arguments.out or Path("output", "compare", "-".join(names)))
         found = compare_runs(arguments.run_a, arguments.run_b, out)
         for letter, run, alone in (("a", found.a, found.only_a), ("b", found.b, found.only_b)):

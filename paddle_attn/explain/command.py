@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -63,23 +64,30 @@ class Trained:
 def read_images(
     inputs: Sequence[str], limit: int, on_error: Callable[[UserError], None]
 ) -> tuple[list[str], list[Image.Image], int]:
-    """The names and contents of at most `limit` images of files and folders, and how many more there are."""
+    """The names and contents of at most `limit` images of files and folders, and how many more there are.
+
+    A smaller limit takes one image of each folder in turn, so that all classes are shown.
+    """
     found = [each for item in inputs for each in find_images(Path(item))]
-    names: list[str] = []
-    images: list[Image.Image] = []
-    left_out = 0
-    for each in found:
-        if not isinstance(each, UserError) and len(images) == limit:
-            left_out += 1
-            continue
+    folders: dict[Path, list[int]] = {}  # the places in `found` of a folder's images
+    for place, each in enumerate(found):
+        if isinstance(each, UserError):
+            on_error(each)
+        else:
+            folders.setdefault(each.parent, []).append(place)
+    in_turn = [place for turn in zip_longest(*folders.values()) for place in turn if place is not None]
+    read: dict[int, Image.Image] = {}
+    tried = 0
+    while tried < len(in_turn) and len(read) < limit:
+        place = in_turn[tried]
+        tried += 1
         try:
-            if isinstance(each, UserError):
-                raise each
-            images.append(load_image(each))
-            names.append(f"{each.parent.name}/{each.name}".lstrip("/"))
+            read[place] = load_image(found[place])
         except UserError as error:
             on_error(error)
-    return names, images, left_out
+    places = sorted(read)
+    names = [f"{found[place].parent.name}/{found[place].name}".lstrip("/") for place in places]
+    return names, [read[place] for place in places], len(in_turn) - tried
 
 
 def check_target(path: Path) -> None:

@@ -38,9 +38,9 @@ WEIGHTS = ("--weights", "simam/best.pdparams")
 
 def test_maps_of_two_models_and_their_judgement_become_two_figures(work: Path):
     others = ("--compare", "se/best.pdparams", "--faithfulness", "--limit", 2, "--method", "layer-cam")
-    result = tool("explain", *WEIGHTS, "images/red", "images", *others, "--class", "红", cwd=work)
+    result = tool("explain", *WEIGHTS, "images/red", "images/red", *others, "--class", "红", cwd=work)
     assert result.returncode == 1  # an image could not be read
-    assert "broken.jpg" in result.stderr and "shows 2 images and leaves out 7" in result.stderr
+    assert "broken.jpg" in result.stderr and "shows 2 images and leaves out 3" in result.stderr
     assert "cifar_resnet20-simam: layer-cam at layer3" in result.stdout
     assert "cifar_resnet20-se layer-cam: the map does not depend on learned weights" in result.stdout
     assert result.stdout.count("红") == 4

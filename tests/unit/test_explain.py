@@ -492,3 +492,14 @@ def test_unreadable_images_are_reported_and_further_ones_counted(tmp_path: Path)
     names, images, left_out = read_images([str(tmp_path), "missing.jpg"], 2, errors.append)
     assert names == [f"{tmp_path.name}/{index}.png" for index in (0, 2)]
     assert len(images) == 2 and left_out == 1 and len(errors) == 2
+
+
+def test_a_limit_takes_one_image_of_each_folder_in_turn(tmp_path: Path):
+    for name in ("ant", "bee"):
+        for number in range(3):
+            path = tmp_path / name / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (4, 4)).save(path)
+    names, images, left_out = read_images([str(tmp_path)], 3, pytest.fail)
+    assert names == ["ant/0.png", "ant/1.png", "bee/0.png"]
+    assert len(images) == 3 and left_out == 3
