@@ -32,7 +32,7 @@ from paddle_attn.config import (
 )
 from paddle_attn.errors import UserError
 
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if path.parent.name != "studies"]
 
 
 def is_one_line(message: str) -> bool:

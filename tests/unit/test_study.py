@@ -409,3 +409,12 @@ def test_any_number_of_variants_with_any_name_can_be_drawn(tmp_path: Path, count
     plot_differences([(name, 0.1, 0.05, 0.2, "better") for name in names], "none", "x", tmp_path / "d.png")
     plot_pareto([(name, 0.5, 0.1, 10**9, 10**6) for name in names], "x", tmp_path / "p.png")
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["demo", "caltech101-16"])
+def test_a_shipped_study_is_valid_and_headed_by_its_command(name: str):
+    path = ROOT / "configs" / "studies" / f"{name}.yaml"
+    study = load_study(path)
+    runs = plan_runs(study)
+    assert len(runs) == len(list_variants(study)) * len(study.folds) * len(study.seeds) > 1
+    assert path.read_text().startswith(f"# python tools/study.py -c configs/studies/{name}.yaml")
