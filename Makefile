@@ -1,6 +1,6 @@
 # make demo          a first run that needs no data: write synthetic images, split, train, evaluate, export, predict
 # make test          lint, and every test except the slow ones;  make test-slow  the slow ones too
-# make soak          new random cases: properties, hostile files, kills; the operators under sanitizers (about an hour)
+# make soak          new random cases: properties, hostile files, kills, sanitizers (about an hour)
 # make check-photos  the figures of the README on the real photographs
 PYTHON ?= python3
 PY = .venv/bin/python

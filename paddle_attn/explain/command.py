@@ -199,7 +199,7 @@ def explain_gates(
     out: Path,
 ) -> list[str]:
     """Write the figure of gates, of the named attention or a selection; returns the attentions shown."""
-    columns, shown = [], []
+    columns, gates_shown = [], []
     for model in models:
         pixels, inputs = model.see(images)
         every = list(list_attentions(model.net))
@@ -213,11 +213,11 @@ def explain_gates(
         for column in gate_columns(pixels, gates):
             title = f"{model.title}\n{column.title}" if len(models) > 1 else column.title
             columns.append(dataclasses.replace(column, title=title))
-        shown += [gate.layer for gate in gates]
+        gates_shown += [gate.layer for gate in gates]
     pixels = models[0].see(images)[0]
     title = f"{', '.join(model.title for model in models)}: gates of the attention"
     atomic_write(out, lambda part: plot_columns(pixels, names, columns, part, title))
-    return shown
+    return gates_shown
 
 
 def _evenly(names: list[str], count: int) -> list[str]:

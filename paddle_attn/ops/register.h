@@ -86,7 +86,8 @@ inline void no_second_derivative(paddle::CustomOpKernelContext*) {
 //                attributes...) that returns a gradient for each input
 //   infer_shape  paddle_attn::shape_of_first_input, or PD_INFER_SHAPE of a function of (the shapes of inputs
 //                and buffers..., attributes...) that returns {the shape of each output}
-// The last five initialise a Signature; trailing ones can be omitted. All tensors have the first input's type.
+// The last five initialise a Signature; trailing ones can be omitted. All tensors have the first input's
+// type.
 #define FUSED_OPERATOR(name, forward, backward, infer_shape, ...)                              \
   static const paddle_attn::Signature signature_of_##name{__VA_ARGS__};                        \
   PD_BUILD_OP(name)                                                                            \

@@ -5,8 +5,8 @@
 //   y = activation((x - mean) scale / sqrt(variance + epsilon) + bias + residual)
 //   activation: 0 none, 1 ReLU, 2 ReLU6
 // The statistics are those of a channel over N, H and W, and the running ones become
-// momentum running + (1 - momentum) batch, with the variance divided by N H W, as on Paddle's CPU. Frozen: the
-// statistics are the running ones, which stay.
+// momentum running + (1 - momentum) batch, with the variance divided by N H W, as on Paddle's CPU. Frozen:
+// the statistics are the running ones, which stay.
 //
 // A thread takes a channel, or planes when there are few channels, and reads it twice: the second time it
 // comes from the cache. Backward finds the slope of the activation from x, or from y after an addition, so
@@ -42,8 +42,8 @@ void with_constant(int activation, F f) {
   if (activation == kRelu6) f(std::integral_constant<int, kRelu6>());
 }
 
-// One channel, saved for backward. The mean is mean + rest: a float alone is too short for (x - mean) when the
-// mean is large.
+// One channel, saved for backward. The mean is mean + rest: a float alone is too short for (x - mean) when
+// the mean is large.
 struct Statistics {
   float mean, rest, by_deviation;  // 1 / sqrt(variance + epsilon)
 
@@ -186,8 +186,8 @@ std::vector<Tensor> forward_any(const Tensor& x, const Tensor* residual, const T
     for (Index p = 0; p < batch * channels; ++p) apply(p % channels, p);
     return {y, saved};
   }
-  // Distances from the mean of the first plane: their squares exceed the variance by a factor of N + 1 at most,
-  // so the difference below loses little, whatever the mean.
+  // Distances from the mean of the first plane: their squares exceed the variance by a factor of N + 1 at
+  // most, so the difference below loses little, whatever the mean.
   const Scratch origins(channels, 1);
   float* origin = origins.part(0);
 #pragma omp parallel for

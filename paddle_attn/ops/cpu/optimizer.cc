@@ -1,15 +1,15 @@
 // The optimisers' updates of all parameters in one pass, in place:
 //   paddle_attn_momentum(parameters, gradients, velocities, rates, decays, momentum, clip_norm) -> norm [1]
-//   paddle_attn_adam(parameters, gradients, moments1, moments2, beta1_pows [1], beta2_pows [1], rates, decays,
-//                    shrinks, beta1, beta2, epsilon, clip_norm) -> norm [1]
-// rates, decays and shrinks have one number for each parameter: its learning rate, its L2 coefficient (added to
-// the gradient), its decoupled weight decay (AdamW's). With clip_norm > 0 the gradients are first multiplied by
-// clip_norm / max(norm, clip_norm), where norm is that of all gradients together; else norm is 0.
-// The formulas are those of Paddle's optimisers. Gradients are read and never written.
+//   paddle_attn_adam(parameters, gradients, moments1, moments2, beta1_pows [1], beta2_pows [1], rates,
+//                    decays, shrinks, beta1, beta2, epsilon, clip_norm) -> norm [1]
+// rates, decays and shrinks have one number for each parameter: its learning rate, its L2 coefficient
+// (added to the gradient), its decoupled weight decay (AdamW's). With clip_norm > 0 the gradients are first
+// multiplied by clip_norm / max(norm, clip_norm), where norm is that of all gradients together; else norm
+// is 0. The formulas are those of Paddle's optimisers. Gradients are read and never written.
 #include "common.h"
 
-// A product is rounded before it is added, except in multiply_add: the results are those of Paddle, bit for bit,
-// except for the norm, whose sums Paddle rounds more.
+// A product is rounded before it is added, except in multiply_add: the results are those of Paddle, bit for
+// bit, except for the norm, whose sums Paddle rounds more.
 #ifdef __clang__
 #pragma STDC FP_CONTRACT OFF
 #else
@@ -47,7 +47,8 @@ void expect_numbers(const Floats& numbers, const Tensors& parameters, const char
 std::vector<float*> addresses(const Tensors& tensors, const Tensors& parameters,
                               const std::string& name) {
   if (tensors.size() != parameters.size())
-    PD_THROW("paddle_attn: expected ", parameters.size(), " tensors, each a ", name, ", found ", tensors.size());
+    PD_THROW("paddle_attn: expected ", parameters.size(), " tensors, each a ", name,
+             ", found ", tensors.size());
   std::vector<float*> result;
   for (size_t i = 0; i < tensors.size(); ++i) {
     expect_tensor(tensors[i], parameters[i].shape(), ("a " + name).c_str());
