@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -196,8 +195,7 @@ def test_every_baseline_of_pytorch_runs_with_the_tuned_allocator_in_modules_and_
 
 
 def test_a_tuned_process_has_the_allocator_and_the_threads_of_ours():
-    worker = measure.Worker([{"side": "stock_paddle", "tuned": True, **SIMAM}])
-    with contextlib.closing(worker):
+    with measure.Worker([{"side": "stock_paddle", "tuned": True, **SIMAM}]) as worker:
         environment = Path(f"/proc/{worker.process.pid}/environ")
         if not environment.exists():
             pytest.skip("needs Linux")
