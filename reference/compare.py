@@ -32,14 +32,17 @@ class Case:
     kwargs: dict[str, Any]
     maps: tuple[str, ...]  # the shapes of the input, such as '2x32x7x7': one file of tensors each
     folder: str = "attention"  # of these files, in the reference
+    files: str = ""  # how their names begin, if not with the name of the case
     tolerances: dict[str, float] = field(
         default_factory=dict
     )  # {'train/cfc': 2e-3}: other than the usual ones
     reason: str = ""  # why the case has tolerances of its own
+    zero: tuple[str, ...] = ()  # gradients that are 0 in theory, such as 'train/conv1.bias': compared absolutely
+    of_largest: bool = False  # differences are relative to the largest value, not to 1 + |y|
 
     def file(self, shape: str) -> str:
         """The path of the tensors for one shape, relative to the reference."""
-        return f"{self.folder}/{self.name}-{shape}.npz"
+        return f"{self.folder}/{self.files or self.name}-{shape}.npz"
 
     def create(self, channels: int) -> nn.Layer:
         return create_attention(self.attention, channels, **self.kwargs)
@@ -47,8 +50,17 @@ class Case:
 
 def module_cases() -> list[Case]:
     """All modules of the reference."""
-    entries = json.loads((COMMITTED / "attention" / "modules.json").read_text(encoding="utf-8"))
-    return [Case(name, **entry | {"maps": tuple(entry["maps"])}) for name, entry in entries.items()]
+    files = [COMMITTED / "attention" / "modules.json", *sorted((COMMITTED / "attention2").glob("*.json"))]
+    return [case for file in files for case in _read_cases(file)]
+
+
+def _read_cases(file: Path) -> list[Case]:
+    usual = {"folder": file.parent.name, "of_largest": file.parent.name != "attention"}
+    entries = json.loads(file.read_text(encoding="utf-8"))
+    return [
+        Case(name, **usual | entry | {key: tuple(entry.get(key, ())) for key in ("maps", "zero")})
+        for name, entry in entries.items()
+    ]
 
 
 def load_tensors(case: Case, tensors: np.lib.npyio.NpzFile) -> nn.Layer:
@@ -59,26 +71,68 @@ def load_tensors(case: Case, tensors: np.lib.npyio.NpzFile) -> nn.Layer:
 
 
 def module_differences(file: Path, case: Case, mode: str, dtype: str = "float32") -> dict[str, float]:
-    """The largest |Δ| / (1 + |y|) against one file of tensors.
+    """The largest |Δ| / (1 + |y|) against one file of tensors, or max |Δ| / max |y| (`Case.of_largest`).
 
     Args:
         mode: 'eval' or 'train'.
         dtype: 'float64' also needs Paddle's default type to be float64.
 
-    Returns: the difference of 'output', of 'input gradient', and of each parameter's gradient by its name.
+    Returns: the difference of 'output', of 'input gradient', of each parameter's gradient by its name, and of
+    each running statistic after the training step by its name, if the file has them.
     """
     tensors = np.load(file)
     attn = load_tensors(case, tensors)
     attn.train() if mode == "train" else attn.eval()
+    before = {key: value.numpy() for key, value in attn.state_dict().items() if is_statistic(key)}
+    counts = _count_samples(attn)
     x = paddle.to_tensor(tensors["x"].astype(dtype), stop_gradient=False)
     y = attn(x)
     (y * paddle.to_tensor(tensors["g"].astype(dtype))).sum().backward()
     gradients = translated(attn, _with_prefix(tensors, f"{mode}/grad/"))
-    parameters = dict(attn.named_parameters())
-    return {
-        "output": _difference(y.numpy(), tensors[f"{mode}/y"]),
-        "input gradient": _difference(x.grad.numpy(), tensors[f"{mode}/gx"]),
-    } | {key: _difference(parameters[key].grad.numpy(), value) for key, value in gradients.items()}
+    parameters, state = dict(attn.named_parameters()), attn.state_dict()
+    statistics = _in_paddles_form(translated(attn, _with_prefix(tensors, f"{mode}/after/")), before, counts)
+    measure = _of_largest if case.of_largest else _difference
+    found = {
+        "output": measure(y.numpy(), tensors[f"{mode}/y"]),
+        "input gradient": measure(x.grad.numpy(), tensors[f"{mode}/gx"]),
+    }
+    for key, value in gradients.items():
+        gradient = parameters[key].grad.numpy()
+        in_theory_zero = f"{mode}/{key}" in case.zero
+        found[key] = float(np.abs(gradient - value).max()) if in_theory_zero else measure(gradient, value)
+    return found | {key: measure(state[key].numpy(), value) for key, value in statistics.items()}
+
+
+def is_statistic(what: str) -> bool:
+    """Whether a key of `module_differences` is a running statistic of a batch norm."""
+    return what.endswith(("._mean", "._variance"))
+
+
+def _count_samples(attn: nn.Layer) -> dict[str, tuple[nn.Layer, list[int]]]:
+    """Each batch norm by its name, and a list that receives its number of samples for each channel."""
+    counts = {}
+    for name, layer in attn.named_sublayers():
+        if isinstance(layer, (nn.BatchNorm1D, nn.BatchNorm2D)):
+            counts[name] = layer, (samples := [])
+            layer.register_forward_pre_hook(
+                lambda layer, inputs, samples=samples: samples.append(inputs[0].size // inputs[0].shape[1])
+            )
+    return counts
+
+
+def _in_paddles_form(
+    statistics: dict[str, np.ndarray],
+    before: dict[str, np.ndarray],
+    counts: dict[str, tuple[nn.Layer, list[int]]],
+) -> dict[str, np.ndarray]:
+    """PyTorch's running statistics after a step as Paddle computes them: it divides by n, PyTorch by n - 1."""
+    converted = dict(statistics)
+    for name, (layer, samples) in counts.items():
+        key = f"{name}._variance"
+        if key in statistics:
+            kept = before[key] * layer._momentum
+            converted[key] = kept + (statistics[key] - kept) * (samples[0] - 1) / samples[0]
+    return converted
 
 
 def tolerance(case: Case, mode: str, what: str, batch_norm: bool) -> float:
@@ -88,7 +142,10 @@ def tolerance(case: Case, mode: str, what: str, batch_norm: bool) -> float:
         what: a key of `module_differences`.
         batch_norm: the module has one; in train mode its statistics over two samples amplify rounding.
     """
-    usual = (1e-5 if what == "output" else 1e-4) * (10 if mode == "train" and batch_norm else 1)
+    if case.of_largest:
+        usual = 1e-5 if what in ("output", "input gradient") or is_statistic(what) else 1e-4
+    else:
+        usual = (1e-5 if what == "output" else 1e-4) * (10 if mode == "train" and batch_norm else 1)
     return case.tolerances.get(f"{mode}/{what}", usual)
 
 
@@ -181,6 +238,10 @@ def _with_prefix(tensors: np.lib.npyio.NpzFile, prefix: str) -> dict[str, np.nda
 
 def _difference(found: np.ndarray, expected: np.ndarray) -> float:
     return float((np.abs(found - expected) / (1 + np.abs(expected))).max()) if expected.size else 0.0
+
+
+def _of_largest(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def _logit_difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import io
+import json
 import os
 import pickle
 import resource
@@ -26,6 +27,11 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 COMMITTED = ROOT / "reference" / "golden"  # some of the authors' tensors
 GOLDEN = SHARED / "reference" / "golden" if (SHARED / "reference" / "golden").is_dir() else COMMITTED
+# what the tests of the attention modules expect of each: `tests/attention/README.md`
+EXPECTED: dict[str, dict] = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in sorted((ROOT / "tests" / "attention").glob("*.json"))
+}
 PHOTOS = SHARED / "data" / "Images.zip"
 HANG = 1800  # seconds of wall time, the limit of every subprocess: only a hang reaches it, on any machine
 
@@ -125,12 +131,13 @@ SMALLER = {"groups": 8, "reduction": 4}  # attention arguments for narrow networ
 
 
 def smaller_kwargs(attn: str) -> dict:
-    """The attention's own ones among `SMALLER`."""
+    """The attention's own ones among `SMALLER`, and what its expectations add."""
     from paddle_attn.attention import ATTENTION
     from paddle_attn.models.placement import REPLACEMENTS
 
     accepted = inspect.signature((ATTENTION | REPLACEMENTS)[attn]).parameters
-    return {key: value for key, value in SMALLER.items() if key in accepted}
+    common = {key: value for key, value in SMALLER.items() if key in accepted}
+    return common | EXPECTED.get(attn, {}).get("narrow", {})
 
 
 @functools.cache
@@ -155,6 +162,22 @@ def fits(model: str, attn: str | None) -> bool:
     from paddle_attn.models.placement import paper_slot
 
     return attn is None or paper_slot(model_spec(model), attn) is not None
+
+
+def is_quick(model: str, attn: str | None) -> bool:
+    """Whether the tests that are not slow take the pair: no attention and SimAM in every model, the others in
+    one that has the slot of their paper.
+    """
+    from paddle_attn import model_spec
+    from paddle_attn.attention import ATTENTION
+    from paddle_attn.models.placement import REPLACEMENTS
+
+    if attn in (None, "simam"):
+        return True
+    slot = (ATTENTION | REPLACEMENTS)[attn].paper_slot
+    families = ("cifar_resnet20", "cifar_mobilenetv2", "resnet50", "cifar_preresnet20")
+    chosen = next((family for family in families if slot in model_spec(family).slots), families[0])
+    return model == chosen
 
 
 def config_for(data: Path, output: Path, **train) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import paddle
 import paddle.nn.functional as F
@@ -25,8 +25,10 @@ class Attention(nn.Layer):
 
     - `paper_slot`: where its authors put it, a slot of `models/placement.py`.
     - `torch_names`: the authors' names for its place and its parameters, as `(regular expression, our
-      replacement)`. They are applied in order to the names in a PyTorch checkpoint. In our networks, an
-      attention is the sublayer `attn`.
+      replacement)`. They are applied in order to the names in a PyTorch checkpoint; a tensor whose name
+      becomes empty is dropped. In our networks, an attention is the sublayer `attn`.
+
+    It overrides `stage_kwargs` when its authors' networks choose its arguments by the side of the maps.
     """
 
     paper_slot: ClassVar[str] = "post_bn"
@@ -37,6 +39,11 @@ class Attention(nn.Layer):
         if not isinstance(channels, int) or not 1 <= channels <= MAX_CHANNELS:
             raise ValueError(f"channels must be a whole number from 1 to {MAX_CHANNELS}, found {channels!r}")
         self.channels = channels
+
+    @classmethod
+    def stage_kwargs(cls, side: int) -> dict[str, Any]:
+        """The arguments that the authors' networks choose for square maps of `side` px. They are defaults."""
+        return {}
 
     def __call__(self, x: Tensor) -> Tensor:
         if x.ndim != 4:
@@ -77,6 +84,20 @@ def global_mean(x: Tensor) -> Tensor:
     """`[N, C, H, W] -> [N, C]`. Pools: the gradient of `Tensor.mean` is forty times slower on a CPU."""
     fused = ops.find("mean", x)
     return (fused(x) if fused else F.adaptive_avg_pool2d(x, 1)).flatten(1)
+
+
+def mean_along(x: Tensor, axis: int) -> Tensor:
+    """The mean of `[N, C, H, W]` over the height (axis 2) or the width (axis 3), whose side becomes 1."""
+    return F.avg_pool2d(x, _strip(x, axis)) if is_static(x) else x.mean(axis, keepdim=True)
+
+
+def max_along(x: Tensor, axis: int) -> Tensor:
+    """The maximum of `[N, C, H, W]` over the height (axis 2) or the width (axis 3), whose side becomes 1."""
+    return F.max_pool2d(x, _strip(x, axis)) if is_static(x) else x.max(axis, keepdim=True)
+
+
+def _strip(x: Tensor, axis: int) -> list[int]:
+    return [x.shape[2], 1] if axis == 2 else [1, x.shape[3]]
 
 
 def spatial_size(x: Tensor) -> int | Tensor:

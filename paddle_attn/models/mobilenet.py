@@ -82,7 +82,9 @@ class InvertedResidual(nn.Layer):
         if self.has_shortcut and in_channels != out_channels:
             self.downsample = nn.Sequential(conv(in_channels, out_channels, 1), BatchNorm2D(out_channels))
         self.slot = placement.slot
-        self.attn = placement.make(hidden if self.slot == "pre_bn" else out_channels)
+        self.attn = None
+        if self.slot != "pre_project" or expansion > 1:
+            self.attn = placement.make(out_channels if self.slot in ("post_bn", "post_add") else hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = None
@@ -95,7 +97,10 @@ class InvertedResidual(nn.Layer):
         x = depthwise_conv(x)
         if self.slot == "pre_bn":
             x = self.attn(x)
-        x = project(batch_norm(depthwise_bn, x, activation=relu))
+        x = batch_norm(depthwise_bn, x, activation=relu)
+        if self.slot == "pre_project" and self.attn is not None:
+            x = self.attn(x)
+        x = project(x)
         if self.slot == "post_bn":
             x = self.attn(project_bn(x))
             return x if shortcut is None else x + shortcut
@@ -189,13 +194,21 @@ class MobileNetV2(nn.Layer):
 
 
 COMMON = {
-    "slots": ("pre_bn", "post_bn", "post_add"),
+    "slots": ("pre_bn", "post_bn", "post_add", "pre_project"),
     "unpublished_slots": ("stage",),
     "stages": len(STAGES),
 }
 MODELS: dict[str, ModelSpec] = {
-    "mobilenet_v2": ModelSpec(MobileNetV2, **COMMON, pretrained=model_urls["mobilenetv2_1.0"]),
+    "mobilenet_v2": ModelSpec(
+        MobileNetV2,
+        **COMMON,
+        stage_strides=(2, 4, 8, 16, 16, 32, 32),
+        pretrained=model_urls["mobilenetv2_1.0"],
+    ),
     "cifar_mobilenetv2": CifarSpec(
-        partial(MobileNetV2, small_images=True), **COMMON, feature_strides=(1, 2, 4, 8)
+        partial(MobileNetV2, small_images=True),
+        **COMMON,
+        feature_strides=(1, 2, 4, 8),
+        stage_strides=(1, 1, 2, 4, 4, 8, 8),
     ),
 }

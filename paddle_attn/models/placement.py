@@ -5,6 +5,8 @@ A slot is a place in the `forward` of a block or a network:
     pre_bn      after the block's last 3x3 (or depthwise) convolution, usually before a batch norm
     post_bn     at the end of the block's branch, before the addition
     post_add    after the addition, before the last ReLU
+    inner       before the block's last convolution, after the batch norm and ReLU in front of it
+    pre_project MobileNetV2: the same place, in the blocks that expand their input
     stage       after every stage except the last
     unit        replaces a bottleneck's 3x3 convolution with its batch norm and its ReLU
     pre_pool    VGG: before each of the five max-pools
@@ -71,8 +73,10 @@ def place(
                 f"{key} must be one value or a list of {spec.stages}, one for each stage, found {value!r}"
             )
     return [
-        Placement(slot, _maker(attn, _of_stage(kwargs, stage))) if stage in chosen else NO_ATTENTION
-        for stage in numbers
+        Placement(slot, _maker(attn, _authors_kwargs(attn, side) | _of_stage(kwargs, stage)))
+        if stage in chosen
+        else NO_ATTENTION
+        for stage, side in zip(numbers, spec.stage_sides, strict=True)
     ]
 
 
@@ -114,6 +118,10 @@ def find_slot(spec: ModelSpec, attn: str, attn_pos: str = "paper") -> str:
             f"expected attn_pos to name a place, one of {', '.join(places)}"
         )
     return slot
+
+
+def _authors_kwargs(attn: str, side: int) -> dict[str, Any]:
+    return ATTENTION[attn].stage_kwargs(side) if attn in ATTENTION else {}
 
 
 def _of_stage(kwargs: dict[str, Any], stage: int) -> dict[str, Any]:

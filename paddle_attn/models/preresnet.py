@@ -26,7 +26,7 @@ class PreBasicBlock(nn.Layer):
     A shortcut that changes the shape is a 1x1 convolution of the block's input, as in the SimAM repository.
     """
 
-    slots = ("post_bn", "post_add", "stage")  # no pre_bn: the 3x3 convolution ends the branch
+    slots = ("post_bn", "post_add", "inner", "stage")  # no pre_bn: the 3x3 convolution ends the branch
     expansion = 1
     dropout_rate = 0.0
     activates_shortcut = False
@@ -40,7 +40,7 @@ class PreBasicBlock(nn.Layer):
         self.conv2 = conv(width, width, 3)
         self.downsample = conv(in_channels, width, 1, stride) if stride != 1 or in_channels != width else None
         self.slot = placement.slot
-        self.attn = placement.make(width) if self.slot in ("post_bn", "post_add") else None
+        self.attn = placement.make(width) if self.slot in ("post_bn", "post_add", "inner") else None
 
     def forward(self, x: Tensor) -> Tensor:
         activated = batch_norm(self.bn1, x, activation=F.relu)
@@ -49,6 +49,8 @@ class PreBasicBlock(nn.Layer):
         )
         x = self.conv1(activated)
         x = self.dropout(batch_norm(self.bn2, x, activation=F.relu))
+        if self.slot == "inner":
+            x = self.attn(x)
         x = self.conv2(x)
         if self.slot == "post_bn":
             x = self.attn(x)
@@ -68,7 +70,7 @@ class WideBasicBlock(PreBasicBlock):
 class PreBottleneckBlock(nn.Layer):
     """The same with 1x1, 3x3 and 1x1 convolutions: `[N, in, H, W] -> [N, 4 * width, H/stride, W/stride]`."""
 
-    slots = ("pre_bn", "post_bn", "post_add", "stage")
+    slots = ("pre_bn", "post_bn", "post_add", "inner", "stage")
     expansion = 4
 
     def __init__(self, in_channels: int, width: int, stride: int, placement: Placement):
@@ -84,8 +86,8 @@ class PreBottleneckBlock(nn.Layer):
             conv(in_channels, out_channels, 1, stride) if stride != 1 or in_channels != out_channels else None
         )
         self.slot = placement.slot
-        if self.slot in ("pre_bn", "post_bn", "post_add"):
-            self.attn = placement.make(width if self.slot == "pre_bn" else out_channels)
+        if self.slot in ("pre_bn", "post_bn", "post_add", "inner"):
+            self.attn = placement.make(width if self.slot in ("pre_bn", "inner") else out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -93,7 +95,10 @@ class PreBottleneckBlock(nn.Layer):
         x = self.conv2(batch_norm(self.bn2, x, activation=F.relu))
         if self.slot == "pre_bn":
             x = self.attn(x)
-        x = self.conv3(batch_norm(self.bn3, x, activation=F.relu))
+        x = batch_norm(self.bn3, x, activation=F.relu)
+        if self.slot == "inner":
+            x = self.attn(x)
+        x = self.conv3(x)
         if self.slot == "post_bn":
             x = self.attn(x)
         x = x + shortcut

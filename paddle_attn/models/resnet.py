@@ -46,7 +46,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
 class BasicBlock(nn.Layer):
     """Two 3x3 convolutions and a shortcut: `[N, in, H, W] -> [N, width, H/stride, W/stride]`."""
 
-    slots = ("pre_bn", "post_bn", "post_add", "stage")
+    slots = ("pre_bn", "post_bn", "post_add", "inner", "stage")
     expansion = 1
 
     def __init__(
@@ -66,11 +66,14 @@ class BasicBlock(nn.Layer):
         self.bn2 = BatchNorm2D(width)
         self.downsample = downsample
         self.slot = placement.slot
-        self.attn = placement.make(width) if self.slot in ("pre_bn", "post_bn", "post_add") else None
+        in_block = self.slot in ("pre_bn", "post_bn", "post_add", "inner")
+        self.attn = placement.make(width) if in_block else None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = batch_norm(self.bn1, self.conv1(x), activation=F.relu)
+        if self.slot == "inner":
+            x = self.attn(x)
         x = self.conv2(x)
         if self.slot == "pre_bn":
             x = self.attn(x)
@@ -84,7 +87,7 @@ class BasicBlock(nn.Layer):
 class BottleneckBlock(nn.Layer):
     """1x1, 3x3, 1x1 convolutions and a shortcut: `[N, in, H, W] -> [N, 4 * width, H/stride, W/stride]`."""
 
-    slots = ("pre_bn", "post_bn", "post_add", "stage", "unit")
+    slots = ("pre_bn", "post_bn", "post_add", "inner", "stage", "unit")
     expansion = 4
 
     def __init__(
@@ -111,8 +114,8 @@ class BottleneckBlock(nn.Layer):
         self.conv3 = conv(inner, out_channels, 1)
         self.bn3 = BatchNorm2D(out_channels)
         self.downsample = downsample
-        if self.slot in ("pre_bn", "post_bn", "post_add"):
-            self.attn = placement.make(inner if self.slot == "pre_bn" else out_channels)
+        if self.slot in ("pre_bn", "post_bn", "post_add", "inner"):
+            self.attn = placement.make(inner if self.slot in ("pre_bn", "inner") else out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -124,6 +127,8 @@ class BottleneckBlock(nn.Layer):
             if self.slot == "pre_bn":
                 x = self.attn(x)
             x = batch_norm(self.bn2, x, activation=F.relu)
+        if self.slot == "inner":
+            x = self.attn(x)
         x = self.conv3(x)
         if self.slot == "post_bn":
             return F.relu(self.attn(self.bn3(x)) + shortcut)

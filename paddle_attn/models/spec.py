@@ -27,7 +27,17 @@ class ModelSpec:
     std: tuple[float, float, float] = IMAGENET_STD
     num_classes: int = 1000
     feature_strides: tuple[int, ...] = (4, 8, 16, 32)  # of the maps from `forward_features`
+    stage_strides: tuple[int, ...] | None = None  # of the maps in each stage; None: `feature_strides`
     pretrained: tuple[str, str] | None = None  # address and MD5 of Paddle's ImageNet weights
+
+    @property
+    def stage_sides(self) -> list[int]:
+        """The side of the maps in each stage, in px, at the input size of the published training.
+
+        A spec with fewer strides than stages has the last one in the others.
+        """
+        strides = self.stage_strides or self.feature_strides
+        return [self.input_size // strides[min(stage, len(strides) - 1)] for stage in range(self.stages)]
 
 
 CifarSpec = partial(

@@ -114,6 +114,7 @@ MODELS: dict[str, ModelSpec] = {
         TowerNet,
         slots=("post_pool",),
         default_slot="post_pool",
+        stage_strides=(16, 32, 64, 128),
         input_size=256,
         min_size=MIN_SIZE,
         mean=MEAN,

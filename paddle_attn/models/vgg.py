@@ -85,6 +85,7 @@ MODELS: dict[str, ModelSpec] = {
         slots=("pre_pool",),
         default_slot="pre_pool",
         stages=len(VGG19_STAGES),
+        stage_strides=(1, 2, 4, 8, 16),
         pretrained=model_urls["vgg19"],
     ),
 }

@@ -25,7 +25,8 @@ def is_torch_style(keys: Collection[str]) -> bool:
 def paddle_keys(keys: Collection[str], net: nn.Layer) -> dict[str, str]:
     """The network's name for each name in a PyTorch state dict: `{theirs: ours}`.
 
-    Drops `num_batches_tracked`, which Paddle lacks, and keeps every name that the network already has.
+    Drops `num_batches_tracked`, which Paddle lacks, and names that become empty. Keeps every name that the
+    network already has.
 
     Args:
         keys: PyTorch's names.
@@ -41,7 +42,7 @@ def paddle_keys(keys: Collection[str], net: nn.Layer) -> dict[str, str]:
             continue
         ours = renamed(theirs.removeprefix("module."), STATISTICS)
         found[theirs] = ours if ours in own else renamed(ours, rules)
-    return found
+    return {theirs: ours for theirs, ours in found.items() if ours}
 
 
 def renamed(key: str, rules: Collection[tuple[str, str]]) -> str:

@@ -47,7 +47,7 @@ def test_every_module_of_the_page_is_within_its_tolerances(case: Case, file: Pat
 
 def test_an_attention_without_tensors_needs_no_entry(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(ATTENTION, "own", SqueezeExcite)
-    assert "| `own` | no author's code | | | | | |" in fidelity.module_section(COMMITTED)
+    assert "| `own` | no author's code | | | | | | | |" in fidelity.module_section(COMMITTED)
 
 
 def test_every_deviation_changes_the_output():

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 import pytest
-from helpers import golden_file, smaller_kwargs
+from helpers import EXPECTED, golden_file, smaller_kwargs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle.static import InputSpec
@@ -18,7 +19,7 @@ from paddle.static import InputSpec
 from paddle_attn import attention, create_attention, list_attention, ops
 from paddle_attn.attention import ATTENTION, Attention, SqueezeExcite, build
 from paddle_attn.errors import UserError
-from reference.compare import Case, module_cases, module_differences, tolerance
+from reference.compare import Case, is_statistic, module_cases, module_differences, tolerance
 
 CASES = [(case, shape) for case in module_cases() for shape in case.maps]
 
@@ -40,9 +41,11 @@ def test_agrees_with_the_authors_code(case: Case, shape: str, form: str, mode: s
     file = golden_file(case.file(shape))
     with ops.using(form):
         found = module_differences(file, case, mode)
-    attn = case.create(channels=64)
-    assert len(found) == 2 + sum(not parameter.stop_gradient for parameter in attn.parameters())
-    batch_norm = any(key.endswith("_mean") for key in attn.state_dict())
+    attn = case.create(channels=int(shape.split("x")[1]))
+    statistics = [key for key in attn.state_dict() if is_statistic(key)]
+    compared = statistics if mode == "train" and case.of_largest else []
+    assert len(found) == 2 + sum(not parameter.stop_gradient for parameter in attn.parameters()) + len(compared)
+    batch_norm = bool(statistics)
     for what, difference in found.items():
         assert difference <= tolerance(case, mode, what, batch_norm), what
 
@@ -69,7 +72,10 @@ def test_output_is_the_input_times_the_gate(name: str, kwargs: dict):
     except ValueError as error:
         pytest.skip(str(error))  # an additive module has no gate
     assert paddle.broadcast_shape(gate.shape, x.shape) == x.shape
-    np.testing.assert_allclose((x * gate).numpy(), attn(x).numpy(), rtol=1e-5, atol=1e-6)
+    product = x * gate
+    if EXPECTED.get(name, {}).get("interleaves_halves"):
+        product = F.channel_shuffle(product, 2)
+    np.testing.assert_allclose(product.numpy(), attn(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +88,7 @@ def test_output_is_the_input_times_the_gate(name: str, kwargs: dict):
         ("sge", 0, 1),
         ("simam", sigmoid(0.5) - 1e-6, 1),
         ("srm", 0, 1),
+        *((name, *expected["gate"]) for name, expected in EXPECTED.items() if "gate" in expected),
     ],
 )
 def test_the_gate_lies_in_the_papers_range(name: str, lowest: float, highest: float):
@@ -155,7 +162,10 @@ def test_gc_starts_as_the_identity_and_has_no_gate_when_it_adds():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("name", ["simam", "sge"])
+@pytest.mark.parametrize(
+    "name",
+    ["simam", "sge", *(name for name, expected in EXPECTED.items() if expected.get("half_in_float32"))],
+)
 def test_half_precision_is_computed_in_float32(name: str, dtype: str):
     attn = make(name)
     x = (paddle.randn([2, 32, 9, 9]) * 200).astype(dtype)  # the sum of squares overflows float16
@@ -189,7 +199,7 @@ def test_exported_with_dynamic_batch_height_and_width(name: str, tmp_path: Path)
         np.testing.assert_allclose(loaded(x).numpy(), plain(x).numpy(), rtol=1e-5, atol=1e-6)
 
 
-# elementwise operations for one image of 4 x 6 px: 32 channels make 768 elements of a map
+# elementwise operations for one image of 4 x 6 px: 32 channels make 768 elements of a map; else in EXPECTED
 MACS = {
     "bam": 5 * 768 + 6 * 2 * 24,  # three norms and ReLUs on 2 hidden channels
     "cbam": 3 * 768 + 2 * 32 + 3 * 768 + 2 * 24,
@@ -206,6 +216,11 @@ MACS = {
 def test_elementwise_work_is_the_count_by_hand(name: str):
     kwargs = {"groups": 8} if name == "sge" else {}
     assert create_attention(name, 32, **kwargs).macs(4, 6) == MACS[name]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_elementwise_work_is_the_expected_count(name: str):
+    assert make(name).macs(4, 6) == sum(EXPECTED[name]["macs_of_32x4x6"].values())
 
 
 @pytest.mark.parametrize("name", list_attention())
@@ -256,6 +271,11 @@ def test_list_attention_takes_a_pattern():
         ("bam", 32, {"dilation": 2**40}, ["dilation must be from 1 to 64", str(2**40)]),
         ("se", 2**40, {}, ["channels must be a whole number from 1 to 65536"]),
         ("gc", 32, {"ratio": float("inf")}, ["ratio must be from"]),
+        *(
+            (name, *error)
+            for name, expected in EXPECTED.items()
+            for error in expected.get("errors", [])
+        ),
     ],
 )
 def test_errors_state_what_was_expected_and_found(name: str, channels: int, kwargs: dict, words: list[str]):
@@ -269,5 +289,5 @@ def test_errors_state_what_was_expected_and_found(name: str, channels: int, kwar
 @pytest.mark.parametrize("shape", [[64, 8, 8], [2, 64, 8], [2, 64], [1, 2, 64, 8, 8]])
 def test_a_tensor_of_other_than_four_dimensions_is_one_sentence(name: str, shape: list[int]):
     with pytest.raises(UserError) as error:
-        create_attention(name, 64)(paddle.zeros(shape))
-    assert f"takes a tensor [N, 64, H, W], found the shape {shape}" in str(error.value)
+        create_attention(name, 128)(paddle.zeros(shape))
+    assert f"takes a tensor [N, 128, H, W], found the shape {shape}" in str(error.value)

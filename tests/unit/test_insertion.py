@@ -67,8 +67,8 @@ def test_an_inserted_attention_computes_the_same_as_alone(name: str):
     class Net(paddle.nn.Layer):
         def __init__(self):
             super().__init__()
-            self.body = paddle.nn.Conv2D(3, 64, 3)
-            self.head = paddle.nn.Linear(64, 2)
+            self.body = paddle.nn.Conv2D(3, 128, 3)  # as wide as the defaults of every module need
+            self.head = paddle.nn.Linear(128, 2)
 
         def forward(self, x):
             return self.head(self.body(x).mean([2, 3]))

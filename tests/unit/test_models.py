@@ -11,7 +11,7 @@ import re
 import numpy as np
 import paddle
 import pytest
-from helpers import COMMITTED, GOLDEN, fits, golden_file, kwargs_for
+from helpers import COMMITTED, EXPECTED, GOLDEN, fits, golden_file, is_quick, kwargs_for
 from paddle.vision import models as paddle_models
 
 from paddle_attn import create_model, list_attention, list_models, load_weights, model_spec, models
@@ -65,6 +65,11 @@ COUNTS = [
     ("srm", {}, (11_697_192, 21_812_776, 25_617_448, 44_679_208, 25_089_320, 3_510_888)),
     ("gc", {}, (11_780_760, 21_963_132, 28_105_032, 49_363_481, 27_576_904, 3_536_592)),
     ("bam", {}, (11_712_503, 21_820_663, 25_915_099, 44_907_227, 25_386_971, None)),
+    *(
+        (name, kwargs, [counts.get(model) for model in COUNTED])
+        for name, expected in EXPECTED.items()
+        for kwargs, counts in expected.get("parameters", [])
+    ),
 ]
 
 
@@ -173,9 +178,12 @@ def goes_forward_backward(model: str, attn: str | None) -> None:
     assert not [part for part, found in learns.items() if not found and not part.endswith("bias")]
 
 
+COMBINATIONS = [(model, attn) for model in list_models() for attn in ALL if fits(model, attn)]
+
+
 @pytest.mark.parametrize(
     ("model", "attn"),
-    [(model, attn) for model in SMALL for attn in ALL if fits(model, attn)] + [("vgg19", "cbam")],
+    [pair for pair in COMBINATIONS if pair[0] in SMALL and is_quick(*pair)] + [("vgg19", "cbam")],
 )
 def test_a_small_model_learns_under_every_attention(model: str, attn: str | None):
     goes_forward_backward(model, attn)
@@ -183,9 +191,9 @@ def test_a_small_model_learns_under_every_attention(model: str, attn: str | None
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "attn"), [(model, attn) for model in sorted(LARGE) for attn in ALL if fits(model, attn)]
+    ("model", "attn"), [pair for pair in COMBINATIONS if pair[0] in LARGE or not is_quick(*pair)]
 )
-def test_a_large_model_learns_under_every_attention(model: str, attn: str | None):
+def test_every_other_model_learns_under_every_attention(model: str, attn: str | None):
     goes_forward_backward(model, attn)
 
 
@@ -234,6 +242,7 @@ PLACES = {
     "simam": ("pre_bn", "pre_bn", "post_bn", "pre_bn", "pre_bn", "pre_pool", "post_pool"),
     "sk": (None, "unit", None, None, None, None, None),
     "srm": ("post_bn", "post_bn", "post_bn", "post_bn", "post_bn", "pre_pool", "post_pool"),
+    **{name: tuple(expected["places"]) for name, expected in EXPECTED.items()},
 }
 
 
@@ -342,7 +351,7 @@ def test_list_models_takes_a_pattern():
             {"name": "resnet18", "attn": "se", "attn_pos": "front"},
             [
                 "unknown attention position for this network 'front'",
-                "paper, post_add, post_bn, pre_bn, stage",
+                "inner, paper, post_add, post_bn, pre_bn, stage",
             ],
         ),
         ({"name": "resnet18", "attn_kwargs": {"groups": 8}}, ["needs an attention"]),
