@@ -37,7 +37,9 @@ class Case:
         default_factory=dict
     )  # {'train/cfc': 2e-3}: other than the usual ones
     reason: str = ""  # why the case has tolerances of its own
-    zero: tuple[str, ...] = ()  # gradients that are 0 in theory, such as 'train/conv1.bias': compared absolutely
+    zero: tuple[
+        str, ...
+    ] = ()  # gradients that are 0 in theory, such as 'train/conv1.bias': compared absolutely
     of_largest: bool = False  # differences are relative to the largest value, not to 1 + |y|
 
     def file(self, shape: str) -> str:
@@ -125,7 +127,7 @@ def _in_paddles_form(
     before: dict[str, np.ndarray],
     counts: dict[str, tuple[nn.Layer, list[int]]],
 ) -> dict[str, np.ndarray]:
-    """PyTorch's running statistics after a step as Paddle computes them: it divides by n, PyTorch by n - 1."""
+    """PyTorch's running statistics after a step as Paddle has them: it divides by n, PyTorch by n - 1."""
     converted = dict(statistics)
     for name, (layer, samples) in counts.items():
         key = f"{name}._variance"

@@ -61,10 +61,10 @@ HEAD = """\
 PyTorch code computes in float32: tensors for the modules, logits for whole networks with prescribed weights
 (`reference/golden`). A difference is shown as the bound that it stays below. The tests allow
 1e-5 · (1 + |y|) for outputs and 1e-4 · (1 + |g|) for gradients, ten times as much in train mode for modules
-with batch norm, and 1e-3 of the largest logit. Where the table says "largest value", they allow 1e-5 of it for
-outputs, input gradients and running statistics after a training step, and 1e-4 for parameter gradients, in both
-modes. This page compares the reference forms of the operators; the tests compare the fused forms with the same
-tensors.
+with batch norm, and 1e-3 of the largest logit. Where the table says "largest value", they allow 1e-5 of it
+for outputs, input gradients and running statistics after a training step, and 1e-4 for parameter gradients,
+in both modes. This page compares the reference forms of the operators; the tests compare the fused forms with
+the same tensors.
 """
 
 
@@ -101,7 +101,7 @@ def network_section(golden: Path) -> list[str]:
     ]
     for model in list_models():
         if model in compared:
-            found = {attn: _bound(network_difference(golden, model, attn)) for attn in compared[model]}
+            found = {attn: bound(network_difference(golden, model, attn)) for attn in compared[model]}
         else:
             found = _other_comparison(golden, model, list(compared))
         untested = [attn for name, attn in published if name == model and attn not in found]
@@ -159,8 +159,8 @@ def _module_rows(golden: Path, case: Case) -> list[str]:
             rows.append(
                 f"| `{case.attention}` | {case.name} | {shape} | {mode} "
                 f"| {'largest value' if case.of_largest else '1 + abs(y)'} "
-                f"| {_bound(output)} | {_bound(gradient)} | {_bound(max(others, default=0.0))} "
-                f"| {_bound(max(statistics)) if statistics else ''} |"
+                f"| {bound(output)} | {bound(gradient)} | {bound(max(others, default=0.0))} "
+                f"| {bound(max(statistics)) if statistics else ''} |"
             )
     return rows
 
@@ -180,10 +180,10 @@ def _other_comparison(golden: Path, model: str, compared: list[str]) -> dict[str
     notebook = notebook_file(golden, model)
     if notebook:
         attn = notebook.stem.split("-")[1]
-        return {attn: f"{_bound(notebook_difference(notebook))}, compared with the notebook's own network"}
+        return {attn: f"{bound(notebook_difference(notebook))}, compared with the notebook's own network"}
     if hasattr(paddle.vision.models, model):
         return {
-            "none": f"{_bound(paddle_difference(model))}, "
+            "none": f"{bound(paddle_difference(model))}, "
             f"compared with paddle.vision.models.{model} with the same weights"
         }
     same = next((other for other in compared if _layer_types(other) == _layer_types(model)), None)
@@ -194,5 +194,6 @@ def _layer_types(model: str) -> set[type[nn.Layer]]:
     return {type(layer) for layer in create_model(model).sublayers(include_self=True)}
 
 
-def _bound(value: float) -> str:
+def bound(value: float) -> str:
+    """A difference as the smallest of `BOUNDS` that it stays below, as text."""
     return next((f"< {bound:g}" for bound in BOUNDS if value < bound), f"{value:.0e}")

@@ -96,12 +96,15 @@ COMBINATIONS = [
 QUICK = [
     pair
     for pair in COMBINATIONS
-    if is_quick(*pair) and (pair[1] not in (None, "simam") or pair[0] in ("mobilenet_v2", "resnet18", "towernet"))
+    if is_quick(*pair)
+    and (pair[1] not in (None, "simam") or pair[0] in ("mobilenet_v2", "resnet18", "towernet"))
 ]
 
 
 @pytest.mark.parametrize(("model", "attn"), QUICK)
-def test_every_attention_exports_with_dynamic_sizes_in_one_family(model: str, attn: str | None, tmp_path: Path):
+def test_every_attention_exports_with_dynamic_sizes_in_one_family(
+    model: str, attn: str | None, tmp_path: Path
+):
     check_dynamic_export(model, attn, tmp_path / "out")
 
 

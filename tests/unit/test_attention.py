@@ -44,7 +44,9 @@ def test_agrees_with_the_authors_code(case: Case, shape: str, form: str, mode: s
     attn = case.create(channels=int(shape.split("x")[1]))
     statistics = [key for key in attn.state_dict() if is_statistic(key)]
     compared = statistics if mode == "train" and case.of_largest else []
-    assert len(found) == 2 + sum(not parameter.stop_gradient for parameter in attn.parameters()) + len(compared)
+    assert len(found) == 2 + sum(not parameter.stop_gradient for parameter in attn.parameters()) + len(
+        compared
+    )
     batch_norm = bool(statistics)
     for what, difference in found.items():
         assert difference <= tolerance(case, mode, what, batch_norm), what
@@ -271,11 +273,7 @@ def test_list_attention_takes_a_pattern():
         ("bam", 32, {"dilation": 2**40}, ["dilation must be from 1 to 64", str(2**40)]),
         ("se", 2**40, {}, ["channels must be a whole number from 1 to 65536"]),
         ("gc", 32, {"ratio": float("inf")}, ["ratio must be from"]),
-        *(
-            (name, *error)
-            for name, expected in EXPECTED.items()
-            for error in expected.get("errors", [])
-        ),
+        *((name, *error) for name, expected in EXPECTED.items() for error in expected.get("errors", [])),
     ],
 )
 def test_errors_state_what_was_expected_and_found(name: str, channels: int, kwargs: dict, words: list[str]):
