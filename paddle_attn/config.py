@@ -73,7 +73,7 @@ class ModelConfig(Section):
     section = "model"
 
     name: str = "towernet"  # one of paddle_attn.list_models()
-    attn: str | None = None  # one of paddle_attn.list_attention(), or 'sk' in bottlenecks; null: none
+    attn: str | None = None  # one of paddle_attn.list_attention(); null: none
     attn_kwargs: dict[str, Any] = field(default_factory=dict)  # its arguments, such as {e_lambda: 0.1}
     attn_pos: str = "paper"  # 'paper': where its authors put it; or 'pre_bn', 'post_bn', 'post_add', 'stage'
     num_classes: int | None = option(None, low=1, high=10**6)  # null: as many as the data has

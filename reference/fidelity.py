@@ -75,7 +75,7 @@ def module_section(golden: Path) -> list[str]:
         "| running statistics |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in list_attention():
+    for name in [name for name in list_attention() if name not in REPLACEMENTS]:
         rows = [row for case in cases if case.attention == name for row in _module_rows(golden, case)]
         lines += rows or [f"| `{name}` | no author's code | | | | | | | |"]
     for name in REPLACEMENTS:

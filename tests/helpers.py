@@ -133,9 +133,8 @@ SMALLER = {"groups": 8, "reduction": 4}  # attention arguments for narrow networ
 def smaller_kwargs(attn: str) -> dict:
     """The attention's own ones among `SMALLER`, and what its expectations add."""
     from paddle_attn.attention import ATTENTION
-    from paddle_attn.models.placement import REPLACEMENTS
 
-    accepted = inspect.signature((ATTENTION | REPLACEMENTS)[attn]).parameters
+    accepted = inspect.signature(ATTENTION[attn]).parameters
     common = {key: value for key, value in SMALLER.items() if key in accepted}
     return common | EXPECTED.get(attn, {}).get("narrow", {})
 
@@ -170,11 +169,10 @@ def is_quick(model: str, attn: str | None) -> bool:
     """
     from paddle_attn import model_spec
     from paddle_attn.attention import ATTENTION
-    from paddle_attn.models.placement import REPLACEMENTS
 
     if attn in (None, "simam"):
         return True
-    slot = (ATTENTION | REPLACEMENTS)[attn].paper_slot
+    slot = ATTENTION[attn].paper_slot
     families = ("cifar_resnet20", "cifar_mobilenetv2", "resnet50", "cifar_preresnet20")
     chosen = next((family for family in families if slot in model_spec(family).slots), families[0])
     return model == chosen

@@ -28,13 +28,13 @@ ATTENTION: dict[str, type[Attention]] = {
     "se": SqueezeExcite,
     "sge": SpatialGroupEnhance,
     "simam": SimAM,
+    "sk": SelectiveKernel,
     "srm": SRM,
 }
 
 __all__ = [
     "ATTENTION",
     "Attention",
-    "SelectiveKernel",
     "create_attention",
     "list_attention",
     *(module.__name__ for module in ATTENTION.values()),
@@ -42,7 +42,10 @@ __all__ = [
 
 
 def list_attention(pattern: str = "*") -> list[str]:
-    """The names that `create_attention` takes, sorted; `pattern` is a glob."""
+    """The names that `create_attention` takes, sorted; `pattern` is a glob.
+
+    `ATTENTION[name].needs` is what a module needs, such as a number of channels; empty when every map fits.
+    """
     return sorted(fnmatch.filter(ATTENTION, pattern))
 
 

@@ -31,6 +31,7 @@ class BAM(Attention):
     """
 
     paper_slot = "stage"
+    needs = "at least `reduction` channels, 16"
     torch_names = (
         (r"^bam(\d)\.", r"attn.\1."),
         (r"\bchannel_att\.gate_c\.gate_c_fc_0\.", "channel_gate.0."),

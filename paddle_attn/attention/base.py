@@ -7,12 +7,16 @@ from typing import Any, ClassVar
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.regularizer import L2Decay
 
 from .. import ops
 from ..errors import UserError
 
 MAX_CHANNELS = 65_536  # the widest published maps have some thousands
 HALF = (paddle.float16, paddle.bfloat16)  # the types of AMP training
+NO_DECAY = L2Decay(
+    0.0
+)  # as a parameter's own regulariser it overrides the weight decay of every optimiser here
 
 
 class Attention(nn.Layer):
@@ -21,9 +25,12 @@ class Attention(nn.Layer):
     Raises: UserError when its input has not four dimensions.
 
     A subclass takes `channels` first and everything else by keyword. It defines `gate` and `macs`, and may
-    set two attributes:
+    set attributes:
 
-    - `paper_slot`: where its authors put it, a slot of `models/placement.py`.
+    - `paper_slot`: where its authors put it, a slot of `models/placement.py`. `paper_stages` are the stages
+      that get one, counted from 1, None for all; `paper_every` is 2 when only every second block does.
+    - `needs`: what its input or its network must have, in a few words; empty when every map fits.
+    - `flow`: its data flow, from which `tools/drawings.py` draws it (`plotting/flow.py` has the notation).
     - `torch_names`: the authors' names for its place and its parameters, as `(regular expression, our
       replacement)`. They are applied in order to the names in a PyTorch checkpoint; a tensor whose name
       becomes empty is dropped. In our networks, an attention is the sublayer `attn`.
@@ -32,6 +39,10 @@ class Attention(nn.Layer):
     """
 
     paper_slot: ClassVar[str] = "post_bn"
+    paper_stages: ClassVar[tuple[int, ...] | None] = None
+    paper_every: ClassVar[int] = 1
+    needs: ClassVar[str] = ""
+    flow: ClassVar[str] = ""
     torch_names: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init__(self, channels: int):

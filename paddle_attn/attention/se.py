@@ -31,6 +31,7 @@ class SqueezeExcite(Attention):
     Raises: ValueError when reduction leaves no hidden unit.
     """
 
+    needs = "at least `reduction` channels, 16"
     torch_names = ((r"\.se\.", ".attn."),)
 
     def __init__(self, channels: int, *, reduction: int = 16, bias: bool = False):

@@ -9,10 +9,12 @@ from __future__ import annotations
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
+from ..errors import UserError
+from .base import Attention
 from .se import hidden_width
 
 
-class SelectiveKernel(nn.Layer):
+class SelectiveKernel(Attention):
     """Replaces a bottleneck's 3x3 convolution with its batch norm and ReLU.
 
     The branches are a dense and a grouped 3x3 convolution, each with batch norm and ReLU. The global average
@@ -31,6 +33,7 @@ class SelectiveKernel(nn.Layer):
     """
 
     paper_slot = "unit"
+    needs = "a bottleneck, whose 3×3 convolution it replaces; channels in multiples of `groups`, 32"
     torch_names = (
         (r"\.conv2\.", ".unit.conv."),
         (r"\.bn2\.", ".unit.bn."),
@@ -42,13 +45,13 @@ class SelectiveKernel(nn.Layer):
     )
 
     def __init__(self, channels: int, *, stride: int = 1, groups: int = 32, reduction: int = 16):
-        super().__init__()
+        super().__init__(channels)
         if groups < 1 or channels % groups:
             raise ValueError(
                 f"groups must divide channels: expected a divisor of {channels} channels, found {groups}"
             )
         hidden = hidden_width(channels, reduction)
-        self.channels, self.stride = channels, stride
+        self.stride = stride
         self.conv = nn.Conv2D(channels, channels, 3, stride, 1, bias_attr=False)
         self.bn = nn.BatchNorm2D(channels)
         self.conv_grouped = nn.Conv2D(channels, channels, 3, stride, 1, groups=groups, bias_attr=False)
@@ -64,6 +67,9 @@ class SelectiveKernel(nn.Layer):
         scores = self.select(F.relu(self.squeeze_bn(self.squeeze(summary))))
         weights = F.softmax(scores.reshape([0, 2, -1, 1, 1]), axis=1)
         return dense * weights[:, 0] + grouped * weights[:, 1]
+
+    def gate(self, x: Tensor) -> Tensor:
+        raise UserError("SK replaces a convolution and has no gate: expected another attention")
 
     def macs(self, height: int, width: int) -> int:
         """Elementwise work for one image of this height and width, without the convolutions inside."""

@@ -9,11 +9,8 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
-from paddle.regularizer import L2Decay
 
-from .base import Attention, at_least_one, spatial_size
-
-NO_DECAY = L2Decay(0.0)  # a parameter's own regulariser overrides the optimiser's weight decay
+from .base import NO_DECAY, Attention, at_least_one, spatial_size
 
 
 class SRM(Attention):

@@ -50,10 +50,10 @@ def create_model(
 
     Args:
         name: one of `list_models()`.
-        attn: one of `list_attention()`, 'sk' for networks of bottlenecks, or None.
+        attn: one of `list_attention()`, or None.
         attn_kwargs: the attention's own arguments, such as `{'e_lambda': 0.1}`. A list gives one value for
             each stage, as in ECA's released `{'k_size': [3, 5, 7, 7]}`; `'stages'` lists the stages that get
-            one, as in GC's `{'stages': [2, 3, 4]}`.
+            one, as in GC's `{'stages': [2, 3, 4]}`; `'every': 2` gives one to every second block of them.
         attn_pos: 'paper', the slot that its authors chose, or one of `model_spec(name).slots`.
         num_classes: of the classifier; None is the published number (1000; 10 for CIFAR's networks, 16 for
             towernet).

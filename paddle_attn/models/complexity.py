@@ -9,12 +9,10 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from ..attention import Attention, list_attention
+from ..attention import ATTENTION, Attention, list_attention
 from . import create_model, list_models, model_spec
 from .dry_run import dry_run
-from .placement import REPLACEMENTS
 
-ATTENTIONS = (Attention, *REPLACEMENTS.values())
 WITH_PRODUCTS = (nn.Conv1D, nn.Conv2D, nn.Linear)
 
 
@@ -46,18 +44,18 @@ def profile(net: nn.Layer, size: int = 224) -> Profile:
     published tables. The network is left unchanged.
     """
     layers = net.sublayers(include_self=True)
-    attentions = [layer for layer in layers if isinstance(layer, ATTENTIONS)]
+    attentions = [layer for layer in layers if isinstance(layer, Attention)]
     inside = {id(layer) for attention in attentions for layer in attention.sublayers(include_self=True)}
     macs = {True: 0, False: 0}  # by whether a layer belongs to an attention
 
     def count(layer: nn.Layer, inputs: tuple, output: paddle.Tensor) -> None:
-        if isinstance(layer, ATTENTIONS):
+        if isinstance(layer, Attention):
             cost = layer.macs(*inputs[0].shape[2:])
         else:
             cost = _products(layer, output)
         macs[id(layer) in inside] += cost
 
-    dry_run(net, size, [layer for layer in layers if isinstance(layer, (*ATTENTIONS, *WITH_PRODUCTS))], count)
+    dry_run(net, size, [layer for layer in layers if isinstance(layer, (Attention, *WITH_PRODUCTS))], count)
     return Profile(
         params=trainable_params(net),
         macs=macs[True] + macs[False],
@@ -73,7 +71,8 @@ def trainable_params(net: nn.Layer) -> int:
 
 
 def tables(progress: Callable[[str], object]) -> str:
-    """Two tables in Markdown: every model without attention, and what each attention adds to a ResNet-50.
+    """Three tables in Markdown: every model without attention, what each attention adds to a ResNet-50, and
+    what those need that do not take every map.
 
     `progress` receives each network's name before it is counted, which takes about a second.
     """
@@ -88,13 +87,13 @@ def tables(progress: Callable[[str], object]) -> str:
         )
     base = profile(create_model("resnet50"))
     lines += ["", "| resnet50 with | places | + parameters | + GMACs |", "|---|---|---|---|"]
-    for attn in [*list_attention(), *REPLACEMENTS]:
+    for attn in list_attention():
         progress(f"resnet50 with {attn}")
         found = profile(create_model("resnet50", attn))
         params, macs = found.params - base.params, found.macs - base.macs
         lines.append(f"| `{attn}` | {found.attn_sites} | {params:,} | {macs / 1e9:.4f} |")
-    replacing = ", ".join(f"`{attn}`" for attn in REPLACEMENTS)
-    lines += ["", f"{replacing} replaces a convolution, so `list_attention()` does not list it."]
+    lines += ["", "| attention | needs |", "|---|---|"]
+    lines += [f"| `{attn}` | {ATTENTION[attn].needs} |" for attn in list_attention() if ATTENTION[attn].needs]
     return "\n".join(lines)
 
 

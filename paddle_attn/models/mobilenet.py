@@ -164,7 +164,7 @@ class MobileNetV2(nn.Layer):
                         out_channels,
                         stride if index == 0 else 1,
                         expansion,
-                        placement,
+                        placement.block(index),
                         small_images,
                     )
                 )

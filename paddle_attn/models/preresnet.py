@@ -152,7 +152,7 @@ class PreResNet(nn.Layer):
             blocks = []
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(block(channels, 16 * widen << stage, stride, placement))
+                blocks.append(block(channels, 16 * widen << stage, stride, placement.block(index)))
                 channels = (16 * widen << stage) * block.expansion
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
             if placement.slot == "stage" and stage + 1 < len(placements):

@@ -43,10 +43,20 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
     )
 
 
+def before_each(placement: Placement, **channels: int | None) -> nn.LayerDict:
+    """An attention in front of each convolution of a block, by the names of the convolutions that exist."""
+    return nn.LayerDict({name: placement.make(number) for name, number in channels.items() if number})
+
+
+def attend(block: nn.Layer, convolution: str, x: Tensor) -> Tensor:
+    """The attention in front of a convolution, for the slot `pre_conv`."""
+    return block.attn[convolution](x) if block.slot == "pre_conv" else x
+
+
 class BasicBlock(nn.Layer):
     """Two 3x3 convolutions and a shortcut: `[N, in, H, W] -> [N, width, H/stride, W/stride]`."""
 
-    slots = ("pre_bn", "post_bn", "post_add", "inner", "stage")
+    slots = ("pre_conv", "pre_bn", "post_bn", "post_add", "post_relu", "inner", "stage")
     expansion = 1
 
     def __init__(
@@ -66,28 +76,33 @@ class BasicBlock(nn.Layer):
         self.bn2 = BatchNorm2D(width)
         self.downsample = downsample
         self.slot = placement.slot
-        in_block = self.slot in ("pre_bn", "post_bn", "post_add", "inner")
-        self.attn = placement.make(width) if in_block else None
+        self.attn = None
+        if self.slot == "pre_conv":
+            shortcut = in_channels if downsample else None
+            self.attn = before_each(placement, downsample=shortcut, conv1=in_channels, conv2=width)
+        elif self.slot in ("pre_bn", "post_bn", "post_add", "post_relu", "inner"):
+            self.attn = placement.make(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = batch_norm(self.bn1, self.conv1(x), activation=F.relu)
+        shortcut = x if self.downsample is None else self.downsample(attend(self, "downsample", x))
+        x = batch_norm(self.bn1, self.conv1(attend(self, "conv1", x)), activation=F.relu)
         if self.slot == "inner":
             x = self.attn(x)
-        x = self.conv2(x)
+        x = self.conv2(attend(self, "conv2", x))
         if self.slot == "pre_bn":
             x = self.attn(x)
         if self.slot == "post_bn":
             return F.relu(self.attn(self.bn2(x)) + shortcut)
         if self.slot == "post_add":
             return F.relu(self.attn(batch_norm(self.bn2, x, shortcut)))
-        return batch_norm(self.bn2, x, shortcut, F.relu)
+        x = batch_norm(self.bn2, x, shortcut, F.relu)
+        return self.attn(x) if self.slot == "post_relu" else x
 
 
 class BottleneckBlock(nn.Layer):
     """1x1, 3x3, 1x1 convolutions and a shortcut: `[N, in, H, W] -> [N, 4 * width, H/stride, W/stride]`."""
 
-    slots = ("pre_bn", "post_bn", "post_add", "inner", "stage", "unit")
+    slots = ("pre_conv", "pre_bn", "post_bn", "post_add", "post_relu", "inner", "stage", "unit")
     expansion = 4
 
     def __init__(
@@ -114,27 +129,33 @@ class BottleneckBlock(nn.Layer):
         self.conv3 = conv(inner, out_channels, 1)
         self.bn3 = BatchNorm2D(out_channels)
         self.downsample = downsample
-        if self.slot in ("pre_bn", "post_bn", "post_add", "inner"):
+        if self.slot == "pre_conv":
+            shortcut = in_channels if downsample else None
+            self.attn = before_each(
+                placement, downsample=shortcut, conv1=in_channels, conv2=inner, conv3=inner
+            )
+        elif self.slot in ("pre_bn", "post_bn", "post_add", "post_relu", "inner"):
             self.attn = placement.make(inner if self.slot in ("pre_bn", "inner") else out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = batch_norm(self.bn1, self.conv1(x), activation=F.relu)
+        shortcut = x if self.downsample is None else self.downsample(attend(self, "downsample", x))
+        x = batch_norm(self.bn1, self.conv1(attend(self, "conv1", x)), activation=F.relu)
         if self.slot == "unit":
             x = self.unit(x)
         else:
-            x = self.conv2(x)
+            x = self.conv2(attend(self, "conv2", x))
             if self.slot == "pre_bn":
                 x = self.attn(x)
             x = batch_norm(self.bn2, x, activation=F.relu)
         if self.slot == "inner":
             x = self.attn(x)
-        x = self.conv3(x)
+        x = self.conv3(attend(self, "conv3", x))
         if self.slot == "post_bn":
             return F.relu(self.attn(self.bn3(x)) + shortcut)
         if self.slot == "post_add":
             return F.relu(self.attn(batch_norm(self.bn3, x, shortcut)))
-        return batch_norm(self.bn3, x, shortcut, F.relu)
+        x = batch_norm(self.bn3, x, shortcut, F.relu)
+        return self.attn(x) if self.slot == "post_relu" else x
 
 
 Block = type[BasicBlock] | type[BottleneckBlock]
@@ -178,6 +199,9 @@ class ResNet(nn.Layer):
         self.maxpool = nn.Identity() if small_images else MaxPool2D(3, stride=2, padding=1)
         self.feature_channels: list[int] = []
         self.attn = nn.LayerDict()
+        self.slot = placements[0].slot
+        if self.slot == "pre_conv":
+            self.attn["conv1"] = placements[0].make(3)
         channels = width
         for stage, (depth, placement) in enumerate(zip(depths, placements, strict=True)):
             blocks = []
@@ -189,9 +213,8 @@ class ResNet(nn.Layer):
                     downsample = nn.Sequential(
                         conv(channels, out_channels, 1, stride), BatchNorm2D(out_channels)
                     )
-                blocks.append(
-                    block(channels, width << stage, stride, downsample, groups, base_width, placement)
-                )
+                here = placement.block(index)
+                blocks.append(block(channels, width << stage, stride, downsample, groups, base_width, here))
                 channels = out_channels
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
             if placement.slot == "stage" and stage + 1 < len(depths):
@@ -202,7 +225,7 @@ class ResNet(nn.Layer):
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The map after each stage, strides 4, 8, 16 and 32; 1, 2 and 4 for small images."""
-        x = self.maxpool(batch_norm(self.bn1, self.conv1(x), activation=F.relu))
+        x = self.maxpool(batch_norm(self.bn1, self.conv1(attend(self, "conv1", x)), activation=F.relu))
         maps = []
         for stage in range(1, len(self.feature_channels) + 1):
             x = getattr(self, f"layer{stage}")(x)

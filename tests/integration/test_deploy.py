@@ -91,7 +91,7 @@ def check_dynamic_export(model: str, attn: str | None, out: Path) -> None:
 
 
 COMBINATIONS = [
-    (model, attn) for model in list_models() for attn in [None, *list_attention(), "sk"] if fits(model, attn)
+    (model, attn) for model in list_models() for attn in [None, *list_attention()] if fits(model, attn)
 ]
 QUICK = [
     pair

@@ -24,7 +24,7 @@ COMMITTED_FILES = [
 ]
 
 
-@pytest.mark.parametrize("name", [*list_attention(), *list_models(), *REPLACEMENTS])
+@pytest.mark.parametrize("name", [*list_attention(), *list_models()])
 def test_the_page_has_every_attention_and_network(name: str):
     assert f"`{name}`" in PAGE, "make the page again: python tools/fidelity.py"
 
@@ -36,7 +36,7 @@ def test_a_replacement_is_compared_in_a_network():
 def test_the_reference_and_the_published_accuracies_name_only_what_exists():
     assert {case.attention for case in module_cases()} <= set(list_attention())
     for model, attn in fidelity.published_accuracies():
-        assert model in list_models() and attn in {*list_attention(), *REPLACEMENTS, "none"}
+        assert model in list_models() and attn in {*list_attention(), "none"}
 
 
 @pytest.mark.parametrize(("case", "file"), COMMITTED_FILES)

@@ -17,7 +17,8 @@ from paddle.vision import models as paddle_models
 from paddle_attn import create_model, list_attention, list_models, load_weights, model_spec, models
 from paddle_attn.attention import ATTENTION, Attention
 from paddle_attn.models.complexity import trainable_params
-from paddle_attn.models.placement import REPLACEMENTS, find_slot, paper_slot
+from paddle_attn.models.layers import Conv2D
+from paddle_attn.models.placement import find_slot, paper_slot
 from paddle_attn.weights.protocol import Backbone
 from reference.compare import (
     entry,
@@ -37,13 +38,13 @@ LARGE = {
     *("resnet34", "resnet101", "resnet152", "resnext50_32x4d", "vgg19"),
 }
 SMALL = [name for name in list_models() if name not in LARGE]
-ALL = [None, *list_attention(), *REPLACEMENTS]
+ALL = [None, *list_attention()]
 
 
-def create_lazily(model: str, attn: str | None = None, **kwargs) -> paddle.nn.Layer:
+def create_lazily(model: str, attn: str | None = None, attn_pos: str = "paper", **kwargs) -> paddle.nn.Layer:
     """A network without memory for its parameters: enough to see names and shapes."""
     with paddle.LazyGuard():
-        return create_model(model, attn, kwargs)
+        return create_model(model, attn, kwargs, attn_pos)
 
 
 # ---- parameters
@@ -256,7 +257,7 @@ def test_every_attention_sits_where_the_papers_put_it(attn: str):
 
 def test_every_slot_that_a_module_or_a_model_names_exists():
     slots = {slot for model in list_models() for slot in model_spec(model).slots}
-    assert {module.paper_slot for module in (*ATTENTION.values(), *REPLACEMENTS.values())} <= slots
+    assert {module.paper_slot for module in ATTENTION.values()} <= slots
     for model in list_models():
         spec = model_spec(model)
         assert spec.default_slot in spec.slots and not set(spec.unpublished_slots) & set(spec.slots)
@@ -295,6 +296,29 @@ def test_attentions_get_the_channels_of_their_place():
     assert sites(create_lazily("towernet", "simam")) == {f"attn.{i}": 256 for i in range(4)}
     assert sites(create_lazily("mobilenet_v2", "simam"))["features.2.attn"] == 96
     assert sites(create_lazily("mobilenet_v2", "se"))["features.2.attn"] == 24
+
+
+def test_an_attention_can_sit_before_every_convolution():
+    block = {"conv1": 64, "conv2": 64, "conv3": 64}
+    found = sites(create_lazily("resnet50", "simam", attn_pos="pre_conv"))
+    assert found["attn.conv1"] == 3
+    assert {
+        name.removeprefix("layer1.0.attn."): n for name, n in found.items() if "layer1.0." in name
+    } == block | {"downsample": 64}
+    assert {
+        name.removeprefix("layer1.1.attn."): n for name, n in found.items() if "layer1.1." in name
+    } == block | {"conv1": 256}
+    convolutions = [
+        name for name, layer in create_lazily("resnet50").named_sublayers() if isinstance(layer, Conv2D)
+    ]
+    assert len(found) == len(convolutions)
+
+
+def test_every_second_block_of_chosen_stages_can_have_one():
+    found = sites(create_lazily("resnet50", "simam", attn_pos="post_relu", every=2, stages=[2, 3]))
+    assert found == {f"layer2.{block}.attn": 512 for block in (1, 3)} | {
+        f"layer3.{block}.attn": 1024 for block in (1, 3, 5)
+    }
 
 
 def test_stages_can_be_chosen_and_take_their_own_arguments():
@@ -351,7 +375,7 @@ def test_list_models_takes_a_pattern():
             {"name": "resnet18", "attn": "se", "attn_pos": "front"},
             [
                 "unknown attention position for this network 'front'",
-                "inner, paper, post_add, post_bn, pre_bn, stage",
+                "inner, paper, post_add, post_bn, post_relu, pre_bn, pre_conv, stage",
             ],
         ),
         ({"name": "resnet18", "attn_kwargs": {"groups": 8}}, ["needs an attention"]),
@@ -383,6 +407,10 @@ def test_list_models_takes_a_pattern():
         (
             {"name": "resnet18", "attn": "gc", "attn_kwargs": {"stages": [0, 5]}},
             ["stages must be a list of numbers from 1 to 4"],
+        ),
+        (
+            {"name": "resnet18", "attn": "se", "attn_kwargs": {"every": 0}},
+            ["every must be a whole number from 1", "0"],
         ),
         (
             {"name": "cifar_resnet20", "features_only": True},
