@@ -13,10 +13,10 @@ RUN = output/demo
 .DELETE_ON_ERROR:
 
 demo: $(STAMP) $(DEMO)/split.json
-	$(PY) tools/train.py -c configs/demo.yaml --resume
-	$(PY) tools/eval.py -c configs/demo.yaml --weights $(RUN)/best.pdparams
-	$(PY) tools/export.py -c configs/demo.yaml --weights $(RUN)/best.pdparams --out inference/demo
-	$(PY) tools/predict.py --model inference/demo --topk 3 $(foreach c,arrow heart ring star,$(DEMO)/eval/$(c)/synthetic_0001.png) --csv $(RUN)/predictions.csv
+	$(PY) -m paddle_attn train -c demo --resume
+	$(PY) -m paddle_attn eval -c demo --weights $(RUN)/best.pdparams
+	$(PY) -m paddle_attn export -c demo --weights $(RUN)/best.pdparams --out inference/demo
+	$(PY) -m paddle_attn predict --model inference/demo --topk 3 $(foreach c,arrow heart ring star,$(DEMO)/eval/$(c)/synthetic_0001.png) --csv $(RUN)/predictions.csv
 	@echo
 	@echo "Made: $(DEMO)/    the synthetic images, train/ and eval/, and split.json"
 	@echo "      $(RUN)/      best.pdparams, last.pdparams, history.csv, curves.png,"
@@ -25,7 +25,7 @@ demo: $(STAMP) $(DEMO)/split.json
 	@echo "Watch the curves with: .venv/bin/visualdl --logdir output --language en"
 
 $(DEMO)/split.json: | $(STAMP)
-	$(PY) tools/split.py --source demo --out $(DEMO)
+	$(PY) -m paddle_attn split --source demo --out $(DEMO)
 
 test: $(STAMP)
 	$(PY) -m ruff check .

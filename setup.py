@@ -18,8 +18,30 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10,<3.13",
-    packages=find_packages(include=["paddle_attn", "paddle_attn.*"]),
-    package_data={"paddle_attn.ops": ["*.h", "*/*.h", "*/*.cc"]},  # compiled on first use
+    keywords="attention SimAM SE CBAM SGE ECA convolutional-networks image-classification PaddlePaddle",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Natural Language :: Chinese (Simplified)",
+        "Natural Language :: English",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: C++",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+        "Typing :: Typed",
+    ],
+    packages=[*find_packages(include=["paddle_attn", "paddle_attn.*"]), "paddle_attn.configs"],
+    package_dir={"paddle_attn.configs": "configs"},
+    package_data={
+        "paddle_attn": ["py.typed"],
+        "paddle_attn.configs": ["*.yaml", "*/*.yaml"],
+        "paddle_attn.ops": ["*.h", "*/*.h", "*/*.cc"],  # compiled on first use
+    },
+    entry_points={"console_scripts": ["paddle-attn = paddle_attn.commands:main"]},
     install_requires=[
         "matplotlib>=3.7,<4",
         "numpy>=1.26,<2.4",  # from 2.4 on, float() of Paddle 3.3's one-element tensors fails

@@ -1,4 +1,4 @@
-"""What the command-line tools share: the config arguments, and errors as one sentence with exit code 2.
+"""What the commands share: the config arguments, and errors as one sentence with exit code 2.
 
 This module imports nothing heavy, so that `-h` answers at once.
 """
@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Iterator
@@ -54,21 +55,38 @@ class Parser(argparse.ArgumentParser):
         super().exit(status, message)
 
 
-def config_parser(description: str) -> Parser:
-    """A parser with `-c CONFIG` and `-o key=value …`."""
-    return _add_override(_add_config(Parser(description=description), required=True))
+def add_config(parser: Parser, required: bool = True, example: str = "towernet_simam") -> None:
+    """Add `-c CONFIG`, which names a config that exists or one that the package contains."""
+    default = "" if required else "; default: the config.yaml beside the weights"
+    parser.add_argument(
+        "-c",
+        "--config",
+        required=required,
+        metavar="CONFIG",
+        help=f"a YAML file, or a name that `paddle-attn configs` lists, such as {example}{default}",
+    )
 
 
-def trained_parser(description: str) -> Parser:
-    """A parser with `--weights FILE`, `-c CONFIG`, which may be omitted, and `-o key=value …`.
+def add_overrides(parser: Parser) -> None:
+    """Add `-o key=value …`."""
+    parser.add_argument(
+        "-o",
+        "--override",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="e.g. -o optim.lr=0.02 train.epochs=10",
+    )
 
-    `trained_config` reads them.
-    """
-    parser = Parser(description=description)
+
+def add_trained(parser: Parser) -> None:
+    """Add `--weights FILE`, `-c CONFIG`, which may be omitted, and `-o key=value …`; see `trained_config`."""
     parser.add_argument(
         "--weights", required=True, metavar="FILE", help="such as output/towernet_simam/best.pdparams"
     )
-    return _add_override(_add_config(parser, required=False))
+    add_config(parser, required=False)
+    add_overrides(parser)
 
 
 def trained_config(arguments: argparse.Namespace) -> Config:
@@ -78,13 +96,13 @@ def trained_config(arguments: argparse.Namespace) -> Config:
 
     Raises: UserError as `load_config` does, and without `-c` when there is no weights file or no config.
     """
-    from .config import load_config
+    from .config import find_config, load_config
 
     weights = Path(arguments.weights)
-    path = arguments.config or weights.with_name("config.yaml")
+    path = find_config(arguments.config) if arguments.config else weights.with_name("config.yaml")
     if not weights.is_file():
         raise UserError(
-            f"there is no weights file {weights}: expected one that tools/train.py wrote, "
+            f"there is no weights file {weights}: expected one that paddle-attn train wrote, "
             "such as best.pdparams"
         )
     if arguments.config is None and not path.is_file():
@@ -97,29 +115,16 @@ def trained_config(arguments: argparse.Namespace) -> Config:
     return replace(config, train=replace(config.train, output=str(weights.parent)))
 
 
-def _add_config(parser: Parser, required: bool) -> Parser:
-    default = "" if required else "; default: the config.yaml beside the weights"
-    parser.add_argument(
-        "-c",
-        "--config",
-        required=required,
-        metavar="YAML",
-        help=f"the config, such as configs/towernet_simam.yaml{default}",
-    )
-    return parser
-
-
-def _add_override(parser: Parser) -> Parser:
-    parser.add_argument(
-        "-o",
-        "--override",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="e.g. -o optim.lr=0.02 train.epochs=10",
-    )
-    return parser
+def this_command() -> str:
+    """The command that started this process, as a user types it."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        words = ["python", "-m", program.parent.name]
+    elif program.suffix == ".py":
+        words = ["python", str(program)]
+    else:
+        words = [program.name]
+    return shlex.join([*words, *sys.argv[1:]])
 
 
 @contextlib.contextmanager

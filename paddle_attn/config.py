@@ -7,6 +7,7 @@ Every option is defined here once, with its default, its bounds and its meaning.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import os
 import re
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError, did_you_mean, nearest, quote, unknown_name
+from .errors import UserError, did_you_mean, quote, unknown_name
 from .files import read_regular
 from .strict_yaml import apply_override, build, dump, key_names, parse
 
@@ -188,19 +189,12 @@ class Config:
 
 
 def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file and apply `section.key=value` overrides in their order.
+    """Read a YAML file, or the packaged config of a name, and apply `section.key=value` overrides in order.
 
     Raises UserError for a missing file, invalid YAML, an unknown key, a wrong type or a value out of range.
     """
-    path = Path(path)
-    try:
-        text = read_regular(path).decode("utf-8")
-    except OSError as error:
-        hint = did_you_mean(None if path.exists() else _nearest_config(path))
-        raise UserError(f"cannot read the config {path}: {error.strerror or error}{hint}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"cannot read the config {path}: it is not UTF-8 text") from None
-    tree = parse(text, str(path))
+    path = find_config(path)
+    tree = parse(read_config(path), str(path))
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         sections = ", ".join(item.name for item in dataclasses.fields(Config))
@@ -217,12 +211,47 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
     return config
 
 
-def _nearest_config(path: Path) -> str | None:
-    """The config with the most similar name, beside `path` or in `configs`."""
-    files = {
-        file.stem: str(file) for folder in (Path("configs"), path.parent) for file in folder.glob("*.yaml")
-    }
-    return files.get(nearest(path.stem, files))
+def list_configs() -> dict[str, Path]:
+    """The configs of this package by name, such as `towernet_simam` or `cifar/resnet20_simam`.
+
+    A wheel contains them in the package; in a clone they are beside it.
+    """
+    package = Path(__file__).parent
+    folder = next(filter(Path.is_dir, (package / "configs", package.parent / "configs")), None)
+    paths = sorted(folder.rglob("*.yaml")) if folder else []
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in paths}
+
+
+def find_config(name: str | os.PathLike) -> Path:
+    """The file of this path if it exists, else the packaged config of this name, else the path itself.
+
+    A packaged config has two names: `towernet_simam` and `configs/towernet_simam.yaml`.
+    """
+    path = Path(name)
+    if os.path.exists(path) and not path.is_dir():
+        return path
+    return list_configs().get(path.as_posix().removeprefix("configs/").removesuffix(".yaml"), path)
+
+
+def read_config(path: Path, kind: str = "config") -> str:
+    """The text of a config. Raises UserError, which names the configs with the most similar names."""
+    try:
+        return read_regular(path).decode("utf-8")
+    except OSError as error:
+        hint = did_you_mean(*([] if path.exists() else _nearest_configs(path)))
+        raise UserError(f"cannot read the {kind} {path}: {error.strerror or error}{hint}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read the {kind} {path}: it is not UTF-8 text") from None
+
+
+def _nearest_configs(path: Path) -> list[str]:
+    """The configs with the most similar names, beside `path` or in this package, at most three."""
+    packaged = {file.resolve(): name for name, file in list_configs().items()}
+    beside = [file for file in path.parent.glob("*.yaml") if file.resolve() not in packaged]
+    found = [(file.stem, str(file)) for file in beside]
+    found += [(name.rpartition("/")[2], name) for name in packaged.values()]
+    near = difflib.get_close_matches(path.stem, {stem for stem, _ in found}, cutoff=0.5)
+    return [name for each in near for stem, name in found if stem == each][:3]
 
 
 def dump_config(config: Config) -> str:

@@ -66,9 +66,11 @@ def nearest(name: object, valid: Iterable[str], cutoff: float = 0.5) -> str | No
     return near[0] if near else None
 
 
-def did_you_mean(name: str | None) -> str:
-    """The end of a message that proposes a name; '' for None."""
-    return f"; did you mean '{name}'?" if name else ""
+def did_you_mean(*names: str | None) -> str:
+    """The end of a message that proposes names; '' for None and for no name."""
+    *others, last = [f"'{name}'" for name in names if name] or [""]
+    proposed = f"{', '.join(others)} or {last}" if others else last
+    return f"; did you mean {proposed}?" if proposed else ""
 
 
 _INSTALL = {  # package: the command that installs it

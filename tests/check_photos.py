@@ -45,10 +45,10 @@ class Agreement:
         return self.same == self.images and self.difference <= MAX_DIFFERENCE
 
 
-def run(tool: str, *arguments: object) -> None:
+def run(*arguments: object) -> None:
     """Run a command of the project and print it."""
-    print(f"$ python tools/{tool}.py", *arguments, flush=True)
-    subprocess.run([sys.executable, f"tools/{tool}.py", *map(str, arguments)], cwd=ROOT, check=True)
+    print("$ paddle-attn", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "paddle_attn", *map(str, arguments)], cwd=ROOT, check=True)
 
 
 def compare(config_path: str, overrides: list[str], weights: Path, exported: Path) -> Agreement:

@@ -65,7 +65,16 @@ def make_images(root: Path, per_class: int = 10) -> Path:
 
 def tool(name: str, *arguments: object, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess:
     """Run `python tools/NAME.py ARGUMENTS` as a user does; `environ` adds environment variables."""
-    command = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+    return _python(ROOT / "tools" / f"{name}.py", *arguments, cwd=cwd, **environ)
+
+
+def paddle_attn(*arguments: object, cwd: Path = ROOT, **environ: str) -> subprocess.CompletedProcess:
+    """Run `python -m paddle_attn ARGUMENTS`, the same as the command `paddle-attn`."""
+    return _python("-m", "paddle_attn", *arguments, cwd=cwd, **environ)
+
+
+def _python(*arguments: object, cwd: Path, **environ: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *map(str, arguments)]
     environment = os.environ | {"PYTHONIOENCODING": "utf-8", "COLUMNS": "200"} | environ
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=HANG, env=environment)
 

@@ -1,48 +1,6 @@
 """Convert a PyTorch checkpoint: python tools/convert.py model.pth.tar --arch resnet50 --attn simam"""
 
-from functools import partial
-from pathlib import Path
-
-from paddle_attn.cli import Parser, one_sentence_errors, prepare_paddle
-
-
-def main() -> None:
-    parser = Parser(
-        description="Convert an author's PyTorch checkpoint without PyTorch; nothing in the file is run."
-    )
-    parser.add_argument("source", metavar="SRC", help="a .pth, .pth.tar, .pt or .safetensors")
-    parser.add_argument("--arch", required=True, metavar="NAME", help="such as resnet50 or cifar_preresnet20")
-    parser.add_argument("--attn", metavar="NAME", help="the attention of the checkpoint")
-    parser.add_argument(
-        "--attn-kwargs",
-        default="{}",
-        metavar="YAML",
-        help="the attention's arguments, such as '{reduction: 4}'",
-    )
-    parser.add_argument(
-        "--attn-pos", default="paper", metavar="PLACE", help="the attention's place (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out", metavar="FILE", help="a .pdparams or .safetensors (default: SRC with the ending .pdparams)"
-    )
-    arguments = parser.parse_args()
-    with one_sentence_errors():
-        from paddle_attn.errors import UserError
-        from paddle_attn.files import same_file, shown
-        from paddle_attn.strict_yaml import parse_mapping
-
-        attn_kwargs = parse_mapping(arguments.attn_kwargs, "--attn-kwargs")
-        prepare_paddle()
-        from paddle_attn.models import create_model
-        from paddle_attn.weights.convert import convert
-
-        out = arguments.out or str(Path(arguments.source.removesuffix(".tar")).with_suffix(".pdparams"))
-        if same_file(out, arguments.source):
-            raise UserError(f"{out} is the checkpoint itself: choose another file with --out")
-        build = partial(create_model, arguments.arch, arguments.attn, attn_kwargs, arguments.attn_pos)
-        report = convert(arguments.source, out, build)
-        print(f"{shown(out)}: {len(report.loaded)} tensors of {shown(arguments.source)}")
-
+from paddle_attn.commands import run
 
 if __name__ == "__main__":
-    main()
+    run("convert")

@@ -68,7 +68,7 @@ def load_trained(config: Config, weights: str | Path) -> tuple[nn.Layer, list[st
     if not weights.is_file():
         raise UserError(
             f"there is no weights file {weights}: "
-            "expected one that tools/train.py wrote, such as best.pdparams"
+            "expected one that paddle-attn train wrote, such as best.pdparams"
         )
     _check_trained_config(config, weights)
     classes = class_names(weights) or make_loader(config, "eval").dataset.classes

@@ -73,7 +73,7 @@ class ImageFolder(ImageDataset, DatasetFolder):
         if not folder.is_dir():
             raise DataNotFoundError(
                 f"there is no data directory {root}: "
-                "expected class folders of images in it, as `python tools/split.py` makes them"
+                "expected class folders of images in it, as `paddle-attn split` makes them"
             )
         classes = sorted(
             entry.name for entry in folder.iterdir() if entry.is_dir() and not is_clutter(entry.name)

@@ -95,12 +95,12 @@ class Preprocess:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(
                 f"cannot read the preprocessing in inference.yml ({error!r}): "
-                "expected the one that tools/export.py writes"
+                "expected the one that paddle-attn export writes"
             ) from None
         if preprocess.to_ops() != ops:
             raise UserError(
                 "paddle_attn does not support the preprocessing in inference.yml: "
-                "expected the one that tools/export.py writes"
+                "expected the one that paddle-attn export writes"
             )
         return preprocess
 

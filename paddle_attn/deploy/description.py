@@ -86,7 +86,7 @@ def _read(path: Path) -> Any:
     except OSError as error:
         raise UserError(
             f"{path.parent} is not an exported model: cannot read {path} ({error.strerror}); "
-            "make one with tools/export.py"
+            "make one with paddle-attn export"
         ) from None
     except UnicodeDecodeError:
         raise _damaged(path, "it is not UTF-8") from None

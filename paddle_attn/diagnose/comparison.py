@@ -100,7 +100,7 @@ def compare_runs(a: str | Path, b: str | Path, out: str | Path) -> RunComparison
     """Compare the evaluations of two runs; writes `comparison.html`, `comparison.png` and `comparison.json`.
 
     Args:
-        a, b: folders in which tools/eval.py wrote `metrics.json` and `eval_predictions.csv`.
+        a, b: folders in which paddle-attn eval wrote `metrics.json` and `eval_predictions.csv`.
         out: the folder to write to.
 
     Raises: UserError when a run was not evaluated, or they were evaluated on different images or classes.
@@ -118,7 +118,7 @@ def _read(folder: Path) -> Run:
     except FileNotFoundError as error:
         raise UserError(
             f"there is no {error.filename}: evaluate the run first, "
-            f"with python tools/eval.py --weights {folder / 'best.pdparams'}"
+            f"with paddle-attn eval --weights {folder / 'best.pdparams'}"
         ) from None
     except ValueError:
         raise UserError(

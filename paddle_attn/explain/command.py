@@ -1,4 +1,4 @@
-"""What `tools/explain.py` does: from trained weights and image files to figures."""
+"""What `paddle-attn explain` does: from trained weights and image files to figures."""
 
 from __future__ import annotations
 

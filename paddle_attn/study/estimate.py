@@ -98,7 +98,7 @@ def count_images(study: Study, run: PlannedRun) -> tuple[int, int]:
     root = Path(run.config.data.root)
     if study.folds and not root.exists():
         if study.source is None and not locate(None, Path("datasets")).exists():
-            raise UserError("the photographs are not on this machine yet: `python tools/split.py` loads them")
+            raise UserError("the photographs are not on this machine yet: `paddle-attn split` loads them")
         with tempfile.TemporaryDirectory() as folder:
             split = make_split(
                 study.source, Path(folder, "split"), list(study.classes) or None, fold=run.fold

@@ -1,6 +1,6 @@
 """One run of a study, in a process of its own: python -m paddle_attn.study.one_run CONFIG
 
-Trains as `tools/train.py` does, then tests the weights of the last epoch. Writes `study_run.json` and
+Trains as `paddle-attn train` does, then tests the weights of the last epoch. Writes `study_run.json` and
 `study_predictions.csv` to the run's folder. It stops, as on SIGTERM, when the study's process ends.
 """
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..config import Config, flatten, load_config
+from ..config import Config, find_config, flatten, load_config, read_config
 from ..data.prepare.split import EVERY
 from ..errors import UserError, did_you_mean, nearest, quote, unknown_name
 from ..files import read_regular
@@ -45,7 +45,7 @@ class Study:
     # which folds are tested on; empty: no split is made, and the runs use train/ and eval/ in data.root
     folds: tuple[int, ...] = tuple(range(EVERY))
     seeds: tuple[int, ...] = (0,)  # each fold is trained with each of them
-    source: str | None = None  # the photographs, as `tools/split.py --source`; null: it looks in datasets/
+    source: str | None = None  # the photographs, as `paddle-attn split --source`; null: it looks in datasets/
     classes: tuple[str, ...] = ()  # use only these classes; empty: all, or the sixteen of the download
     name: str | None = None  # of the folders in output/studies and results; null: that of the file
 
@@ -99,19 +99,12 @@ class PlannedRun:
 
 
 def load_study(path: str | os.PathLike) -> Study:
-    """Read a study's YAML file.
+    """Read a study's YAML file, or the packaged study of this name, such as `studies/demo`.
 
     Raises UserError for a missing file, invalid YAML, an unknown key, or a value of the wrong type.
     """
-    path = Path(path)
-    try:
-        text = read_regular(path).decode("utf-8")
-    except OSError as error:
-        near = nearest(path.stem, {file.stem for file in path.parent.glob("*.yaml")})
-        hint = did_you_mean(near and str(path.with_name(f"{near}.yaml")))
-        raise UserError(f"cannot read the study {path}: {error.strerror or error}{hint}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"cannot read the study {path}: it is not UTF-8 text") from None
+    path = find_config(path)
+    text = read_config(path, "study")
     study = build(Study, parse(text, str(path)) or {})
     return study if study.name else dataclasses.replace(study, name=path.stem.replace(" ", "_"))
 

@@ -64,7 +64,7 @@ def read_checkpoint(path: Path) -> Any:
 def _damaged(path: Path, found: str) -> UserError:
     return UserError(
         f"{path} is damaged or not a checkpoint of this version: "
-        f"expected one that tools/train.py wrote, found {found}; "
+        f"expected one that paddle-attn train wrote, found {found}; "
         "train without --resume to move this run aside"
     )
 

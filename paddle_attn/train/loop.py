@@ -298,9 +298,9 @@ def stop_requested(run: Run) -> int:
 def stopped(run: Run, number: int, where: str) -> Stopped:
     """The exception that ends a run which a signal stopped and which is saved."""
     run.processes.barrier()  # the main process has saved: the launcher ends all when one of them ends
-    launcher = "" if run.processes.world_size == 1 else "-m paddle.distributed.launch … "
+    launcher = "" if run.processes.world_size == 1 else "python -m paddle.distributed.launch … "
     config = shlex.quote(str(run.folder.path / "config.yaml"))
-    command = f"python {launcher}tools/train.py -c {config} --resume"
+    command = f"{launcher}paddle-attn train -c {config} --resume"
     name = signal.Signals(number).name
     return Stopped(f"{name} {where}, all is saved; continue with: {command}", number)
 

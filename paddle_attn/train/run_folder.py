@@ -151,7 +151,7 @@ class RunFolder:
         except Exception as error:  # Paddle asserts and raises all kinds on a state that does not fit
             raise UserError(
                 f"{path} is not a checkpoint of this network ({error or type(error).__name__}): expected one "
-                "that tools/train.py wrote; train without --resume to move this run aside"
+                "that paddle-attn train wrote; train without --resume to move this run aside"
             ) from None
         if [train, test] == self._images:
             return []

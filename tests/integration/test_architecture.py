@@ -13,10 +13,14 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+from paddle_attn.commands import COMMANDS, IN_A_CLONE
+
 PACKAGE = ROOT / "paddle_attn"
-ROOT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+ROOT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 # from the top layer down: a package imports packages of lower layers, never one of its own layer
 LAYERS = (
+    {"__main__"},
+    {"commands"},
     {"study", "diagnose"},
     {"train", "deploy", "explain"},
     {"builders"},
@@ -34,6 +38,7 @@ PLAIN_ARGUMENTS = {
 }  # usable in any training script: they see no config
 WITHOUT_PADDLE = sorted(
     [f"paddle_attn.{name}" for name in ROOT_MODULES]
+    + [f"paddle_attn.commands.{path.stem}" for path in (PACKAGE / "commands").glob("[!_]*.py")]
     + [f"paddle_attn.data.prepare.{path.stem}" for path in (PACKAGE / "data" / "prepare").glob("[!_]*.py")]
 )
 SOURCES = {
@@ -177,9 +182,15 @@ def test_the_page_names_every_package(name: str):
     assert re.search(rf"(?<![\w/]){re.escape(name)}(?!\w)", PAGE)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "tools").glob("*.py")))
-def test_the_page_names_every_tool(name: str):
-    assert re.search(rf"\b{name}(\.py|\b)", PAGE)
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_page_names_every_command(name: str):
+    assert re.search(rf"\b{name}\b", PAGE)
+
+
+def test_every_command_has_a_module_or_needs_a_clone_and_every_script_in_tools_is_a_command():
+    modules = {path.stem for path in (PACKAGE / "commands").glob("[!_]*.py")}
+    assert modules | set(IN_A_CLONE) == set(COMMANDS) and not modules & set(IN_A_CLONE)
+    assert {path.stem for path in (ROOT / "tools").glob("*.py")} <= set(COMMANDS)
 
 
 def test_every_file_and_folder_that_the_page_names_exists():

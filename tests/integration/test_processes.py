@@ -48,7 +48,7 @@ def uneven_data(split_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 LAUNCHER = re.search(
-    r"^python (-m paddle\.distributed\.launch --nproc_per_node 2) tools/train\.py -c ",
+    r"^python (-m paddle\.distributed\.launch --nproc_per_node 2) paddle-attn train -c ",
     (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8"),
     re.M,
 )[1]
@@ -103,21 +103,27 @@ def test_two_processes_train_as_one_with_the_double_batch(uneven_data: Path, tmp
 def test_sigterm_stops_all_processes_and_the_resumed_run_is_bitwise_the_same(
     uneven_data: Path, tmp_path: Path
 ):
-    script, config = ROOT / "tools" / "train.py", CONFIGS / "mobilenet_v2_se.yaml"
+    config = CONFIGS / "mobilenet_v2_se.yaml"
+    script = tmp_path / "paddle-attn"  # as an installation writes it
+    script.write_text(f"#!{sys.executable}\nfrom paddle_attn.commands import main\nmain()\n")
+    script.chmod(0o755)
     settings = [*SETTINGS, f"data.root={uneven_data}", "train.batch_size=3", "optim.ema_decay=0.9"]
     settings += ["optim.schedule=constant"]  # so that the rates do not depend on train.epochs
     broken, whole = (f"train.output={tmp_path / name}" for name in ("broken", "whole"))
-    job = launch(script, tmp_path / "log", "-c", config, "-o", *settings, broken, "train.epochs=1000")
+    job = launch(
+        script, tmp_path / "log", "train", "-c", config, "-o", *settings, broken, "train.epochs=1000"
+    )
     wait_until((tmp_path / "broken" / "last.pdstate").exists, job)
     job.send_signal(signal.SIGTERM)
     output_of(job)  # the launcher does not show what its processes print while they stop
     log = tmp_path / "log" / "workerlog.0"
-    assert "stopped: SIGTERM after " in log.read_text() and "…" in log.read_text()
+    assert "stopped: SIGTERM after " in log.read_text()
+    assert "continue with: python -m paddle.distributed.launch … paddle-attn train -c " in log.read_text()
     epochs = len(history_of(tmp_path / "broken")) + 2
     resumed = ["-c", tmp_path / "broken" / "config.yaml", "--resume", "-o", f"train.epochs={epochs}"]
-    assert "resuming after" in output_of(launch(script, tmp_path / "log2", *resumed))
+    assert "resuming after" in output_of(launch(script, tmp_path / "log2", "train", *resumed))
     undisturbed = ["-c", config, "-o", *settings, whole, f"train.epochs={epochs}"]
-    output_of(launch(script, tmp_path / "log3", *undisturbed))
+    output_of(launch(script, tmp_path / "log3", "train", *undisturbed))
     assert len(history_of(tmp_path / "whole")) == epochs
     assert history_of(tmp_path / "whole") == history_of(tmp_path / "broken")
     weights = read_weights(tmp_path / "broken" / "last.pdparams")

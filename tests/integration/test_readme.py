@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import COLOURS, ROOT, picture, tool
+from helpers import COLOURS, ROOT, picture
+from helpers import paddle_attn as run_command
 
 import paddle_attn
-from paddle_attn.config import Config, load_config
+from paddle_attn.commands import COMMANDS
+from paddle_attn.config import Config, list_configs, load_config
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.deploy import export_model
 from paddle_attn.study import load_study, plan_runs
@@ -109,17 +111,23 @@ def test_targets_of_make_exist(page: str):
 
 @pytest.fixture(scope="module")
 def helps() -> dict[str, str]:
-    return {path.stem: tool(path.stem, "-h").stdout for path in (ROOT / "tools").glob("*.py")}
+    return {name: run_command(name, "-h").stdout for name in COMMANDS}
+
+
+def arguments_of(words: list[str]) -> list[str]:
+    """The words after `paddle-attn`, which a launcher may precede; [] for another program."""
+    return words[words.index("paddle-attn") + 1 :] if "paddle-attn" in words else []
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_tools_have_the_options_that_a_page_uses(page: str, helps: dict[str, str]):
+def test_the_commands_have_the_options_that_a_page_uses(page: str, helps: dict[str, str]):
     for words in commands(page):
-        scripts = [word for word in words if re.fullmatch(r"tools/\w+\.py", word)]
-        for script in scripts:
-            known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", helps[Path(script).stem]))
-            used = [word for word in words[words.index(script) :] if re.fullmatch(r"--?[a-z][\w-]*", word)]
-            assert set(used) <= known, (script, used)
+        assert not any(word.startswith("tools/") for word in words), f"expected paddle-attn: {words}"
+        if name_and_arguments := arguments_of(words):
+            name, *arguments = name_and_arguments
+            known = set(re.findall(r"(?<![\w-])--?[a-z][\w-]*", helps[name]))
+            used = {word for word in arguments if re.fullmatch(r"--?[a-z][\w-]*", word)}
+            assert used <= known, (name, used)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -135,24 +143,25 @@ def test_commands_with_a_config_can_run_in_the_order_of_the_page(page: str, monk
             assert options["--model"] in exported, words
         if "-c" not in options:
             continue
-        if "tools/study.py" in words:
+        command = arguments_of(words)[0]
+        if command == "study":
             assert plan_runs(load_study(options["-c"])), words
             continue
         path = Path(options["-c"])
         overrides = [word for word in words if re.fullmatch(r"[a-z]+\.[a-z_.]+=.*", word)]
-        if path.parts[0] == "configs":
-            config = load_config(ROOT / path, overrides)
+        if options["-c"] in list_configs():
+            config = load_config(path, overrides)
             if config.model.weights:
                 assert str(Path(config.model.weights).parent) in made, words
         else:
             assert path.name == "config.yaml" and str(path.parent) in made, words
             config = made[str(path.parent)]
             load_config(ROOT / "configs" / "demo.yaml", overrides)
-        if "tools/train.py" in words:
+        if command == "train":
             made[config.train.output] = config
         else:
             assert str(Path(options["--weights"]).parent) in made, words
-            exported |= {options["--out"]} if "tools/export.py" in words else set()
+            exported |= {options["--out"]} if command == "export" else set()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -212,7 +221,7 @@ def test_a_prediction_has_the_keys_that_the_page_names(
 
 @pytest.mark.slow
 def test_the_tables_of_models_are_what_the_command_prints():
-    printed = tool("models").stdout
+    printed = run_command("models").stdout
     rows = [line for line in printed.splitlines() if line.startswith("|")]
     assert [row for table in tables("docs/models.md")[:3] for row in table] == [
         [cell.strip() for cell in line.strip("|").split("|")] for line in rows

@@ -10,9 +10,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import HANG, ROOT, assert_one_sentence, make_images, picture, tool, tree
+from helpers import HANG, ROOT, assert_one_sentence, make_images, paddle_attn, picture, tool, tree
+
+from paddle_attn.commands import COMMANDS, IN_A_CLONE
 
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
+HEAVY = {"paddle", "numpy", "PIL", "matplotlib", "visualdl", "yaml", "rich"}
 WEIGHTS = ("--weights", "output/first/best.pdparams")
 
 
@@ -20,14 +23,43 @@ WEIGHTS = ("--weights", "output/first/best.pdparams")
 def test_help_needs_no_heavy_module(name: str):
     result = tool(name, "-h", PYTHONPROFILEIMPORTTIME="1")  # Python lists every import on stderr
     imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
-    assert result.returncode == 0 and "usage:" in result.stdout
-    assert "argparse" in imported and not {"paddle", "numpy", "PIL", "matplotlib", "visualdl"} & imported
+    assert result.returncode == 0 and f"usage: {name}.py" in result.stdout
+    assert "argparse" in imported and not HEAVY & imported
 
 
-@pytest.mark.parametrize("name", TOOLS)
-def test_tools_are_thin(name: str):
-    """A tool holds its options and the order of its calls; `explain` has the most options."""
-    assert len((ROOT / "tools" / f"{name}.py").read_text().splitlines()) <= (100 if name == "explain" else 70)
+def test_the_list_of_commands_needs_no_heavy_module():
+    result = paddle_attn("-h", PYTHONPROFILEIMPORTTIME="1")
+    imported = {line.rpartition("|")[2].strip() for line in result.stderr.splitlines()}
+    assert result.returncode == 0 and "argparse" in imported and not HEAVY & imported
+    assert all(f"  {name} " in result.stdout for name in COMMANDS)
+    assert paddle_attn().stdout == result.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_paddle_attn_runs_every_command(name: str):
+    result = paddle_attn(name, "-h")
+    program = f"{name}.py" if name in IN_A_CLONE else f"paddle-attn {name}"
+    assert result.returncode == 0 and f"usage: {program}" in result.stdout, result.stderr
+
+
+def test_an_unknown_command_is_one_sentence_with_the_nearest_one():
+    assert_one_sentence(paddle_attn("trian"), "unknown command 'trian'", "did you mean 'train'?")
+    assert_one_sentence(paddle_attn("--trian"), "unknown argument '--trian'")
+
+
+def test_the_configs_of_the_package_are_listed_copied_and_never_replace_a_file(tmp_path: Path):
+    listed = paddle_attn("configs", cwd=tmp_path).stdout.split()
+    assert {"towernet_simam", "cifar/resnet20_simam", "studies/demo"} <= set(listed)
+    copied = paddle_attn("configs", "cifar/*", "demo", "--copy", "mine", cwd=tmp_path)
+    assert copied.returncode == 0 and "wrote mine/demo.yaml" in copied.stdout.splitlines()
+    assert set(tree(tmp_path / "mine")) == {
+        f"{name}.yaml" for name in listed if name[:5] in ("cifar", "demo")
+    }
+    (tmp_path / "mine/demo.yaml").write_text("train: {epochs: 1}\n")
+    before = tree(tmp_path)
+    assert_one_sentence(paddle_attn("configs", "*", "--copy", "mine", cwd=tmp_path), "exists")
+    assert tree(tmp_path) == before
+    assert_one_sentence(paddle_attn("configs", "towernet_siman"), "did you mean 'towernet_simam'?")
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +141,9 @@ def test_two_evaluated_runs_have_pages_and_are_compared(work: Path):
         for stale in ("metrics.json", "eval_predictions.csv"):
             (work / "output" / name / stale).unlink(missing_ok=True)
     runs = ("output/run_a", "output/run_b")
-    assert_one_sentence(tool("compare", *runs, cwd=work), "evaluate the run first", "tools/eval.py --weights")
+    assert_one_sentence(
+        tool("compare", *runs, cwd=work), "evaluate the run first", "paddle-attn eval --weights"
+    )
     for run in runs:
         result = tool("eval", "--weights", f"{run}/best.pdparams", "--corruptions", cwd=work)
         assert result.returncode == 0 and f"{run}/report.html" in result.stdout, result.stderr
@@ -198,7 +232,7 @@ def damaged(work: Path) -> Path:
         ("train.device=gpu:7", ["train.device is 'gpu:7'", "expected"]),
         ("train.device=npu", ["train.device must be", "found 'npu'"]),
         ("data.dataset=cifar11", ["cifar11", "did you mean 'cifar10'?"]),
-        ("data.root=nowhere", ["nowhere", "tools/split.py"]),
+        ("data.root=nowhere", ["nowhere", "paddle-attn split"]),
         ("data.root=datasets/empty-class", ["empty-class/train/nothing", "has no images"]),
         ("data.root=datasets/one-sided", ["must have the same class folders", "extra"]),
     ],
@@ -250,7 +284,7 @@ def test_an_image_that_cannot_be_decoded_is_one_sentence_and_the_earlier_run_is_
         ("convert WEIGHT --arch towernet --attn simam", ["is the checkpoint itself", "--out"]),
         ("convert linked.pth --out WEIGHT --arch towernet", ["is the checkpoint itself", "--out"]),
         ("predict --model inference/first output/first/vdl", ["no images"]),
-        ("predict --model datasets x.jpg", ["datasets", "tools/export.py"]),
+        ("predict --model datasets x.jpg", ["datasets", "paddle-attn export"]),
         ("split --out datasets/caltech101-16", ["pass --force"]),
     ],
 )

@@ -40,13 +40,16 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return found
 
 
-def test_the_wheel_contains_the_package_and_its_cpp_sources_only(wheel: Path):
+def test_the_wheel_contains_the_package_its_cpp_sources_and_the_configs_only(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("*.py", "*.cc", "*.h")
+        for pattern in ("*.py", "py.typed", "*.cc", "*.h")
         for path in (ROOT / "paddle_attn").rglob(pattern)
+    }
+    expected |= {
+        f"paddle_attn/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")
     }
     assert names == expected
     assert any(name.endswith(".cc") for name in names)

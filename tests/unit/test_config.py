@@ -27,6 +27,7 @@ from paddle_attn.config import (
     Section,
     TrainConfig,
     dump_config,
+    find_config,
     flatten,
     load_config,
 )
@@ -79,7 +80,8 @@ def config_name(path: Path) -> str:
 def test_every_config_is_valid_short_and_headed_by_its_command(path: Path):
     config = load_config(path)
     lines = path.read_text().splitlines()
-    assert lines[0].startswith(f"# python tools/train.py -c {path.relative_to(ROOT).as_posix()}")
+    name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+    assert lines[0].startswith(f"# paddle-attn train -c {name}") and find_config(name) == path
     assert len(lines) <= 20
     assert model_spec(config.model.name)
     if path.stem != "demo":
@@ -244,13 +246,39 @@ def test_a_missing_file_is_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["towernet_simam", "towernet_siman.yaml", "config/towernet_simam.yaml", "configs/towernet-simam.yml"],
+    ("path", "nearest"),
+    [
+        ("towernet_siman", "towernet_simam"),
+        ("config/towernet_simam.yaml", "towernet_simam"),
+        ("configs/towernet-simam.yml", "towernet_simam"),
+        ("resnet20_simam", "cifar/resnet20_simam"),
+        ("min.yaml", "mine.yaml"),
+    ],
 )
-def test_a_wrong_path_proposes_the_nearest_config(path: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises(UserError, match=r"No such file.*; did you mean 'configs/towernet_simam\.yaml'\?"):
+def test_a_wrong_name_proposes_the_nearest_config(
+    path: str, nearest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").touch()
+    with pytest.raises(UserError, match=rf"No such file.*; did you mean '{nearest}'"):
         load_config(path)
+
+
+@pytest.mark.parametrize("name", ["towernet_simam", "towernet_simam.yaml", "configs/towernet_simam.yaml"])
+def test_a_packaged_config_is_found_by_name_in_every_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "towernet_simam").mkdir()  # a folder is no config
+    packaged = ROOT / "configs" / "towernet_simam.yaml"
+    assert find_config(name) == packaged and load_config(name) == load_config(packaged)
+
+
+def test_a_path_that_exists_precedes_a_packaged_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "towernet_simam.yaml").write_text("model: {name: resnet18}")
+    assert load_config("towernet_simam.yaml").model.name == "resnet18"
+    assert load_config("towernet_simam").model.name == "towernet"
 
 
 def test_a_config_that_is_not_a_regular_file_is_one_sentence(tmp_path: Path):

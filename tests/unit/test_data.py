@@ -292,7 +292,7 @@ def test_a_class_name_may_use_any_script(tmp_path: Path):
 
 
 def test_missing_folders_and_empty_classes_are_errors(tmp_path: Path):
-    with pytest.raises(DataNotFoundError, match=r"no data directory .*none: expected .*tools/split\.py"):
+    with pytest.raises(DataNotFoundError, match=r"no data directory .*none: expected .*paddle-attn split"):
         ImageFolder(tmp_path / "none", PREPROCESS)
     with pytest.raises(UserError, match="has no class folders"):
         ImageFolder(tmp_path, PREPROCESS)

@@ -417,4 +417,4 @@ def test_a_shipped_study_is_valid_and_headed_by_its_command(name: str):
     study = load_study(path)
     runs = plan_runs(study)
     assert len(runs) == len(list_variants(study)) * len(study.folds) * len(study.seeds) > 1
-    assert path.read_text().startswith(f"# python tools/study.py -c configs/studies/{name}.yaml")
+    assert path.read_text().startswith(f"# paddle-attn study -c studies/{name}")

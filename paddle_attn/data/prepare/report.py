@@ -135,7 +135,7 @@ def _classes(images: Sequence[SplitImage]) -> Markup:
     if ratio >= IMBALANCED:
         advice = paragraph(
             "The classes are imbalanced: top-1 says little about the small ones. Look at the recall of each "
-            "class, which tools/eval.py prints.",
+            "class, which paddle-attn eval prints.",
             kind="warning",
         )
     rows = [

@@ -1,0 +1,38 @@
+"""Do the runs of a study that are not finished, write their results to results/NAME, then the report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from ..cli import Parser, add_config, prepare_paddle, this_command
+
+
+def add_arguments(parser: Parser) -> None:
+    add_config(parser, example="studies/demo")
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="runs at a time; they share the cores"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and estimate the hours")
+    parser.add_argument("--report", action="store_true", help="only write the report of the finished runs")
+
+
+def main(arguments: argparse.Namespace) -> int | None:
+    from ..files import shown
+
+    prepare_paddle()
+    from ..study import load_study, run_study, write_report
+    from ..study.estimate import describe
+
+    study = load_study(arguments.config)
+    if arguments.dry_run:
+        print("\n".join(describe(study, arguments.jobs)))
+        return None
+    if not arguments.report:
+        outcome = run_study(study, arguments.jobs, command=this_command())
+        if outcome.failed:
+            print(f"failed: {', '.join(outcome.failed)}; the next start tries again", file=sys.stderr)
+        if not outcome.done:
+            return 1
+    print(f"the report is {shown(write_report(study))}")
+    return 1 if not arguments.report and outcome.failed else None
