@@ -21,6 +21,7 @@ from paddle_attn.attention import ATTENTION, Attention, SqueezeExcite, build
 from paddle_attn.errors import UserError
 from reference.compare import Case, is_statistic, module_cases, module_differences, tolerance
 
+FLUSHED = 2**-13  # Paddle's conversion to float16 makes 0 of smaller numbers
 CASES = [(case, shape) for case in module_cases() for shape in case.maps]
 
 
@@ -174,9 +175,12 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: str):
     y = attn(x)
     assert str(y.dtype) == f"paddle.{dtype}" == str(attn.gate(x).dtype).replace("Type.", "")
     exact = attn(x.astype("float32")).numpy()
-    np.testing.assert_allclose(y.astype("float32").numpy(), exact, rtol=2e-2)
+    np.testing.assert_allclose(y.astype("float32").numpy(), exact, rtol=2e-2, atol=FLUSHED)
     np.testing.assert_allclose(
-        attn.gate(x).astype("float32").numpy(), attn.gate(x.astype("float32")).numpy(), rtol=1e-2
+        attn.gate(x).astype("float32").numpy(),
+        attn.gate(x.astype("float32")).numpy(),
+        rtol=1e-2,
+        atol=FLUSHED,
     )
 
 
