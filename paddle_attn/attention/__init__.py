@@ -12,6 +12,7 @@ from ..errors import UserError, unknown_name
 from .bam import BAM
 from .base import Attention
 from .cbam import CBAM
+from .coordatt import CoordinateAttention
 from .eca import ECA
 from .gc import GlobalContext
 from .se import SqueezeExcite
@@ -23,6 +24,7 @@ from .srm import SRM
 ATTENTION: dict[str, type[Attention]] = {
     "bam": BAM,
     "cbam": CBAM,
+    "coordatt": CoordinateAttention,
     "eca": ECA,
     "gc": GlobalContext,
     "se": SqueezeExcite,
