@@ -20,6 +20,7 @@ from .sge import SpatialGroupEnhance
 from .simam import SimAM
 from .sk import SelectiveKernel
 from .srm import SRM
+from .triplet import TripletAttention
 
 ATTENTION: dict[str, type[Attention]] = {
     "bam": BAM,
@@ -32,6 +33,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "simam": SimAM,
     "sk": SelectiveKernel,
     "srm": SRM,
+    "triplet": TripletAttention,
 }
 
 __all__ = [
