@@ -17,6 +17,7 @@ from .eca import ECA
 from .gc import GlobalContext
 from .se import SqueezeExcite
 from .sge import SpatialGroupEnhance
+from .shuffle import ShuffleAttention
 from .simam import SimAM
 from .sk import SelectiveKernel
 from .srm import SRM
@@ -30,6 +31,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "gc": GlobalContext,
     "se": SqueezeExcite,
     "sge": SpatialGroupEnhance,
+    "shuffle": ShuffleAttention,
     "simam": SimAM,
     "sk": SelectiveKernel,
     "srm": SRM,

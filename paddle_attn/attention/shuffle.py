@@ -1,0 +1,86 @@
+"""Shuffle attention (SA-Net): in every group, half of the channels gets a channel gate, half a spatial one.
+
+Zhang and Yang, "SA-Net: Shuffle Attention for Deep Convolutional Neural Networks", ICASSP 2021,
+arxiv.org/abs/2102.00240
+"""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from .base import HALF, Attention
+
+
+class ShuffleAttention(Attention):
+    """Per group with the halves a and b: `a * sigmoid(w mean_HW(a) + b)`, `b * sigmoid(w norm(b) + b)`.
+
+    The norm standardises each map, with a weight and a bias. After the gates, the channels of the first and
+    of the second half of the whole map alternate.
+
+    Args:
+        channels: of the input, a multiple of `2 * groups`.
+        groups: they share `3 * channels / groups` parameters.
+
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. The normalised map of 1x1 px is 0. `gate(x)` is
+    `[N, C, H, W]`, in the order of the input's channels: `forward` permutes the product. Both gates start at
+    sigmoid(1). Half-precision maps are computed in float32.
+
+    Known difference: with other multiples the authors' code fails, or silently applies one weight to several
+    channels (192 channels in 64 groups); this one reports an error.
+
+    Raises: ValueError when channels is not a multiple of `2 * groups`.
+    """
+
+    needs = "channels in multiples of 2 * `groups`, 128"
+    torch_names = ((r"\.sa\.", ".attn."),)
+
+    def __init__(self, channels: int, *, groups: int = 64):
+        super().__init__(channels)
+        if groups < 1 or channels % (2 * groups):
+            raise ValueError(
+                f"channels must be a multiple of 2 * groups: "
+                f"expected a multiple of {2 * groups} with {groups} groups, found {channels}"
+            )
+        self.groups = groups
+        half = channels // (2 * groups)
+        zero, one = nn.initializer.Constant(0.0), nn.initializer.Constant(1.0)
+        self.cweight = self.create_parameter([1, half, 1, 1], default_initializer=zero)
+        self.cbias = self.create_parameter([1, half, 1, 1], default_initializer=one)
+        self.sweight = self.create_parameter([1, half, 1, 1], default_initializer=zero)
+        self.sbias = self.create_parameter([1, half, 1, 1], default_initializer=one)
+        self.gn = nn.GroupNorm(half, half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype in HALF:
+            return self.forward(x.astype("float32")).astype(x.dtype)
+        a, b = self._halves(x)
+        gated = paddle.concat([a * self._channel_gate(a), b * self._spatial_gate(b)], axis=1)
+        return F.channel_shuffle(gated.reshape([-1, self.channels, 0, 0]), 2)
+
+    def gate(self, x: Tensor) -> Tensor:
+        if x.dtype in HALF:
+            return self.gate(x.astype("float32")).astype(x.dtype)
+        a, b = self._halves(x)
+        channel_gate = self._channel_gate(a) + paddle.zeros_like(a)
+        gates = paddle.concat([channel_gate, self._spatial_gate(b)], axis=1)
+        return gates.reshape([-1, self.channels, 0, 0])
+
+    def _halves(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Two tensors `[N * groups, C / (2 * groups), H, W]`."""
+        return paddle.split(x.reshape([-1, self.channels // self.groups, 0, 0]), 2, axis=1)
+
+    def _channel_gate(self, a: Tensor) -> Tensor:
+        return F.sigmoid(self.cweight * F.adaptive_avg_pool2d(a, 1) + self.cbias)
+
+    def _spatial_gate(self, b: Tensor) -> Tensor:
+        return F.sigmoid(self.sweight * self.gn(b) + self.sbias)
+
+    def macs(self, height: int, width: int) -> int:
+        # a: mean, product; b: mean, difference, square, sum, two scales and shifts, sigmoid, product;
+        # the channel gate's scale and shift, sigmoid
+        return (2 + 8) * self.channels * height * width // 2 + 2 * self.channels // 2
+
+    def extra_repr(self) -> str:
+        return f"channels={self.channels}, groups={self.groups}"
