@@ -15,6 +15,7 @@ from .cbam import CBAM
 from .coordatt import CoordinateAttention
 from .eca import ECA
 from .gc import GlobalContext
+from .psa import PolarizedSelfAttention
 from .se import SqueezeExcite
 from .sge import SpatialGroupEnhance
 from .shuffle import ShuffleAttention
@@ -29,6 +30,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "coordatt": CoordinateAttention,
     "eca": ECA,
     "gc": GlobalContext,
+    "psa": PolarizedSelfAttention,
     "se": SqueezeExcite,
     "sge": SpatialGroupEnhance,
     "shuffle": ShuffleAttention,
