@@ -14,6 +14,7 @@ from .base import Attention
 from .cbam import CBAM
 from .coordatt import CoordinateAttention
 from .eca import ECA
+from .ema import EfficientMultiScaleAttention
 from .gc import GlobalContext
 from .psa import PolarizedSelfAttention
 from .se import SqueezeExcite
@@ -29,6 +30,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "cbam": CBAM,
     "coordatt": CoordinateAttention,
     "eca": ECA,
+    "ema": EfficientMultiScaleAttention,
     "gc": GlobalContext,
     "psa": PolarizedSelfAttention,
     "se": SqueezeExcite,
