@@ -16,6 +16,7 @@ from .coordatt import CoordinateAttention
 from .eca import ECA
 from .ema import EfficientMultiScaleAttention
 from .gc import GlobalContext
+from .nam import NormalizationAttention
 from .psa import PolarizedSelfAttention
 from .se import SqueezeExcite
 from .sge import SpatialGroupEnhance
@@ -32,6 +33,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "eca": ECA,
     "ema": EfficientMultiScaleAttention,
     "gc": GlobalContext,
+    "nam": NormalizationAttention,
     "psa": PolarizedSelfAttention,
     "se": SqueezeExcite,
     "sge": SpatialGroupEnhance,

@@ -1,0 +1,46 @@
+"""NAM: a gate for every neuron from its batch norm, weighted by the channel's share of the norm's scales.
+
+Liu, Shao, Teng and Hoffmann, "NAM: Normalization-based Attention Module", NeurIPS 2021 workshop,
+arxiv.org/abs/2111.12419
+"""
+
+from __future__ import annotations
+
+import paddle
+import paddle.nn.functional as F
+from paddle import Tensor, nn
+
+from .base import Attention
+
+
+class NormalizationAttention(Attention):
+    """`x * sigmoid(w * bn(x))` with `w = |scale| / sum |scale|` of the batch norm.
+
+    No gradient flows through w, as in the authors' code.
+
+    Args:
+        channels: of the input.
+
+    Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. `gate(x)` is `[N, C, H, W]`; it starts near 0.5,
+    because w is 1 / C. When all scales are 0 it is 0.5 (the authors' code: NaN).
+
+    Known difference: the paper also has a spatial branch, which was never released, and writes the gate
+    without the product. The authors' training for CIFAR can add 1e-4 * sign(scale) to the gradients of the
+    scales, an L1 penalty, which is absent here. Copies that let the gradient flow through w are wrong by as
+    much as the gradient itself.
+    """
+
+    torch_names = ((r"\.nam\.", ".attn."), (r"\bChannel_Att\.bn2\.", "bn."))
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
+        self.bn = nn.BatchNorm2D(channels)
+
+    def gate(self, x: Tensor) -> Tensor:
+        scales = self.bn.weight.detach().abs()
+        share = scales / paddle.clip(scales.sum(), min=1e-30)
+        return F.sigmoid(self.bn(x) * share.reshape([1, -1, 1, 1]))
+
+    def macs(self, height: int, width: int) -> int:
+        # scale and shift, weight, sigmoid, product; absolute value, sum, quotient of the scales
+        return 4 * self.channels * height * width + 3 * self.channels
