@@ -15,6 +15,7 @@ from .cbam import CBAM
 from .coordatt import CoordinateAttention
 from .eca import ECA
 from .ema import EfficientMultiScaleAttention
+from .fca import FrequencyChannelAttention
 from .gc import GlobalContext
 from .nam import NormalizationAttention
 from .psa import PolarizedSelfAttention
@@ -32,6 +33,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "coordatt": CoordinateAttention,
     "eca": ECA,
     "ema": EfficientMultiScaleAttention,
+    "fca": FrequencyChannelAttention,
     "gc": GlobalContext,
     "nam": NormalizationAttention,
     "psa": PolarizedSelfAttention,
