@@ -17,6 +17,7 @@ from .eca import ECA
 from .ema import EfficientMultiScaleAttention
 from .fca import FrequencyChannelAttention
 from .gc import GlobalContext
+from .gct import GatedChannelTransformation
 from .nam import NormalizationAttention
 from .psa import PolarizedSelfAttention
 from .se import SqueezeExcite
@@ -35,6 +36,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "ema": EfficientMultiScaleAttention,
     "fca": FrequencyChannelAttention,
     "gc": GlobalContext,
+    "gct": GatedChannelTransformation,
     "nam": NormalizationAttention,
     "psa": PolarizedSelfAttention,
     "se": SqueezeExcite,
