@@ -19,6 +19,7 @@ from .fca import FrequencyChannelAttention
 from .gc import GlobalContext
 from .gct import GatedChannelTransformation
 from .nam import NormalizationAttention
+from .nonlocal_block import NonLocal
 from .psa import PolarizedSelfAttention
 from .se import SqueezeExcite
 from .sge import SpatialGroupEnhance
@@ -38,6 +39,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "gc": GlobalContext,
     "gct": GatedChannelTransformation,
     "nam": NormalizationAttention,
+    "nonlocal": NonLocal,
     "psa": PolarizedSelfAttention,
     "se": SqueezeExcite,
     "sge": SpatialGroupEnhance,
