@@ -21,6 +21,7 @@ from .gct import GatedChannelTransformation
 from .nam import NormalizationAttention
 from .nonlocal_block import NonLocal
 from .psa import PolarizedSelfAttention
+from .scse import SpatialChannelSE
 from .se import SqueezeExcite
 from .sge import SpatialGroupEnhance
 from .shuffle import ShuffleAttention
@@ -41,6 +42,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "nam": NormalizationAttention,
     "nonlocal": NonLocal,
     "psa": PolarizedSelfAttention,
+    "scse": SpatialChannelSE,
     "se": SqueezeExcite,
     "sge": SpatialGroupEnhance,
     "shuffle": ShuffleAttention,
