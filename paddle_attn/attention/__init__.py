@@ -18,6 +18,7 @@ from .ema import EfficientMultiScaleAttention
 from .fca import FrequencyChannelAttention
 from .gc import GlobalContext
 from .gct import GatedChannelTransformation
+from .lska import LargeSeparableKernelAttention
 from .nam import NormalizationAttention
 from .nonlocal_block import NonLocal
 from .psa import PolarizedSelfAttention
@@ -39,6 +40,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "fca": FrequencyChannelAttention,
     "gc": GlobalContext,
     "gct": GatedChannelTransformation,
+    "lska": LargeSeparableKernelAttention,
     "nam": NormalizationAttention,
     "nonlocal": NonLocal,
     "psa": PolarizedSelfAttention,
