@@ -18,6 +18,7 @@ from .ema import EfficientMultiScaleAttention
 from .fca import FrequencyChannelAttention
 from .gc import GlobalContext
 from .gct import GatedChannelTransformation
+from .lsk import LargeSelectiveKernel
 from .lska import LargeSeparableKernelAttention
 from .nam import NormalizationAttention
 from .nonlocal_block import NonLocal
@@ -40,6 +41,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "fca": FrequencyChannelAttention,
     "gc": GlobalContext,
     "gct": GatedChannelTransformation,
+    "lsk": LargeSelectiveKernel,
     "lska": LargeSeparableKernelAttention,
     "nam": NormalizationAttention,
     "nonlocal": NonLocal,
