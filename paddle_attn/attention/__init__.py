@@ -20,6 +20,7 @@ from .gc import GlobalContext
 from .gct import GatedChannelTransformation
 from .lsk import LargeSelectiveKernel
 from .lska import LargeSeparableKernelAttention
+from .mlca import MixedLocalChannelAttention
 from .nam import NormalizationAttention
 from .nonlocal_block import NonLocal
 from .psa import PolarizedSelfAttention
@@ -43,6 +44,7 @@ ATTENTION: dict[str, type[Attention]] = {
     "gct": GatedChannelTransformation,
     "lsk": LargeSelectiveKernel,
     "lska": LargeSeparableKernelAttention,
+    "mlca": MixedLocalChannelAttention,
     "nam": NormalizationAttention,
     "nonlocal": NonLocal,
     "psa": PolarizedSelfAttention,
