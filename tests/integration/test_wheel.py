@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import paddle
 import pytest
-from helpers import HANG, ROOT, picture
+from helpers import HANG, ROOT, assert_one_sentence, make_images, picture
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +65,8 @@ def test_an_editable_installation_works_beside_a_clone_of_the_packages_name(tmp_
     clone.mkdir()
     for name in ("README.md", "pyproject.toml", "setup.cfg", "setup.py"):
         shutil.copy(ROOT / name, clone)
-    shutil.copytree(ROOT / "paddle_attn", clone / "paddle_attn")
+    for name in ("configs", "paddle_attn"):
+        shutil.copytree(ROOT / name, clone / name)
     build = "from setuptools.build_meta import build_editable; build_editable('../wheel')"
     run(sys.executable, "-c", build, cwd=clone)
     (wheel,) = (tmp_path / "wheel").glob("*.whl")
@@ -93,13 +96,52 @@ assert sorted(result["labels"]) == ["cat", "dog"] and abs(sum(result["scores"]) 
 """
 
 
-def test_an_installed_wheel_exports_and_predicts_without_the_repository(wheel: Path, tmp_path: Path):
-    venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `python` and `paddle-attn` in an environment in which the wheel is installed."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder / "venv", with_pip=True)
+    python = folder / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=folder)
     # Paddle and the other requirements come from this environment: they are too large for another download.
     # A .pth file adds its packages, but not its own .pth files, such as the one of an editable install.
-    site_packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path)
+    site_packages = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder)
     Path(site_packages.strip(), "requirements.pth").write_text(str(Path(paddle.__file__).parents[1]))
+    return python.parent
+
+
+def test_an_installed_wheel_exports_and_predicts_without_the_repository(programs: Path, tmp_path: Path):
     picture((220, 40, 40)).save(tmp_path / "image.png")
-    run(python, "-c", EXPORT_AND_PREDICT, cwd=tmp_path)
+    run(programs / "python", "-c", EXPORT_AND_PREDICT, cwd=tmp_path)
+
+
+def test_the_commands_of_the_readme_run_from_an_installed_wheel(programs: Path, tmp_path: Path):
+    """In their order, with one epoch on a few images."""
+    make_images(tmp_path / "datasets" / "Images")
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [shlex.split(line) for line in re.findall(r"^paddle-attn .*$", text, re.M)]
+    assert [words[1] for words in commands] == ["split", "train", "eval", "export", "predict"]
+    shorter = ["train.epochs=1", "train.batch_size=8"]
+    for _, name, *arguments in commands:
+        if name == "split":
+            arguments += ["--out", "datasets/caltech101-16"]
+        elif name == "train":
+            arguments += shorter
+        run(programs / "paddle-attn", name, *arguments, cwd=tmp_path)
+    assert (tmp_path / "inference" / "towernet_simam" / "inference.yml").exists()
+    assert (tmp_path / "output" / "towernet_simam" / "metrics.json").exists()
+
+
+def test_an_installed_wheel_copies_its_configs_and_says_which_commands_need_a_clone(
+    programs: Path, tmp_path: Path
+):
+    run(programs / "paddle-attn", "configs", "--copy", "mine", cwd=tmp_path)
+    originals = {path.relative_to(ROOT / "configs"): path for path in (ROOT / "configs").rglob("*.yaml")}
+    assert {path: original.read_bytes() for path, original in originals.items()} == {
+        path.relative_to(tmp_path / "mine"): path.read_bytes() for path in tmp_path.rglob("*.yaml")
+    }
+    assert "4 runs" in run(programs / "paddle-attn", "study", "-c", "studies/demo", "--dry-run", cwd=tmp_path)
+    for name in ("benchmark", "fidelity"):
+        command = [programs / "paddle-attn", name]
+        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
+        assert_one_sentence(result, f"paddle-attn {name} needs a clone of the repository")
