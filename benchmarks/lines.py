@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paddle_attn.runtime import this_machine
+
 SIDES = {  # module in benchmarks/baselines: name on the page
     "ours": "this project",
     "stock_paddle": "stock Paddle",
@@ -26,6 +28,8 @@ TRAINED = {  # in training: size and number of the images
     "cifar_resnet20": (32, 128),
     "cifar_resnet56": (32, 128),
 }
+# trained in bfloat16 too, where the processor can
+BFLOAT16 = ("towernet", "resnet50", "cifar_resnet20") if "avx512_bf16" in this_machine().flags else ()
 OTHER = "other operators"
 SHARES = (  # kinds of operators, in the tables of a training step's time
     "first convolution",
@@ -195,6 +199,15 @@ def train() -> list[Line]:
         what, both = work(model, size, batch)
         return best_pytorch("train", "train", what, aim, **both)
 
+    def bfloat16(model: str) -> list[Line]:
+        what, both = work(model)
+        what, both = f"{what}, bfloat16", both | {"bfloat16": True}
+        float32 = {"bfloat16": False}
+        return [
+            best_pytorch("train", "train", what, 0.9, **both),
+            compare("train", "train", what, "ours", 1.5, "float32", None, float32, **both),
+        ]
+
     def paddle(aim: float, label: str, model: str, size: int = 0, batch: int = 0) -> Line:
         what, both = work(model, size, batch)
         return compare("train", "train", what, "stock_paddle", aim, label, **both)
@@ -219,7 +232,7 @@ def train() -> list[Line]:
         paddle(4, "stock Paddle", "vgg19"),
         ours(1 / 1.04, "resnet50 without attention", "resnet50", {"attn": None}, same_process=True),
         ours(1, "the reference forms", "towernet", {"form": "off"}),
-    ]
+    ] + [line for model in BFLOAT16 for line in bfloat16(model)]
 
 
 def infer(scratch: Path) -> list[Line]:

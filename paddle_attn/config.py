@@ -169,7 +169,8 @@ class TrainConfig(Section):
     sync_bn: bool = False  # batch norm uses the statistics of all processes; on GPUs only
     patience: int | None = option(None, low=1)  # stop after so many epochs without a new best; null: never
     stop_on_nan: bool = False  # stop when the loss or a weight is not a finite number
-    amp: str | None = option(None, choices=("O1", "O2"))  # mixed precision; 'O2' casts weights too; null: off
+    # mixed precision: 'O1' (on a CPU: products in bfloat16), 'O2' (casts weights too, GPUs only); null: off
+    amp: str | None = option(None, choices=("O1", "O2"))
     # compiled operators: 'auto', 'on' (an error if they are missing), 'off'; null: PADDLE_ATTN_OPS or 'auto'
     ops: str | None = option(None, choices=("auto", "on", "off"))
     output: str | None = None  # the run's folder; null: output/<config name>

@@ -80,10 +80,17 @@ class Training:
         return float(loss)
 
 
-def train_step(model: str, attn: str | None, size: int, batch: int, form: str = "on") -> Step:
+def train_step(
+    model: str, attn: str | None, size: int, batch: int, form: str = "on", bfloat16: bool = False
+) -> Step:
     """A training step on a batch in memory."""
     training = Training(model, attn, size, batch)
-    return in_form(form, lambda: training.step(*training.batch))
+
+    def step() -> float:
+        with ops.autocast(bfloat16):
+            return training.step(*training.batch)
+
+    return in_form(form, step)
 
 
 def infer_step(model: str, attn: str | None, size: int, batch: int, folder: str) -> Step:

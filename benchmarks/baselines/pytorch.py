@@ -341,13 +341,15 @@ def train_step(
     batch: int,
     channels_last: bool = False,
     compiled: bool = False,
+    bfloat16: bool = False,
 ) -> Callable[[], object]:
     images, labels = torch.randn(batch, 3, size, size), torch.randint(0, 16, (batch,))
     net, (images,) = configured(network(model, attn, 16), [images], channels_last, compiled)
     optimizer = torch.optim.SGD(net.parameters(), 0.01, 0.9, weight_decay=1e-4, fused=True)
 
     def step() -> float:
-        loss = F.cross_entropy(net(images), labels)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            loss = F.cross_entropy(net(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -1,4 +1,4 @@
-"""Paddle's convolution, batch norm and max-pool, in their fused form (`ops`) when supported."""
+"""Paddle's convolution, linear layer, batch norm and max-pool, fused (`ops`) when supported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from .. import ops
 
 
 class Conv2D(nn.Conv2D):
-    """`nn.Conv2D` with a square kernel and zero padding. `self.fused` names its fused form, or is None."""
+    """`nn.Conv2D` with a square kernel and zero padding.
+
+    `self.fused` names its fused form, `self.bfloat16` the one that multiplies in bfloat16 (`ops.autocast`).
+    Each can be None.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Conv2D(nn.Conv2D):
         self.stride = stride
         same = kernel_size in (1, 3, 5, 7) and padding == kernel_size // 2 and stride <= 2
         self.fused = self._fused_name(kernel_size) if same else None
+        self.bfloat16 = self._bfloat16_name(kernel_size) if same else None
 
     def _fused_name(self, side: int) -> str | None:
         """The fastest form for the channels, the kernel and the stride.
@@ -69,7 +74,23 @@ class Conv2D(nn.Conv2D):
             return "conv_direct" if channels < 8 or max(channels, filters) <= 16 else "conv3x3"
         return "conv_direct" if channels <= 32 and (side > 1 or stride > 1) else None
 
+    def _bfloat16_name(self, side: int) -> str | None:
+        """An image's few channels would fill half of a vector: they stay float32, as do groups."""
+        if self._groups > 1 or self._in_channels < 8:
+            return None
+        name = "bfloat16_conv3x3" if side == 3 and self.stride == 1 else "bfloat16_conv"
+        return name if self.bias is None else f"{name}_bias"
+
+    def _in_bfloat16(self, x: Tensor) -> Tensor | None:
+        fused = self.bfloat16 and ops.find(self.bfloat16, x)
+        if not fused or x.shape[1] != self._in_channels:
+            return None
+        tensors = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
+        return fused(*tensors, *([] if "3x3" in self.bfloat16 else [self.stride, not x.stop_gradient]))
+
     def forward(self, x: Tensor) -> Tensor:
+        if ops.casts() and (y := self._in_bfloat16(x)) is not None:
+            return y
         fused = self.fused and ops.find(self.fused, x)
         if not fused or x.shape[1] != self._in_channels:  # Paddle's operator has the better error
             return super().forward(x)
@@ -78,6 +99,22 @@ class Conv2D(nn.Conv2D):
         if self.fused == "depthwise":
             return fused(x, self.weight, self.stride)
         return fused(x, self.weight) if self.bias is None else fused(x, self.weight, self.bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`, which multiplies in bfloat16 within `ops.autocast`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not ops.casts() or x.ndim != 2 or x.shape[1] != self.weight.shape[0]:
+            return super().forward(x)
+        inputs, outputs = self.weight.shape
+        # a 1x1 convolution with exchanged roles: the weight is the map, each row of x is a filter
+        weight = self.weight.reshape([1, inputs, 1, outputs])
+        fused = ops.find("bfloat16_conv", weight)
+        if fused is None or 0 in x.shape or x.dtype != weight.dtype:
+            return super().forward(x)
+        y = fused(weight, x.reshape([-1, inputs, 1, 1]), 1, True).reshape([-1, outputs])
+        return y if self.bias is None else y + self.bias
 
 
 class BatchNorm2D(nn.BatchNorm2D):

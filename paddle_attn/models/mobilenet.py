@@ -13,7 +13,7 @@ from typing import ClassVar
 from paddle import ParamAttr, Tensor, nn
 from paddle.vision.models.mobilenetv2 import model_urls
 
-from .layers import BatchNorm2D, batch_norm
+from .layers import BatchNorm2D, Linear, batch_norm
 from .placement import Placement
 from .resnet import SIMAM_REPOSITORY, conv
 from .spec import CifarSpec, ModelSpec
@@ -176,7 +176,7 @@ class MobileNetV2(nn.Layer):
         self.pool2d_avg = nn.AdaptiveAvgPool2D(1)
         small = ParamAttr(initializer=nn.initializer.Normal(0.0, 0.01))
         self.classifier = nn.Sequential(
-            nn.Dropout(0.0 if small_images else 0.2), nn.Linear(LAST_CHANNELS, num_classes, weight_attr=small)
+            nn.Dropout(0.0 if small_images else 0.2), Linear(LAST_CHANNELS, num_classes, weight_attr=small)
         )
 
     def forward_features(self, x: Tensor) -> list[Tensor]:

@@ -14,7 +14,7 @@ from typing import ClassVar
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .layers import BatchNorm2D, batch_norm
+from .layers import BatchNorm2D, Linear, batch_norm
 from .placement import Placement
 from .resnet import SIMAM_REPOSITORY, conv
 from .spec import CifarSpec, ModelSpec
@@ -160,7 +160,7 @@ class PreResNet(nn.Layer):
             self.feature_channels.append(channels)
         self.bn = BatchNorm2D(channels)
         self.avgpool = nn.AdaptiveAvgPool2D(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = Linear(channels, num_classes)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The map after each stage, before the last batch norm: strides 1, 2 and 4."""

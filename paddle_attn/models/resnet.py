@@ -15,7 +15,7 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 from paddle.vision.models.resnet import model_urls
 
-from .layers import BatchNorm2D, Conv2D, MaxPool2D, batch_norm
+from .layers import BatchNorm2D, Conv2D, Linear, MaxPool2D, batch_norm
 from .placement import Placement
 from .spec import CifarSpec, ModelSpec
 
@@ -221,7 +221,7 @@ class ResNet(nn.Layer):
                 self.attn[str(stage + 1)] = placement.make(channels)
             self.feature_channels.append(channels)
         self.avgpool = nn.AdaptiveAvgPool2D(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = Linear(channels, num_classes)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The map after each stage, strides 4, 8, 16 and 32; 1, 2 and 4 for small images."""

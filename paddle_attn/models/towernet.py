@@ -19,7 +19,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ..errors import UserError
-from .layers import BatchNorm2D, Conv2D, max_pool2d
+from .layers import BatchNorm2D, Conv2D, Linear, max_pool2d
 from .placement import Placement
 from .spec import ModelSpec
 
@@ -78,7 +78,7 @@ class TowerNet(nn.Layer):
         self.b4 = nn.Sequential(conv_bn(256, 256))
         # the notebook also counts the pools and attentions between them
         self.b5 = nn.LayerDict({"0": Inception(256), "3": Inception(256), "6": Inception(256)})
-        self.b6 = nn.Linear(256, num_classes)
+        self.b6 = Linear(256, num_classes)
         self.attn = nn.LayerDict()
         for site, placement in enumerate(placements):
             if placement.slot == "post_pool":

@@ -14,7 +14,7 @@ from typing import ClassVar
 from paddle import Tensor, nn
 from paddle.vision.models.vgg import model_urls
 
-from .layers import Conv2D, MaxPool2D
+from .layers import Conv2D, Linear, MaxPool2D
 from .placement import Placement
 from .spec import ModelSpec
 
@@ -54,13 +54,13 @@ class VGG(nn.Layer):
                 self.attn[str(stage)] = placement.make(width)
         self.avgpool = nn.AdaptiveAvgPool2D(7)
         self.classifier = nn.Sequential(
-            nn.Linear(channels * 7 * 7, 4096),
+            Linear(channels * 7 * 7, 4096),
             nn.ReLU(),
             nn.Dropout(),
-            nn.Linear(4096, 4096),
+            Linear(4096, 4096),
             nn.ReLU(),
             nn.Dropout(),
-            nn.Linear(4096, num_classes),
+            Linear(4096, num_classes),
         )
 
     def forward_features(self, x: Tensor) -> list[Tensor]:

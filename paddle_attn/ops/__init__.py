@@ -9,6 +9,8 @@ A caller asks for the fused form of an operator, and uses the reference form whe
 
 `PADDLE_ATTN_OPS` sets the mode, and `with using(mode):` overrides it: `auto` (the default) uses the available
 fused forms, `on` requires them, `off` uses none.
+
+`with autocast():` lets convolutions and linear layers multiply in bfloat16 on processors with AVX512-BF16.
 """
 
 from __future__ import annotations
@@ -23,12 +25,14 @@ import paddle
 from paddle import Tensor
 from paddle.base.dygraph.base import in_sot_simulation_mode
 
+from .. import runtime
 from ..errors import UserError, unknown_name
 from . import build
 from .table import TABLE, Fused
 
 MODES = ("auto", "on", "off")
 _mode: ContextVar[str | None] = ContextVar("mode", default=None)
+_autocast: ContextVar[bool] = ContextVar("autocast", default=False)
 
 
 @contextlib.contextmanager
@@ -51,6 +55,41 @@ def mode() -> str:
     return value
 
 
+@contextlib.contextmanager
+def autocast(enabled: bool = True) -> Iterator[None]:
+    """Let the convolutions and linear layers of `models` multiply in bfloat16 within the block, on a CPU.
+
+    Sums, weights, activations and gradients stay float32. A backward computes as its forward did, also after
+    the block. Nothing changes where `bfloat16_problem` states a reason, and in exported programs.
+    """
+    token = _autocast.set(enabled)
+    try:
+        yield
+    finally:
+        _autocast.reset(token)
+
+
+def casts() -> bool:
+    """Whether `autocast` is on here."""
+    return _autocast.get()
+
+
+def bfloat16_problem(machine: runtime.Machine | None = None) -> str:
+    """Why a machine, by default this one, cannot multiply in bfloat16, or "".
+
+    Compiles the operators if necessary, when the machine is this one.
+    """
+    name = "bfloat16_conv"
+    fused = TABLE[name]["cpu"]
+    if not fused.runs_on(machine or runtime.this_machine()):
+        return f"this processor lacks AVX512-BF16 (the flag {fused.processor})"
+    if machine is not None:
+        return ""
+    if mode() == "off":
+        return "the compiled operators are off (train.ops, PADDLE_ATTN_OPS)"
+    return _problem("cpu", fused.source)
+
+
 def find(name: str, x: Tensor) -> Fused | None:
     """The fused form of an operator for its first input x, or None: then the caller uses the reference form.
 
@@ -66,7 +105,7 @@ def find(name: str, x: Tensor) -> Fused | None:
         return None
     device = _device(x)
     fused = TABLE[name].get(device)
-    if fused is None or not fused.supports(x):
+    if fused is None or not fused.supports(x) or not fused.runs_on(_machine()):
         return None
     problem = _problem(device, fused.source)
     if not problem:
@@ -82,7 +121,12 @@ def find(name: str, x: Tensor) -> Fused | None:
 def available(name: str, device: str = "cpu") -> bool:
     """Whether the fused form of an operator works here and is not turned off. Compiles it if necessary."""
     fused = TABLE[name].get(device)
-    return fused is not None and mode() != "off" and not _problem(device, fused.source)
+    if fused is None or mode() == "off" or not fused.runs_on(_machine()):
+        return False
+    return not _problem(device, fused.source)
+
+
+_machine = functools.cache(runtime.this_machine)
 
 
 def _device(x: Tensor) -> str:
@@ -97,5 +141,6 @@ def _device(x: Tensor) -> str:
 @functools.cache
 def _problem(device: str, source: str) -> str:
     """Why a source's operators are unavailable, or "". The first call compiles all sources for the device."""
-    sources = {forms[device].source for forms in TABLE.values() if device in forms}
+    found = [forms[device] for forms in TABLE.values() if device in forms]
+    sources = {fused.source for fused in found if fused.runs_on(_machine())}
     return build.load(source, tuple(sorted(sources)))

@@ -6,9 +6,12 @@ To add a fused form, write its source in the device's folder and add its entry t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import paddle
 from paddle import Tensor, _C_ops
+
+from ..runtime import Machine
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,18 @@ class Fused:
         dtypes: the supported types of the first input.
         min_places: the smallest supported H * W of a map. By default a 1x1 map is left to the reference form.
             With None the first input can have any shape.
+        processor: the flag in /proc/cpuinfo of a processor that runs it; "" for any.
     """
 
     source: str
     name: str
     dtypes: tuple[paddle.dtype, ...] = (paddle.float32,)
     min_places: int | None = 2
+    processor: str = ""
+
+    def runs_on(self, machine: Machine) -> bool:
+        """Whether the machine's processor has the instructions. Without them it is not compiled either."""
+        return not self.processor or self.processor in machine.flags
 
     def supports(self, x: Tensor) -> bool:
         """Whether x, the first input or the first of a list, is of a supported type, shape and size, and not
@@ -41,6 +50,8 @@ class Fused:
         """The output for the operator's inputs, followed by its attributes. Only in dynamic mode."""
         return _C_ops._run_custom_op(self.name, *arguments)[0]
 
+
+Bfloat16 = partial(Fused, min_places=1, processor="avx512_bf16")
 
 TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     # attention.SimAM: (x [N, C, H, W], e_lambda) -> [N, C, H, W]
@@ -63,6 +74,15 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     # F.conv2d, k x k with k = 1, 3, 5 or 7, padding (k - 1) / 2: (x [N, C, H, W], weight [K, C, k, k],
     # stride 1 or 2, whether x needs a gradient) -> [N, K, H', W']
     "conv_direct": {"cpu": Fused("cpu/direct.cc", "paddle_attn_conv_direct", min_places=1)},
+    # the convolutions that `autocast` multiplies in bfloat16; with a bias [K] as the third input
+    # conv3x3 and conv3x3_bias; where Paddle gives Inf, these may give NaN
+    "bfloat16_conv3x3": {"cpu": Bfloat16("cpu/bfloat16_winograd.cc", "paddle_attn_bfloat16_conv3x3")},
+    "bfloat16_conv3x3_bias": {
+        "cpu": Bfloat16("cpu/bfloat16_winograd.cc", "paddle_attn_bfloat16_conv3x3_bias")
+    },
+    # conv_direct, and the same with a bias
+    "bfloat16_conv": {"cpu": Bfloat16("cpu/bfloat16_direct.cc", "paddle_attn_bfloat16_conv")},
+    "bfloat16_conv_bias": {"cpu": Bfloat16("cpu/bfloat16_direct.cc", "paddle_attn_bfloat16_conv_bias")},
     # F.max_pool2d: (x [N, C, H, W], kernel_size, stride, padding) -> [N, C, H', W']
     "max_pool": {"cpu": Fused("cpu/maxpool.cc", "paddle_attn_max_pool")},
     # activation(F.batch_norm): (x [N, C, H, W], scale [C], bias [C], running mean [C], running variance [C],

@@ -156,7 +156,8 @@ def train_epoch(run: Run) -> Iterator[float]:
         updates = is_update(run, step + 1)
         run.loss.loss_weight = loss_weight(run, step)
         paddle.seed(step_seed(train.seed, state.epoch, step, run.processes.rank))  # of dropout
-        (loss,), ((top1, top5),) = run.model.train_batch(images, targets, update=updates)
+        with ops.autocast(train.amp is not None):  # on a CPU; on a GPU it is Paddle that casts
+            (loss,), ((top1, top5),) = run.model.train_batch(images, targets, update=updates)
         loss = float(loss) / run.loss.loss_weight
         if optim.schedule_unit == "step":
             state.scheduler.step()
@@ -334,7 +335,7 @@ def prepare(
     train, optim = config.train, config.optim
     check_device(train.device)
     device = set_device(train.device)
-    check_gpu_options(train, device)
+    check_device_options(train, device)
     check_output(config)
     processes = ProcessGroup(device)
     if not processes.is_main:
@@ -358,18 +359,19 @@ def prepare(
     print_setup(console, config, device, processes.world_size, network, loader, eval_loader)
     if config.model.weights and not resume:
         load_start_weights(config, network, console)
+    paddle_amp = train.amp if device.startswith("gpu") else None
     state = TrainState(
         network,
         optimizer,
         ema=ExponentialMovingAverage(network, optim.ema_decay) if optim.ema_decay else None,
-        scaler=paddle.amp.GradScaler() if train.amp else None,
+        scaler=paddle.amp.GradScaler() if paddle_amp else None,  # bfloat16 has the range of float32
     )
     resume_or_start(folder, state, resume, processes, console)
 
     loss = ClassificationLoss(optim.label_smoothing)
     with hide_paddle_flags():
         model = paddle.Model(network)
-    model.prepare(optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)), amp_configs=train.amp)
+    model.prepare(optimizer, loss, paddle.metric.Accuracy(topk=(1, 5)), amp_configs=paddle_amp)
     model._scaler = state.scaler  # Paddle would create another at the first step
     return Run(
         config,
@@ -386,16 +388,24 @@ def prepare(
     )
 
 
-def check_gpu_options(train: TrainConfig, device: str) -> None:
-    for key, value, feature in (
-        ("amp", train.amp, "mixed precision"),
-        ("sync_bn", train.sync_bn, "batch norm over processes"),
-    ):
-        if value and not device.startswith("gpu"):
-            raise UserError(
-                f"train.{key} is {value!r}, but this run is on the {device}, where Paddle lacks {feature}: "
-                "expected the default, or a GPU"
-            )
+def check_device_options(train: TrainConfig, device: str) -> None:
+    if device.startswith("gpu"):
+        return
+    if train.sync_bn:
+        raise UserError(
+            f"train.sync_bn is {train.sync_bn!r}, but this run is on the {device}, where Paddle lacks "
+            "batch norm over processes: expected the default, or a GPU"
+        )
+    if train.amp == "O2":
+        raise UserError(
+            f"train.amp is 'O2', but this run is on the {device}, where weights stay float32: "
+            "expected 'O1', null, or a GPU"
+        )
+    if train.amp and (problem := ops.bfloat16_problem()):
+        raise UserError(
+            f"train.amp is {train.amp!r}, but this run is on the {device}, where it needs bfloat16, and "
+            f"{problem}: expected null, or a GPU"
+        )
 
 
 def check_output(config: Config) -> None:

@@ -16,13 +16,14 @@ from paddle import nn  # noqa: E402
 
 from paddle_attn import create_attention, load_config  # noqa: E402
 from paddle_attn.models import MODELS  # noqa: E402
+from paddle_attn.models.layers import Conv2D  # noqa: E402
 from paddle_attn.train import fit  # noqa: E402
 
 
 def small_network(num_classes: int, placements: object) -> nn.Layer:
     return nn.Sequential(
         *(nn.Conv2D(3, 8, 3, 2), create_attention("simam", 8), nn.ReLU()),
-        *(nn.Conv2D(8, 8, 3, 2), create_attention("se", 8, reduction=2), nn.ReLU()),
+        *(Conv2D(8, 8, 3, 2, 1), create_attention("se", 8, reduction=2), nn.ReLU()),
         *(nn.AdaptiveAvgPool2D(1), nn.Flatten(), nn.Linear(8, num_classes)),
     )
 

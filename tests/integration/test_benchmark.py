@@ -15,7 +15,7 @@ from helpers import ROOT, assert_one_sentence, tool
 
 from benchmarks import breakdown, measure, page
 from benchmarks.baselines import ours, stock_paddle
-from benchmarks.lines import PACKAGES, PYTORCH, SECTIONS, SHARES, TRAINED, Line, Result, lines
+from benchmarks.lines import BFLOAT16, PACKAGES, PYTORCH, SECTIONS, SHARES, TRAINED, Line, Result, lines
 from benchmarks.seeds import run_seeds
 from benchmarks.step_time import run_time
 from paddle_attn import create_attention, create_model, ops, profile, runtime
@@ -188,7 +188,7 @@ def test_a_line_without_any_baseline_is_an_error():
 def test_every_baseline_of_pytorch_runs_with_the_tuned_allocator_in_modules_and_training():
     """All configurations of the table take part, and none is left with an allocator as it comes."""
     lines_ = [line for line in LINES if line.sides == {"pytorch"} and line.section != "infer"]
-    assert len(lines_) == 3 * 4 + 2 + 8
+    assert len(lines_) == 3 * 4 + 2 + 8 + len(BFLOAT16)
     for line in lines_:
         assert list(line.baselines) == list(PYTORCH)
         assert all(order["tuned"] for order in line.baselines.values())

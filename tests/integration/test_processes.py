@@ -16,7 +16,7 @@ import paddle
 import pytest
 from helpers import HANG, ROOT, config_for, wait_until
 
-from paddle_attn import create_model
+from paddle_attn import create_model, ops
 from paddle_attn.data.folder import ImageFolder
 from paddle_attn.data.loader import Loader, ShardedBatchSampler
 from paddle_attn.data.transforms import Preprocess
@@ -82,10 +82,21 @@ def history_of(run: Path) -> list[dict[str, float]]:
     return [{key: float(value) for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_processes_train_as_one_with_the_double_batch(uneven_data: Path, tmp_path: Path, accumulate: int):
+@pytest.mark.parametrize(
+    ("accumulate", "amp"),
+    [
+        (1, "null"),
+        (2, "null"),
+        pytest.param(
+            1, "O1", marks=pytest.mark.skipif(bool(ops.bfloat16_problem()), reason="needs bfloat16")
+        ),
+    ],
+)
+def test_two_processes_train_as_one_with_the_double_batch(
+    uneven_data: Path, tmp_path: Path, accumulate: int, amp: str
+):
     config = CONFIGS / "mobilenet_v2_none.yaml"
-    common = [*SETTINGS, f"data.root={uneven_data}", f"optim.accumulate={accumulate}"]
+    common = [*SETTINGS, f"data.root={uneven_data}", f"optim.accumulate={accumulate}", f"train.amp={amp}"]
     two = [*common, "train.batch_size=5", f"train.output={tmp_path / 'two'}"]
     job = launch(LAUNCHED, tmp_path / "log", config, *two)
     output = output_of(job)
@@ -94,10 +105,11 @@ def test_two_processes_train_as_one_with_the_double_batch(uneven_data: Path, tmp
     one = [*common, "train.batch_size=10", f"train.output={tmp_path / 'one'}"]
     subprocess.run([sys.executable, LAUNCHED, config, *one], check=True, capture_output=True)
     for expected, found in zip(history_of(tmp_path / "one"), history_of(tmp_path / "two"), strict=True):
-        assert found == pytest.approx(expected, rel=1e-5)
+        assert found == pytest.approx(expected, rel=1e-5 if amp == "null" else 1e-2)
+    rtol = 1e-4 if amp == "null" else 1e-2  # rounding to bfloat16 can differ where a sum does
     weights = read_weights(tmp_path / "two" / "last.pdparams")
     for key, value in read_weights(tmp_path / "one" / "last.pdparams").items():
-        np.testing.assert_allclose(weights[key], value, rtol=1e-4, atol=1e-6, err_msg=key)
+        np.testing.assert_allclose(weights[key], value, rtol=rtol, atol=rtol / 100, err_msg=key)
 
 
 def test_sigterm_stops_all_processes_and_the_resumed_run_is_bitwise_the_same(

@@ -18,7 +18,7 @@ import pytest
 from helpers import ROOT, config_for, make_images, tree, write_cifar
 from rich.console import Console
 
-from paddle_attn import create_model, save_weights
+from paddle_attn import create_model, ops, save_weights
 from paddle_attn.builders import load_trained, make_loader, set_device
 from paddle_attn.config import AugmentConfig, Config, ModelConfig, OptimConfig, load_config
 from paddle_attn.errors import Stopped, UserError
@@ -294,10 +294,64 @@ def test_weights_that_are_not_finite_stop_the_run_before_they_are_saved(
         assert (tmp_path / "run" / name).read_bytes() == saved[name]
 
 
-def test_mixed_precision_on_a_cpu_is_refused(split_data: Path, tmp_path: Path):
-    with pytest.raises(UserError, match=r"train\.amp is 'O1', but this run is on the cpu"):
-        fit(config_for(split_data, tmp_path / "run", amp="O1"), QUIET)
+# ---- mixed precision on a CPU
+
+needs_bfloat16 = pytest.mark.skipif(bool(ops.bfloat16_problem()), reason=ops.bfloat16_problem())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"amp": "O2"}, "train.amp is 'O2', but this run is on the cpu, where weights stay float32"),
+        (
+            {"amp": "O1", "ops": "off"},
+            r"train.amp is 'O1', but this run is on the cpu, where .* bfloat16, and ",
+        ),
+    ],
+)
+def test_mixed_precision_that_a_cpu_lacks_is_refused(
+    split_data: Path, tmp_path: Path, options: dict, message: str
+):
+    with pytest.raises(UserError, match=message):
+        fit(config_for(split_data, tmp_path / "run", **options), QUIET)
     assert not (tmp_path / "run").exists()
+
+
+def mixed(data: Path, output: Path, optim: dict | None = None, **train: object) -> Config:
+    """A run in mixed precision of a network with large enough maps to train well."""
+    config = config_for(data, output, amp="O1", **train)
+    return changed(config, model={"name": "cifar_resnet20"}, data={"size": 32}, optim=optim or {})
+
+
+@needs_bfloat16
+def test_mixed_precision_learns_as_float32_does(split_data: Path, tmp_path: Path):
+    cast = fit(mixed(split_data, tmp_path / "cast", epochs=4), QUIET)
+    plain = fit(changed(mixed(split_data, tmp_path / "plain", epochs=4), train={"amp": None}), QUIET)
+    assert cast[-1].train_loss < cast[0].train_loss
+    assert cast[0].train_loss != plain[0].train_loss
+    assert cast[0].train_loss == pytest.approx(plain[0].train_loss, rel=0.05)
+    assert all(value.dtype != np.uint16 for value in last_weights(tmp_path / "cast").values())
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("optim", [{}, {"accumulate": 2, "ema_decay": 0.9, "clip_norm": 1.0}])
+def test_a_killed_run_in_mixed_precision_resumes_bitwise(split_data: Path, tmp_path: Path, optim: dict):
+    whole = fit(mixed(split_data, tmp_path / "whole", optim, epochs=3, checkpoint_steps=1), QUIET)
+    broken = mixed(split_data, tmp_path / "broken", optim, epochs=3, checkpoint_steps=1)
+    with pytest.raises(Death):
+        fit(broken, QUIET, on_step=at_update(3, die))
+    resumed = fit(changed(broken, train={"resume": True}), QUIET)
+    assert timeless(resumed) == timeless(whole)
+    assert_same_weights(tmp_path / "broken", tmp_path / "whole")
+
+
+@needs_bfloat16
+def test_an_evaluation_of_mixed_precision_is_that_of_the_exported_float32(split_data: Path, tmp_path: Path):
+    config = mixed(split_data, tmp_path / "run", epochs=1)
+    (metrics,) = fit(config, QUIET)
+    network, classes = load_trained(config, tmp_path / "run" / "last.pdparams")
+    evaluation = evaluate(network, make_loader(config, "eval"), classes)
+    assert evaluation.loss == pytest.approx(metrics.eval_loss, rel=1e-6)
 
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
