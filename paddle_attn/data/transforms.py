@@ -20,6 +20,7 @@ from ..errors import UserError
 
 CROP_FRACTION = 0.875  # 'crop' resizes the short side to size / 0.875 first: 256 for 224
 MAX_ASPECT = 32  # long side by short side; 'crop' resizes only the middle of a longer strip, to bound memory
+PILLOW = {"backend": "pil", "interpolation": "bilinear"}  # for other readers of `inference.yml`
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,17 @@ class Preprocess:
         return round(self.size / CROP_FRACTION)
 
     def to_ops(self) -> list[dict]:
-        """The `PreProcess.transform_ops` of an `inference.yml`, as PaddleClas and PaddleX read them."""
+        """The `PreProcess.transform_ops` of an `inference.yml`, as PaddleClas and PaddleX read them.
+
+        Both resize with OpenCV unless it names Pillow, whose bilinear filter averages where it shrinks.
+        """
         if self.resize_mode == "stretch":
-            resize = [{"ResizeImage": {"size": self.size}}]
+            resize = [{"ResizeImage": {"size": self.size, **PILLOW}}]
         else:
-            resize = [{"ResizeImage": {"resize_short": self.short_side}}, {"CropImage": {"size": self.size}}]
+            resize = [
+                {"ResizeImage": {"resize_short": self.short_side, **PILLOW}},
+                {"CropImage": {"size": self.size}},
+            ]
         normalise = {
             "channel_num": 3,
             "mean": list(self.mean),
@@ -97,7 +104,8 @@ class Preprocess:
                 f"cannot read the preprocessing in inference.yml ({error!r}): "
                 "expected the one that paddle-attn export writes"
             ) from None
-        if preprocess.to_ops() != ops:
+        current = [{"ResizeImage": PILLOW | resize} if op == {"ResizeImage": resize} else op for op in ops]
+        if preprocess.to_ops() != current:  # the first exports did not name Pillow
             raise UserError(
                 "paddle_attn does not support the preprocessing in inference.yml: "
                 "expected the one that paddle-attn export writes"

@@ -118,7 +118,7 @@ def test_the_description_has_the_layout_that_paddlex_reads(exported):
     content = yaml.safe_load((exported[1] / "inference.yml").read_text(encoding="utf-8"))
     normalise = {"channel_num": 3, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "order": ""}
     assert content["PreProcess"]["transform_ops"] == [
-        {"ResizeImage": {"size": 128}},
+        {"ResizeImage": {"size": 128, "backend": "pil", "interpolation": "bilinear"}},
         {"NormalizeImage": normalise | {"scale": pytest.approx(1 / 255)}},
         {"ToCHWImage": None},
     ]

@@ -207,6 +207,15 @@ def test_the_preprocessing_of_other_exports_is_refused(ops):
         Preprocess.from_ops(ops)
 
 
+@pytest.mark.parametrize("resize_mode", ["stretch", "crop"])
+def test_the_preprocessing_of_exports_that_do_not_name_pillow_is_read(resize_mode: str):
+    preprocess = Preprocess(8, resize_mode, (0, 0, 0), (1, 1, 1))
+    ops = preprocess.to_ops()
+    for key in ("backend", "interpolation"):
+        del ops[0]["ResizeImage"][key]
+    assert Preprocess.from_ops(ops) == preprocess
+
+
 def augmented(seed: int, **options) -> np.ndarray:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, [24, 24, 3]).astype("uint8"))
     return np.asarray(Augment(AugmentConfig(**options))(image, random.Random(seed)))
