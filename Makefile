@@ -1,7 +1,7 @@
 # make demo          a first run that needs no data: write synthetic images, split, train, evaluate, export, predict
 # make test          lint, and every test except the slow ones;  make test-slow  the slow ones too
 # make soak          new random cases: properties, hostile files, kills, sanitizers (about an hour)
-# make check-photos  the figures of the README on the real photographs
+# make check-photos  the numbers of the README on the real photographs
 PYTHON ?= python3
 PY = .venv/bin/python
 STAMP = .venv/.installed
@@ -20,7 +20,8 @@ demo: $(STAMP) $(DEMO)/split.json
 	@echo
 	@echo "Made: $(DEMO)/    the synthetic images, train/ and eval/, and split.json"
 	@echo "      $(RUN)/      best.pdparams, last.pdparams, history.csv, curves.png,"
-	@echo "                        metrics.json, confusion.png, predictions.csv, vdl/"
+	@echo "                        metrics.json, confusion.png, eval_predictions.csv,"
+	@echo "                        predictions.csv, vdl/"
 	@echo "      inference/demo/   inference.json, inference.pdiparams, inference.yml"
 	@echo "Watch the curves with: .venv/bin/visualdl --logdir output --language en"
 

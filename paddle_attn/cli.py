@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from . import runtime
-from .errors import Stopped, UserError, did_you_mean, missing_package, nearest, one_line, quote
+from .errors import Stopped, UserError, did_you_mean, escaped, missing_package, nearest, one_line, quote
 from .files import shown
 
 if TYPE_CHECKING:
@@ -127,6 +127,21 @@ def this_command() -> str:
     return shlex.join([*words, *sys.argv[1:]])
 
 
+class InputErrors:
+    """Prints one line for each input that cannot be read, while a tool goes on with the others."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, error: UserError) -> None:
+        print(f"error: {error}", file=sys.stderr)
+        self.count += 1
+
+    def exit_code(self, has_results: bool) -> int:
+        """0 when all inputs were read, 1 when some were, 2 when none was."""
+        return 2 if not has_results else 1 if self.count else 0
+
+
 @contextlib.contextmanager
 def one_sentence_errors() -> Iterator[None]:
     """Report warnings, and errors that the user can correct, in one line on stderr; other errors keep their
@@ -219,3 +234,11 @@ def prepare_paddle() -> None:
         warnings.filterwarnings("ignore", message=message)
     # damaged EXIF data in photographs that decode
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+
+def column(text: str, width: int) -> str:
+    """The text, escaped, padded to a width on the terminal: a Chinese character takes two columns."""
+    from rich.cells import cell_len
+
+    text = escaped(text)
+    return text + " " * (width - cell_len(text))

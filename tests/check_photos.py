@@ -1,4 +1,4 @@
-"""Reproduce the README's figures on the photographs: python tests/check_photos.py PHOTOS
+"""Reproduce the README's numbers on the photographs: python tests/check_photos.py PHOTOS
 
 PHOTOS is a .zip, a .tar.gz or a folder, with one folder per class. Each network trains from scratch with
 its config, at a smaller size and for fewer epochs, and must reach its accuracy. It is evaluated and

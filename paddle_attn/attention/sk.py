@@ -1,7 +1,7 @@
 """SK: two convolutions with different receptive fields, and for every channel a soft choice between them.
 
 Li et al., "Selective Kernel Networks", CVPR 2019, arxiv.org/abs/1903.06586, in the form of the PytorchInsight
-repository, which produced the figures that the SGE paper compares with.
+repository, which produced the numbers that the SGE paper compares with.
 """
 
 from __future__ import annotations

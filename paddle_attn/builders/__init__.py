@@ -5,6 +5,6 @@ plain arguments.
 """
 
 from .data import make_loader, make_preprocess
-from .network import load_trained, make_network, set_device
+from .network import check_model, load_trained, make_network, set_device
 
-__all__ = ["load_trained", "make_loader", "make_network", "make_preprocess", "set_device"]
+__all__ = ["check_model", "load_trained", "make_loader", "make_network", "make_preprocess", "set_device"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from paddle import nn
 
 from ..config import Config, load_config
 from ..errors import UserError
-from ..models import create_model
+from ..models import create_model, model_spec
+from ..models.placement import place
 from ..weights import class_names, load_weights
 from .data import make_loader, make_preprocess
 
@@ -37,6 +39,15 @@ def set_device(name: str) -> str:
             )
     paddle.device.set_device(name)
     return paddle.device.get_device()
+
+
+def check_model(config: Config) -> None:
+    """Check the names of model and attention, and where it sits, before any data is needed.
+
+    Raises: UserError as `make_network` does, but for arguments that depend on the number of channels.
+    """
+    model = config.model
+    place(model_spec(model.name), model.attn, model.attn_kwargs, model.attn_pos)
 
 
 def make_network(config: Config, num_classes: int) -> nn.Layer:
@@ -89,7 +100,7 @@ def _check_trained_config(config: Config, weights: Path) -> None:
         if value != trained[key]:
             raise UserError(
                 f"{weights} was trained with {key} {trained[key]!r}, expected the same, found {value!r}: "
-                f"pass -c {path}, or set it with -o"
+                f"pass -c {shlex.quote(str(path))}, or set it with -o"
             )
 
 

@@ -1,11 +1,12 @@
-"""Evaluate weights on the eval images; write metrics.json and confusion.png beside the weights."""
+"""Evaluate weights on the eval images; write metrics.json, confusion.png and eval_predictions.csv, a line for
+each image, beside the weights.
+"""
 
 from __future__ import annotations
 
 import argparse
 
-from ..cli import Parser, add_trained, prepare_paddle, trained_config
-from ..errors import escaped
+from ..cli import Parser, add_trained, column, prepare_paddle, trained_config
 from ..files import shown
 
 
@@ -28,16 +29,18 @@ def main(arguments: argparse.Namespace) -> None:
         recall = "no images" if row["recall"] is None else f"{100 * row['recall']:6.2f} %"
         scores = f"recall {recall} {_interval(row['recall_interval'])}"
         scores += f"  precision {100 * row['precision']:6.2f} %"
-        print(f"{escaped(row['class']):24s} {row['images']:6d} images  {scores}")
-    top1, top5 = _interval(result.top1_interval), _interval(result.top5_interval)
-    scores = f"top-1 {100 * result.top1:.2f} % {top1}  top-5 {100 * result.top5:.2f} % {top5}"
+        print(f"{column(row['class'], 24)} {row['images']:6d} images  {scores}")
+    scores = f"top-1 {100 * result.top1:.2f} % {_interval(result.top1_interval)}"
+    if result.has_top5:
+        scores += f"  top-5 {100 * result.top5:.2f} % {_interval(result.top5_interval)}"
     print(f"{scores}  loss {result.loss:.4f}  on {result.images} images (95 % intervals)")
     if arguments.report or arguments.corruptions:
         from ..diagnose import diagnose
 
         page = diagnose(config, arguments.weights, result, arguments.corruptions)
         print(f"where the network errs: {shown(page)}")
-    print(f"metrics.json and confusion.png are in {shown(config.train.output)}")
+    folder = shown(config.train.output)
+    print(f"metrics.json, confusion.png and eval_predictions.csv are in {folder}")
 
 
 def _interval(interval: tuple[float, float]) -> str:

@@ -5,10 +5,8 @@ none could.
 from __future__ import annotations
 
 import argparse
-import sys
 
-from ..cli import Parser, prepare_paddle
-from ..errors import UserError
+from ..cli import InputErrors, Parser, prepare_paddle
 
 
 def add_arguments(parser: Parser) -> None:
@@ -34,13 +32,8 @@ def main(arguments: argparse.Namespace) -> int:
 
     predictor = Predictor(arguments.model)
     check_outputs([arguments.csv, arguments.json], arguments.inputs, arguments.model)
-    errors = []
-
-    def report(error: UserError) -> None:
-        print(f"error: {error}", file=sys.stderr)
-        errors.append(error)
-
-    results = predictor.predict(arguments.inputs, arguments.topk, on_error=report)
+    errors = InputErrors()
+    results = predictor.predict(arguments.inputs, arguments.topk, on_error=errors)
     write_results(results, arguments.csv, arguments.json)
     print_results(results)
-    return 2 if not results else 1 if errors else 0
+    return errors.exit_code(bool(results))

@@ -8,7 +8,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from ..cli import Parser
+from ..cli import Parser, column
 
 
 def add_arguments(parser: Parser) -> None:
@@ -50,7 +50,7 @@ def main(arguments: argparse.Namespace) -> None:
     options |= {"url": arguments.url} if arguments.url else {}
     split = make_split(source, out, arguments.classes, arguments.seed, arguments.force, **options)
     for name, count in split.counts.items():
-        print(f"{name:24s} {count['train']:6d} train {count['eval']:6d} eval")
+        print(f"{column(name, 24)} {count['train']:6d} train {count['eval']:6d} eval")
     for file, reason in split.skipped.items():
         print(f"skipped: {file}: {reason}")
     train, evaluation, classes = split.total("train"), split.total("eval"), len(split.classes)

@@ -26,7 +26,8 @@ def main(arguments: argparse.Namespace) -> int | None:
 
     study = load_study(arguments.config)
     if arguments.dry_run:
-        print("\n".join(describe(study, arguments.jobs)))
+        for line in describe(study, arguments.jobs):
+            print(line, flush=True)
         return None
     if not arguments.report:
         outcome = run_study(study, arguments.jobs, command=this_command())

@@ -39,6 +39,7 @@ class ImageDataset(Dataset):
     """
 
     classes: list[str]
+    root: str | None = None  # the folder of its files
 
     def __init__(self, preprocess: Preprocess, augment: Augment | None = None, seed: int = 0, cache: int = 0):
         self.preprocess, self.augment, self.seed = preprocess, augment, seed

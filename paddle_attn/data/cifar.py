@@ -58,6 +58,7 @@ class Cifar10(ImageDataset):
                 f"there is no {path}, and Paddle could not download it ({error}): "
                 f"download {self.archive} elsewhere and copy it there"
             ) from None
+        self.root = str(Path(self._data.data_file).parent)
         self.classes = self._read_classes(Path(self._data.data_file))
 
     def _read_classes(self, archive: Path) -> list[str]:

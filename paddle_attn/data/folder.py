@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import paddle
@@ -72,8 +73,8 @@ class ImageFolder(ImageDataset, DatasetFolder):
         folder = Path(root)
         if not folder.is_dir():
             raise DataNotFoundError(
-                f"there is no data directory {root}: "
-                "expected class folders of images in it, as `paddle-attn split` makes them"
+                f"there is no data directory {root}: expected class folders of images in it, "
+                f"as `{_command_for(folder)}` makes them"
             )
         classes = sorted(
             entry.name for entry in folder.iterdir() if entry.is_dir() and not is_clutter(entry.name)
@@ -102,3 +103,12 @@ class ImageFolder(ImageDataset, DatasetFolder):
 
     def name(self, index: int) -> str:
         return self.samples[index][0]
+
+
+def _command_for(folder: Path) -> str:
+    """The command that makes a missing folder of a split."""
+    root = folder.parent if folder.name in ("train", "eval") else folder
+    if root.name == "caltech101-16":
+        return "paddle-attn split"
+    source = "demo" if root.name == "demo" else "FOLDER_OR_ARCHIVE"
+    return f"paddle-attn split --source {source} --out {shlex.quote(str(root))}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Hashable, Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,17 @@ def find_images(path: Path) -> list[Path | UserError]:
     if path.exists():
         return [path]
     return [UserError(f"{path} does not exist: expected an image or a folder of images")]
+
+
+def in_turn(keys: Iterable[Hashable]) -> list[int]:
+    """The places in a list of keys such as classes: the first of each key, then the second of each key.
+
+    The beginning of the result is a sample that shows all keys.
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return [place for turn in zip_longest(*places.values()) for place in turn if place is not None]
 
 
 def check_class_name(name: str, folder: Path) -> None:

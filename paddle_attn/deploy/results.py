@@ -29,6 +29,8 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
 
     On a terminal, a path that is too long continues on the next line after a `/`.
     """
+    if not results:
+        return
     names = [[escaped(label) for label in result["labels"]] for result in results]
     label_width = min(max([5, *(cell_len(labels[0]) for labels in names)]), MAX_LABEL)
     indent = " " * (len("score") + 2 + label_width + 2)

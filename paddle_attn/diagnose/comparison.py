@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import json
 import math
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from ..data.images import ImageError, load_image
+from ..data.base import ImageDataset
+from ..data.datasets import DATASETS, create_dataset
+from ..data.images import ImageError, in_turn, load_image
+from ..data.transforms import Preprocess
 from ..errors import UserError
 from ..files import atomic_write, read_regular, write_text
+from ..plotting.mark import RECORD, check_replaceable
 from ..plotting.page import Markup, paragraph, section, table, write_page
 from ..train.intervals import NORMAL_95, wilson
-from ..train.predictions import COLUMNS, PREDICTIONS
+from ..train.predictions import PREDICTIONS, Prediction, read_predictions
 from .figures import Tile, plot_tiles
-from .report import THUMBNAIL, interval, page_tiles, percent
+from .report import THUMBNAIL, interval, load_thumbnail, page_tiles, percent
 
 LEVEL = 0.05  # of significance
 MAX_SHOWN = 24  # images on each side
+NO_STATISTICS = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # of colours: thumbnails are not normalised
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,12 @@ class Run:
 
     path: Path
     metrics: dict  # of metrics.json
-    rows: list[dict[str, str]]  # of eval_predictions.csv
+    rows: list[Prediction]  # of eval_predictions.csv
 
     @property
     def right(self) -> np.ndarray:
         """For each image whether its class was predicted."""
-        return np.array([row["true"] == row["predicted"] for row in self.rows])
+        return np.array([row.is_right for row in self.rows])
 
 
 @dataclass(frozen=True)
@@ -114,27 +120,20 @@ def compare_runs(a: str | Path, b: str | Path, out: str | Path) -> RunComparison
 def _read(folder: Path) -> Run:
     try:
         metrics = json.loads(read_regular(folder / "metrics.json"))
-        text = read_regular(folder / PREDICTIONS).decode("utf-8")
+        rows = read_predictions(folder / PREDICTIONS)
     except FileNotFoundError as error:
-        raise UserError(
-            f"there is no {error.filename}: evaluate the run first, "
-            f"with paddle-attn eval --weights {folder / 'best.pdparams'}"
-        ) from None
+        command = f"paddle-attn eval --weights {shlex.quote(str(folder / 'best.pdparams'))}"
+        raise UserError(f"there is no {error.filename}: evaluate the run first, with {command}") from None
     except ValueError:
-        raise UserError(
-            f"metrics.json or {PREDICTIONS} in {folder} is damaged: evaluate the run again"
-        ) from None
-    table = csv.DictReader(io.StringIO(text))
-    rows = list(table)
+        raise _damaged(folder) from None
     known = isinstance(metrics, dict) and isinstance(metrics.get("classes"), list) and "top1" in metrics
-    if (
-        not known
-        or tuple(table.fieldnames or ()) != COLUMNS
-        or not rows
-        or any(None in row.values() for row in rows)
-    ):
-        raise UserError(f"metrics.json or {PREDICTIONS} in {folder} is damaged: evaluate the run again")
+    if not known or not rows:
+        raise _damaged(folder)
     return Run(folder, metrics, rows)
+
+
+def _damaged(folder: Path) -> UserError:
+    return UserError(f"metrics.json or {PREDICTIONS} in {folder} is damaged: evaluate the run again")
 
 
 def _check_same_images(a: Run, b: Run) -> None:
@@ -144,9 +143,9 @@ def _check_same_images(a: Run, b: Run) -> None:
             f"{a.path} and {b.path} were evaluated on different classes ({len(classes_a)} and "
             f"{len(classes_b)}): expected the same data set"
         )
-    images_a, images_b = ({(r["image"], r["bytes"], r["true"]) for r in run.rows} for run in (a, b))
+    images_a, images_b = ({(row.image, row.bytes, row.true) for row in run.rows} for run in (a, b))
     different = sorted(images_a ^ images_b)
-    if different or [r["image"] for r in a.rows] != [r["image"] for r in b.rows]:
+    if different or [row.image for row in a.rows] != [row.image for row in b.rows]:
         example = f", such as {different[0][0]}" if different else ", in another order"
         raise UserError(
             f"{a.path} and {b.path} were evaluated on different images ({len(a.rows)} and {len(b.rows)}"
@@ -155,21 +154,25 @@ def _check_same_images(a: Run, b: Run) -> None:
 
 
 def _write(found: RunComparison, out: Path) -> None:
+    page, picture, record = (out / f"comparison.{kind}" for kind in ("html", "png", "json"))
+    check_replaceable(page, picture, record)
     a, b = found.a, found.b
-    left, right = (_tiles(found, images[:MAX_SHOWN]) for images in (found.only_a, found.only_b))
-    title = f"a: {a.path.name}, b: {b.path.name}"
+    left, right = (_tiles(found, _spread(found, images)) for images in (found.only_a, found.only_b))
     write_page(
-        out / "comparison.html",
+        page,
         f"Comparison of {a.path.name} (a) and {b.path.name} (b)",
         paragraph(Markup("<b>"), found.verdict, Markup("</b>")),
-        _figures(found),
-        _side("Images that only b gets right", right, len(found.only_b)),
-        _side("Images that only a gets right", left, len(found.only_a)),
+        _values(found),
+        _side(right, "b", len(found.only_b)),
+        _side(left, "a", len(found.only_a)),
     )
-    halves = [*right[: MAX_SHOWN // 2], *left[: MAX_SHOWN // 2]]
-    caption = f"{title}\n{found.verdict}\nimages that only b gets right (blue), then only a (orange)"
-    atomic_write(out / "comparison.png", lambda part: plot_tiles(halves, caption, part))
-    figures = {
+    title = f"a: {a.path.name}, b: {b.path.name}\n{found.verdict}"
+    halves = {
+        _heading("b", len(found.only_b), MAX_SHOWN // 2): right[: MAX_SHOWN // 2],
+        _heading("a", len(found.only_a), MAX_SHOWN // 2): left[: MAX_SHOWN // 2],
+    }
+    atomic_write(picture, lambda part: plot_tiles(halves, title, part))
+    values = RECORD | {
         "a": str(a.path),
         "b": str(b.path),
         "images": len(a.rows),
@@ -181,10 +184,10 @@ def _write(found: RunComparison, out: Path) -> None:
         "p": found.p,
         "verdict": found.verdict,
     }
-    write_text(out / "comparison.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    write_text(record, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
-def _figures(found: RunComparison) -> Markup:
+def _values(found: RunComparison) -> Markup:
     a, b, count = found.a, found.b, len(found.a.rows)
     low, high = found.difference_interval
 
@@ -196,10 +199,11 @@ def _figures(found: RunComparison) -> Markup:
 
     rows = [
         ("top-1", *(with_interval(run.metrics["top1"], count) for run in (a, b))),
-        ("top-5", *(with_interval(run.metrics["top5"], count) for run in (a, b))),
         ("loss", *("–" if (x := run.metrics["loss"]) is None else f"{x:.4f}" for run in (a, b))),
         ("right alone", len(found.only_a), len(found.only_b)),
     ]
+    if len(a.metrics["classes"]) > 5:  # otherwise every image is in the top-5
+        rows.insert(1, ("top-5", *(with_interval(run.metrics["top5"], count) for run in (a, b))))
     changes = zip(a.metrics["classes"], b.metrics["classes"], strict=True)
     recalls = [row(first["class"], [first["recall"], second["recall"]], 1) for first, second in changes]
     both = int((a.right & b.right).sum())
@@ -211,7 +215,7 @@ def _figures(found: RunComparison) -> Markup:
         "the test."
     ).replace("-", "−")
     return section(
-        "Figures",
+        "Values",
         paragraph(f"a: {a.path}"),
         paragraph(f"b: {b.path}"),
         table(("", "a", "b"), rows),
@@ -220,30 +224,54 @@ def _figures(found: RunComparison) -> Markup:
     )
 
 
-def _side(title: str, items: list[Tile], count: int) -> Markup:
-    more = paragraph(f"The first {len(items)} of {count:,}.") if count > len(items) else ""
-    return section(title, page_tiles(items) if items else paragraph("None."), more)
+def _spread(found: RunComparison, images: np.ndarray) -> list[int]:
+    """At most `MAX_SHOWN` of the images, of all classes in turn."""
+    return [int(images[place]) for place in in_turn(found.a.rows[index].true for index in images)][:MAX_SHOWN]
 
 
-def _tiles(found: RunComparison, images: np.ndarray) -> list[Tile]:
+def _heading(run: str, count: int, shown: int) -> str:
+    which = f"; {shown} of them, of all classes in turn" if count > shown else ""
+    return f"Images that only {run} gets right: {count:,}{which}"
+
+
+def _side(items: list[Tile], run: str, count: int) -> Markup:
+    return section(_heading(run, count, MAX_SHOWN), page_tiles(items) if items else paragraph("None."))
+
+
+def _tiles(found: RunComparison, images: Sequence[int]) -> list[Tile]:
+    dataset = _dataset(found) if len(images) else None
     return [
         Tile(
-            _load(found, index),
-            row_a["image"],
-            (f"is {row_a['true']}", f"a: {row_a['predicted']}", f"b: {row_b['predicted']}"),
-            row_b["predicted"] == row_b["true"],
+            _load(found, dataset, index),
+            row_a.image,
+            (f"is {row_a.true}", f"a: {row_a.predicted}", f"b: {row_b.predicted}"),
+            row_b.is_right,
         )
         for index in images
         for row_a, row_b in [(found.a.rows[index], found.b.rows[index])]
     ]
 
 
-def _load(found: RunComparison, index: int) -> Image.Image | None:
-    """The image, where either run read it; None when it is not there any more, or was in an archive."""
+def _dataset(found: RunComparison) -> ImageDataset | None:
+    """The data set of images that are in an archive, where either run read it; None when they are files."""
+    for run in (found.a, found.b):
+        name, folder = run.metrics.get("dataset"), run.metrics.get("folder")
+        archive = getattr(DATASETS.get(str(name)), "archive", None)
+        if archive and folder and Path(folder, archive).is_file():  # otherwise it would be downloaded
+            with contextlib.suppress(UserError):
+                return create_dataset(name, folder, "eval", Preprocess(THUMBNAIL, "stretch", *NO_STATISTICS))
+    return None
+
+
+def _load(found: RunComparison, dataset: ImageDataset | None, index: int) -> Image.Image | None:
+    """The image, from the data set or where either run read it; None when it is not there any more."""
+    name = found.a.rows[index].image
+    if dataset is not None:
+        return load_thumbnail(dataset, index) if dataset.name(index) == name else None
     for run in (found.a, found.b):
         if folder := run.metrics.get("folder"):
             try:
-                image = load_image(Path(folder, run.rows[index]["image"]))
+                image = load_image(Path(folder, name))
             except ImageError:
                 continue
             image.thumbnail((THUMBNAIL, THUMBNAIL), reducing_gap=2.0)

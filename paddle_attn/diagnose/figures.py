@@ -6,11 +6,12 @@ Right and wrong differ in a mark (✓, ✗) too, lines in their markers.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no global state, no display
 from PIL import Image
 
@@ -36,23 +37,47 @@ class Tile:
     right: bool
 
 
-def plot_tiles(tiles: Sequence[Tile], title: str, path: Path) -> None:
-    """Images with their lines of text, six in a row; at least one row."""
-    rows, lines = max(1, -(-len(tiles) // COLUMNS)), max([2, *(len(tile.lines) for tile in tiles)])
-    with plain_text([title, "✓✗", *(line for tile in tiles for line in tile.lines)]):
-        height = rows * (SIDE + 0.17 * lines + 0.1) + 0.5
-        figure = Figure(figsize=(COLUMNS * SIDE, height), layout="constrained")
-        grid = figure.subplots(rows, COLUMNS, squeeze=False)
-        for axes in grid.flat:
-            axes.set_axis_off()
-        for axes, tile in zip(grid.flat, tiles, strict=False):
-            pixels = np.full([8, 8, 3], 225, "uint8") if tile.image is None else np.asarray(tile.image)
-            axes.imshow(pixels)
-            caption = "\n".join(_cut(line) for line in tile.lines)
-            colour = BLUE if tile.right else ORANGE
-            axes.set_title(caption, fontsize=SMALL - 1, color=colour, y=-0.02, va="top", pad=0)
+def plot_tiles(groups: Mapping[str, Sequence[Tile]], title: str, path: Path) -> None:
+    """Images with their lines of text, six in a row, those of each group below its heading.
+
+    Args:
+        groups: the images by heading; a group may be empty.
+        title: of the picture.
+        path: the PNG to write.
+    """
+    heights = [_height(heading, tiles) for heading, tiles in groups.items()]
+    texts = [line for tiles in groups.values() for tile in tiles for line in tile.lines]
+    with plain_text([title, "✓✗", *groups, *texts]):
+        lines = 1 + title.count("\n")
+        figure = Figure(figsize=(COLUMNS * SIDE, sum(heights) + 0.25 * lines + 0.2), layout="constrained")
+        parts = figure.subfigures(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+        for part, (heading, tiles) in zip(parts, groups.items(), strict=True):
+            if heading:
+                part.suptitle(heading, fontsize=10, x=0.01, ha="left")
+            if not tiles:
+                continue
+            grid = part.subplots(-(-len(tiles) // COLUMNS), COLUMNS, squeeze=False)
+            for axes in grid.flat:
+                axes.set_axis_off()
+            for axes, tile in zip(grid.flat, tiles, strict=False):
+                _draw_tile(axes, tile)
         figure.suptitle(title, fontsize=11)
         save(figure, path)
+
+
+def _height(heading: str, tiles: Sequence[Tile]) -> float:
+    """The inches of a group; without tiles only those of its heading."""
+    lines = max([1, *(len(tile.lines) for tile in tiles)])
+    rows = -(-len(tiles) // COLUMNS)
+    return rows * (SIDE + 0.17 * lines + 0.1) + (0.35 if heading else 0.1)
+
+
+def _draw_tile(axes: Axes, tile: Tile) -> None:
+    pixels = np.full([8, 8, 3], 225, "uint8") if tile.image is None else np.asarray(tile.image)
+    axes.imshow(pixels)
+    caption = "\n".join(_cut(line) for line in tile.lines)
+    colour = BLUE if tile.right else ORANGE
+    axes.set_title(caption, fontsize=SMALL - 1, color=colour, y=-0.02, va="top", pad=0)
 
 
 def _cut(line: str) -> str:
@@ -135,11 +160,17 @@ def plot_reliability(parts: Sequence[tuple[str, Calibration]], path: Path) -> No
         axes.set_ylabel("accuracy (%)")
         axes.set_ylim(-3, 103)
         axes.grid(alpha=0.25)
-        axes.legend(frameon=False, loc="lower right", fontsize=SMALL)
         below.bar(confidence, [bin.images for bin in result.bins], width=4, color=BLUE)
         below.set_xlim(-3, 103)
         below.set_ylabel("images")
         below.set_xlabel("confidence: highest probability (%)")
+    figure.legend(
+        *grid[0][0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=SMALL,
+    )
     save(figure, path)
 
 

@@ -1,10 +1,10 @@
-"""The page about an evaluation, `report.html`, its pictures, and `report.json` with their figures."""
+"""The page about an evaluation, `report.html`, its pictures, and `report.json` with the values on it."""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ from ..config import Config
 from ..data.base import ImageDataset
 from ..errors import UserError
 from ..files import atomic_write, write_text
+from ..plotting.mark import RECORD, check_replaceable
 from ..plotting.page import (
     Markup,
     bar,
-    check_page,
     markup,
     paragraph,
     picture,
@@ -36,6 +36,8 @@ from .corruptions import CorruptedTop1, corrupted_top1
 from .figures import Tile, plot_classes, plot_corruptions, plot_reliability, plot_tiles
 
 REPORT = "report.html"
+VALUES = "report.json"
+PICTURES = ("per_class", "confident_errors", "confused_pairs", "calibration", "corruptions", "mosaic")
 MAX_TILES = 24  # of a picture
 MAX_PAIRS, IMAGES_PER_PAIR = 6, 6  # confused classes
 THUMBNAIL = 192  # pixels
@@ -53,16 +55,17 @@ def diagnose(config: Config, weights: str | Path, evaluation: Evaluation, corrup
 
     Returns: the path of the page.
 
-    Raises: UserError when another program wrote the page.
+    Raises: UserError when a file of these names was not written by this package.
     """
     folder, title = Path(config.train.output), evaluation_title(config)
-    check_page(folder / REPORT)  # before a picture is written
+    pictures = [folder / f"{name}.png" for name in PICTURES]
+    check_replaceable(folder / REPORT, folder / VALUES, *pictures)
     predictions = evaluation.predictions
     labels, logits = predictions.labels, predictions.logits
     writer = _Writer(evaluation, title, folder)
     parts = [writer.headline(Path(weights).name), writer.classes()]
     parts += [writer.confident_errors(), writer.confused_pairs()]
-    figures: dict = {"images": len(labels)}
+    values = RECORD | evaluation.values()
     if not np.isfinite(logits).all():
         text = "The network's outputs are not all finite, so its probabilities mean nothing."
         parts.append(section("Calibration", paragraph(text, kind="warning")))
@@ -70,19 +73,21 @@ def diagnose(config: Config, weights: str | Path, evaluation: Evaluation, corrup
         temperatures, fitted = cross_fitted_temperatures(logits, labels)
         before, after = calibration(logits, labels), calibration(logits, labels, temperatures)
         parts.append(writer.calibration(before, after, fitted))
-        figures["temperatures"] = list(fitted)
+        values["temperatures"] = list(fitted)
         for name, result in (("before", before), ("after", after)):
             numbers = ("error", "by_chance", "loss", "confidence", "accuracy")
-            figures[f"calibration_{name}"] = {number: getattr(result, number) for number in numbers}
+            values[f"calibration_{name}"] = {number: getattr(result, number) for number in numbers}
     if corruptions:
         network, loader = load_for_evaluation(config, weights)
         with ops.using(config.train.ops):
             results = corrupted_top1(network, loader.dataset, config.train.batch_size)
         parts.append(writer.corruptions(results))
-        figures["corruptions"] = [result._asdict() for result in results]
+        values["corruptions"] = [result._asdict() for result in results]
     parts.append(writer.mosaic())
+    for stale in {*pictures} - {*writer.written}:  # of an earlier report
+        stale.unlink(missing_ok=True)
     write_page(folder / REPORT, f"Diagnosis of {title}", *parts)
-    write_text(folder / "report.json", json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / VALUES, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
     return folder / REPORT
 
 
@@ -92,6 +97,10 @@ def percent(fraction: float | None, digits: int = 2) -> str:
 
 def interval(ends: Sequence[float]) -> str:
     return f"{100 * ends[0]:.1f} to {100 * ends[1]:.1f} %"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def load_thumbnail(dataset: ImageDataset, index: int) -> Image.Image | None:
@@ -127,7 +136,7 @@ class _Writer:
         self.right = self.predicted == self.labels
         images = np.arange(len(self.labels))
         self.confidence = self.probabilities[images, self.predicted]
-        self.of_true = self.probabilities[images, self.labels]
+        self.written: list[Path] = []
 
     def tile(self, index: int) -> Tile:
         """An image with its true class, and the predicted one with its probability."""
@@ -137,24 +146,26 @@ class _Writer:
         lines = (found,) if self.right[index] else (found, f"is {classes[self.labels[index]]}")
         return Tile(load_thumbnail(self.dataset, index), self.names[index], lines, bool(self.right[index]))
 
-    def save(self, name: str, draw, *arguments) -> None:
-        atomic_write(self.folder / name, lambda part: draw(*arguments, part))
+    def save(self, name: str, draw: Callable[..., None], *arguments: object) -> None:
+        """Write the picture of a name of `PICTURES`."""
+        path = self.folder / f"{name}.png"
+        atomic_write(path, lambda part: draw(*arguments, part))
+        self.written.append(path)
 
     def headline(self, weights: str) -> Markup:
         result = self.evaluation
-        rows = [
-            ("top-1", percent(result.top1), interval(result.top1_interval)),
-            ("top-5", percent(result.top5), interval(result.top5_interval)),
-            ("loss (mean cross entropy)", f"{result.loss:.4f}", ""),
-        ]
+        rows = [("top-1", percent(result.top1), interval(result.top1_interval))]
+        if result.has_top5:
+            rows.append(("top-5", percent(result.top5), interval(result.top5_interval)))
+        rows.append(("loss (mean cross entropy)", f"{result.loss:.4f}", ""))
         note = (
             f"Measured on {result.images:,} eval images of {len(result.classes):,} classes. The 95 % "
-            "intervals (Wilson) say how far another choice of as many images could have moved a figure."
+            "intervals (Wilson) say how far another choice of as many images could have moved a value."
         )
         chosen = ""
         if weights.startswith("best."):
             chosen = paragraph(
-                f"{weights} is from the epoch with the highest top-1 on these same images, so its figures "
+                f"{weights} is from the epoch with the highest top-1 on these same images, so its values "
                 "are a little too high.",
                 kind="note",
             )
@@ -164,7 +175,7 @@ class _Writer:
         known = [row for row in self.evaluation.by_class() if row["images"]]
         empty = [row["class"] for row in self.evaluation.by_class() if not row["images"]]
         known.sort(key=lambda row: row["f1"])
-        self.save("per_class.png", plot_classes, known, self.title)
+        self.save("per_class", plot_classes, known, self.title)
         rows = [
             (
                 row["class"],
@@ -192,10 +203,9 @@ class _Writer:
         chosen = wrong[np.argsort(-self.confidence[wrong], kind="stable")][:MAX_TILES]
         title = "The most confident errors"
         if not len(chosen):
-            (self.folder / "confident_errors.png").unlink(missing_ok=True)
             return section(title, paragraph("None: every image is right."))
         items = [self.tile(index) for index in chosen]
-        self.save("confident_errors.png", plot_tiles, items, f"{self.title}: the most confident errors")
+        self.save("confident_errors", plot_tiles, {"": items}, f"{self.title}: the most confident errors")
         text = paragraph(
             f"{len(wrong):,} images are wrong; these were predicted with the highest probability. Wrong or "
             "ambiguous labels show here first."
@@ -206,23 +216,22 @@ class _Writer:
         title = "The most confused classes"
         pairs = self.evaluation.most_confused()[:MAX_PAIRS]
         if not pairs:
-            (self.folder / "confused_pairs.png").unlink(missing_ok=True)
             return section(title, paragraph("None: every image is right."))
-        parts, drawn = [], []
+        parts, drawn = [], {}
         for pair in pairs:
             places = [self.evaluation.classes.index(pair[key]) for key in ("true", "predicted")]
             images = np.flatnonzero((self.labels == places[0]) & (self.predicted == places[1]))
             items = [self.tile(index) for index in images[:IMAGES_PER_PAIR]]
-            drawn += items
-            heading = f"{pair['true']} taken for {pair['predicted']}: {pair['images']:,} images"
+            heading = f"{pair['true']} taken for {pair['predicted']}: {count(pair['images'], 'image')}"
+            drawn[heading] = items
             parts += [paragraph(heading), page_tiles(items)]
-        self.save("confused_pairs.png", plot_tiles, drawn, f"{self.title}: the most confused classes")
+        self.save("confused_pairs", plot_tiles, drawn, f"{self.title}: the most confused classes")
         return section(title, *parts)
 
     def calibration(self, before: Calibration, after: Calibration, fitted: tuple[float, float]) -> Markup:
         halves = " and ".join(f"{value:.2f}" for value in fitted)
         parts = (("before temperature scaling", before), ("after temperature scaling", after))
-        self.save("calibration.png", plot_reliability, parts)
+        self.save("calibration", plot_reliability, parts)
         plots = []
         for name, result in parts:  # one beside the other where there is space
             buffer = _png(plot_reliability, [(name, result)])
@@ -259,7 +268,7 @@ class _Writer:
         )
 
     def corruptions(self, results: Sequence[CorruptedTop1]) -> Markup:
-        self.save("corruptions.png", plot_corruptions, self.evaluation.top1, results, self.title)
+        self.save("corruptions", plot_corruptions, self.evaluation.top1, results, self.title)
         picture_ = _png(plot_corruptions, self.evaluation.top1, results, self.title)
         rows = [
             (
@@ -280,14 +289,13 @@ class _Writer:
 
     def mosaic(self) -> Markup:
         """As many right as wrong images, evenly spaced over the classes, if there are as many."""
-        chosen: list[int] = []
-        for group in (np.flatnonzero(~self.right), np.flatnonzero(self.right)):
-            count = min(len(group), MAX_TILES // 2)
-            chosen += (
-                group[np.linspace(0, len(group) - 1, count).round().astype(int)].tolist() if count else []
-            )
-        items = [self.tile(index) for index in chosen]
-        self.save("mosaic.png", plot_tiles, items, f"{self.title}: wrong and right predictions")
+        groups = {"Wrong": np.flatnonzero(~self.right), "Right": np.flatnonzero(self.right)}
+        parts = {}
+        for name, images in groups.items():
+            places = np.linspace(0, len(images) - 1, min(len(images), MAX_TILES // 2)).round().astype(int)
+            parts[f"{name}: {count(len(images), 'image')}"] = [self.tile(index) for index in images[places]]
+        self.save("mosaic", plot_tiles, parts, f"{self.title}: wrong and right predictions")
+        items = [item for part in parts.values() for item in part]
         text = paragraph("Wrong predictions (✗), then right ones (✓), evenly spaced over the eval images.")
         return section("A sample of predictions", text, page_tiles(items))
 

@@ -1,32 +1,36 @@
-"""What `paddle-attn explain` does: from trained weights and image files to figures."""
+"""What `paddle-attn explain` does: from trained weights and image files to pictures."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 import paddle
 from paddle import Tensor, nn
 from PIL import Image
+from rich.cells import cell_len
 
 from .. import ops
 from ..builders import load_trained, make_preprocess, set_device
+from ..cli import column
 from ..config import Config
-from ..data.images import find_images, load_image
+from ..data.images import find_images, in_turn, load_image
 from ..data.transforms import Preprocess
 from ..errors import UserError, escaped, unknown_name
 from ..files import atomic_write, shown
+from ..plotting.mark import check_replaceable
 from .cam import ClassMaps, class_maps, to_image_size
 from .faithfulness import check_randomisation, deletion_insertion, random_maps
-from .figure import MARK, Overlay, Trial, gate_columns, plot_columns, plot_faithfulness
+from .figure import Overlay, Trial, gate_columns, plot_columns, plot_faithfulness
 from .gates import attention_gates
 from .recording import last_map, list_attentions, list_layers
 
-MAX_COLUMNS = 5  # of gates in a figure
+MAX_COLUMNS = 5  # of gates in a picture
 BATCH = 8
 
 
@@ -61,49 +65,109 @@ class Trained:
         return self.classes.index(name)
 
 
-def read_images(
-    inputs: Sequence[str], limit: int, on_error: Callable[[UserError], None]
-) -> tuple[list[str], list[Image.Image], int]:
-    """The names and contents of at most `limit` images of files and folders, and how many more there are.
+@dataclass(frozen=True)
+class Options:
+    """What `paddle-attn explain` shows, and where it writes."""
 
-    A smaller limit takes one image of each folder in turn, so that all classes are shown.
+    out: Path
+    method: str = "grad-cam"  # one of `METHODS`, or 'gate'
+    layer: str | None = None
+    class_name: str | None = None
+    faithfulness: bool = False
+    limit: int = 16  # images
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace, folder: str) -> Options:
+        """The options of the command line; `folder` is that of the weights.
+
+        Raises: UserError when they contradict each other, or would replace a file of the user.
+        """
+        out = Path(arguments.out or Path(folder, "explain.png"))
+        names = ("method", "layer", "class_name", "faithfulness", "limit")
+        options = cls(out, **{name: getattr(arguments, name) for name in names})
+        if not arguments.inputs and not arguments.list_layers:
+            raise UserError("there is nothing to explain: expected images or folders, or --list-layers")
+        if options.limit < 1:
+            raise UserError(f"--limit must be at least 1, found {options.limit}")
+        if options.method == "gate" and (options.faithfulness or options.class_name):
+            raise UserError("a gate belongs to no class: --faithfulness and --class expect another --method")
+        for path in options.pictures:
+            if not str(path).startswith("/dev/") and path.suffix.lower() != ".png":
+                raise UserError(f"the picture is a PNG: expected a name that ends with .png, found {path}")
+        check_replaceable(*options.pictures)
+        return options
+
+    @property
+    def pictures(self) -> list[Path]:
+        """The picture of the maps and, with `faithfulness`, the one that judges them."""
+        judged = self.out.with_name(f"{self.out.stem}_faithfulness{self.out.suffix}")
+        return [self.out, judged] if self.faithfulness else [self.out]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images to explain."""
+
+    names: list[str]
+    images: list[Image.Image]
+    left_out: int  # images beyond the limit
+
+
+def read_images(inputs: Sequence[str], limit: int, on_error: Callable[[UserError], None]) -> Inputs:
+    """At most `limit` images of files and folders; what cannot be read is passed to `on_error`.
+
+    A smaller limit takes one image of each folder in turn, so that all classes are shown. The images of a
+    folder beyond it are counted, not opened.
     """
-    found = [each for item in inputs for each in find_images(Path(item))]
-    folders: dict[Path, list[int]] = {}  # the places in `found` of a folder's images
-    for place, each in enumerate(found):
-        if isinstance(each, UserError):
-            on_error(each)
-        else:
-            folders.setdefault(each.parent, []).append(place)
-    in_turn = [place for turn in zip_longest(*folders.values()) for place in turn if place is not None]
+    files: list[tuple[Path, bool]] = []  # and whether the file itself is an input
+    for item in map(Path, inputs):
+        for found in find_images(item):
+            if isinstance(found, UserError):
+                on_error(found)
+            else:
+                files.append((found, not item.is_dir()))
     read: dict[int, Image.Image] = {}
-    tried = 0
-    while tried < len(in_turn) and len(read) < limit:
-        place = in_turn[tried]
-        tried += 1
+    left_out = 0
+    for place in in_turn(file.parent for file, _ in files):
+        file, is_input = files[place]
+        if len(read) == limit and not is_input:
+            left_out += 1
+            continue
         try:
-            read[place] = load_image(found[place])
+            image = load_image(file)
         except UserError as error:
             on_error(error)
-    places = sorted(read)
-    names = [f"{found[place].parent.name}/{found[place].name}".lstrip("/") for place in places]
-    return names, [read[place] for place in places], len(in_turn) - tried
+            continue
+        if len(read) < limit:
+            read[place] = image
+        else:
+            left_out += 1
+    chosen = [files[place][0] for place in sorted(read)]
+    names = [f"{file.parent.name}/{file.name}".lstrip("/") for file in chosen]
+    return Inputs(names, [read[place] for place in sorted(read)], left_out)
 
 
-def check_target(path: Path) -> None:
-    """Raises UserError when `path` is a file that this command did not write, or not a PNG's name."""
-    if not str(path).startswith("/dev/") and path.suffix.lower() != ".png":
-        raise UserError(f"the figure is a PNG: expected a name that ends with .png, found {path}")
-    if path.is_file() and not _is_ours(path):
-        raise UserError(f"{path} is not a figure of this command, and is not replaced: choose another --out")
+def explain(
+    models: Sequence[Trained], inputs: Sequence[str], options: Options, on_error: Callable[[UserError], None]
+) -> list[str]:
+    """Write the pictures of images and folders.
 
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            return image.info.get("Software") == MARK["Software"]
-    except Exception:  # not a PNG, or a damaged one
-        return False
+    Returns: the lines to print; none when no image could be read.
+    """
+    found = read_images(inputs, options.limit, on_error)
+    if not found.images:
+        return []
+    if found.left_out:
+        text = f"shows {len(found.images)} images and leaves out {found.left_out}: --limit sets how many"
+        print(text, file=sys.stderr)
+    if options.method == "gate":
+        lines = [f"gates of {', '.join(explain_gates(models, found, options))}"]
+    else:
+        results = explain_class(models, found, options)
+        lines = class_lines(models, results, found.names)
+        if options.faithfulness:
+            lines += trial_lines(judge(models, found.images, results, options.pictures[-1]))
+    return [*lines, f"wrote {' and '.join(map(shown, options.pictures))}"]
 
 
 def layer_lines(trained: Trained) -> list[str]:
@@ -125,8 +189,10 @@ def class_lines(models: Sequence[Trained], results: Sequence[ClassMaps], names: 
     lines = []
     for model, result in zip(models, results, strict=True):
         lines.append(f"{model.title}: {result.method} at {result.layer}")
-        for name, number, score in zip(names, result.class_ids, result.scores, strict=True):
-            lines.append(f"  {100 * score:6.2f} %  {escaped(model.classes[number])}  {shown(name)}")
+        classes = [model.classes[number] for number in result.class_ids]
+        width = max(cell_len(escaped(name)) for name in classes)
+        for name, class_name, score in zip(names, classes, result.scores, strict=True):
+            lines.append(f"  {100 * score:6.2f} %  {column(class_name, width)}  {shown(name)}")
     return lines
 
 
@@ -144,20 +210,12 @@ def trial_lines(trials: Sequence[Trial]) -> list[str]:
     return lines
 
 
-def explain_class(
-    models: Sequence[Trained],
-    names: Sequence[str],
-    images: Sequence[Image.Image],
-    method: str,
-    layer: str | None,
-    class_name: str | None,
-    out: Path,
-) -> list[ClassMaps]:
-    """Write the figure of class activation maps, a column for each model; returns the maps of each."""
+def explain_class(models: Sequence[Trained], found: Inputs, options: Options) -> list[ClassMaps]:
+    """Write the picture of class activation maps, a column for each model; returns the maps of each."""
     columns, results = [], []
     for model in models:
-        pixels, inputs = model.see(images)
-        result = _maps(model, inputs, method, layer, class_name)
+        pixels, inputs = model.see(found.images)
+        result = _maps(model, inputs, options)
         captions = [
             f"{model.classes[number]} {100 * score:.0f} %{'' if map_.any() else ': no evidence'}"
             for number, score, map_ in zip(result.class_ids, result.scores, result.maps, strict=True)
@@ -165,22 +223,20 @@ def explain_class(
         maps = to_image_size(result.maps, *pixels.shape[1:3])
         columns.append(Overlay(model.title if len(models) > 1 else "", pixels, maps, captions))
         results.append(result)
-    title = f"{method} at {', '.join(dict.fromkeys(result.layer for result in results))}"
+    title = f"{options.method} at {', '.join(dict.fromkeys(result.layer for result in results))}"
     if len(models) == 1:
         title = f"{models[0].title}: {title}"
-    pixels = models[0].see(images)[0]
-    atomic_write(out, lambda part: plot_columns(pixels, names, columns, part, title))
+    pixels = models[0].see(found.images)[0]
+    atomic_write(options.out, lambda part: plot_columns(pixels, found.names, columns, part, title))
     return results
 
 
-def _maps(
-    model: Trained, inputs: Tensor, method: str, layer: str | None, class_name: str | None
-) -> ClassMaps:
+def _maps(model: Trained, inputs: Tensor, options: Options) -> ClassMaps:
     """`class_maps` in batches, which bound the memory."""
-    class_id = model.class_id(class_name)
+    class_id = model.class_id(options.class_name)
     with ops.using(model.config.train.ops):
         parts = [
-            class_maps(model.net, inputs[start : start + BATCH], method, layer, class_id)
+            class_maps(model.net, inputs[start : start + BATCH], options.method, options.layer, class_id)
             for start in range(0, len(inputs), BATCH)
         ]
     return dataclasses.replace(
@@ -191,32 +247,25 @@ def _maps(
     )
 
 
-def explain_gates(
-    models: Sequence[Trained],
-    names: Sequence[str],
-    images: Sequence[Image.Image],
-    layer: str | None,
-    out: Path,
-) -> list[str]:
-    """Write the figure of gates, of the named attention or a selection; returns the attentions shown."""
+def explain_gates(models: Sequence[Trained], found: Inputs, options: Options) -> list[str]:
+    """Write the picture of gates, of the named attention or a selection; returns the attentions shown."""
     columns, gates_shown = [], []
     for model in models:
-        pixels, inputs = model.see(images)
+        pixels, inputs = model.see(found.images)
         every = list(list_attentions(model.net))
         with ops.using(model.config.train.ops):
-            first = gate_columns(
-                pixels, attention_gates(model.net, inputs[:1], [layer] if layer else every[:1])
-            )
-            few = max(1, MAX_COLUMNS // len(models) // len(first))
-            chosen = [layer] if layer else _evenly(every, few)
+            chosen = [options.layer] if options.layer else every[:1]
+            first = gate_columns(pixels, attention_gates(model.net, inputs[:1], chosen))
+            if not options.layer:
+                chosen = _evenly(every, max(1, MAX_COLUMNS // len(models) // len(first)))
             gates = attention_gates(model.net, inputs, chosen)
-        for column in gate_columns(pixels, gates):
-            title = f"{model.title}\n{column.title}" if len(models) > 1 else column.title
-            columns.append(dataclasses.replace(column, title=title))
+        for each in gate_columns(pixels, gates):
+            title = f"{model.title}\n{each.title}" if len(models) > 1 else each.title
+            columns.append(dataclasses.replace(each, title=title))
         gates_shown += [gate.layer for gate in gates]
-    pixels = models[0].see(images)[0]
+    pixels = models[0].see(found.images)[0]
     title = f"{', '.join(model.title for model in models)}: gates of the attention"
-    atomic_write(out, lambda part: plot_columns(pixels, names, columns, part, title))
+    atomic_write(options.out, lambda part: plot_columns(pixels, found.names, columns, part, title))
     return gates_shown
 
 
@@ -229,7 +278,7 @@ def _evenly(names: list[str], count: int) -> list[str]:
 def judge(
     models: Sequence[Trained], images: Sequence[Image.Image], results: Sequence[ClassMaps], out: Path
 ) -> list[Trial]:
-    """Write the figure that judges each model's maps; returns what it shows."""
+    """Write the picture that judges each model's maps; returns what it shows."""
     trials = [
         _trial(model, model.see(images)[1], result) for model, result in zip(models, results, strict=True)
     ]

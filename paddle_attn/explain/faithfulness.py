@@ -161,7 +161,10 @@ class Randomisation:
     @property
     def verdict(self) -> str:
         """One sentence."""
-        found = f"rank correlation {self.random_correlations.mean():.2f} with the maps of randomised weights"
+        found = (
+            f"mean rank correlation {self.random_correlations.mean():.2f} with the maps of "
+            f"{len(self.random_correlations)} random networks"
+        )
         if not self.is_trained:
             return (
                 "the map does not depend on learned weights: the network answers different images as alike "

@@ -6,11 +6,13 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -18,8 +20,11 @@ from ..plotting.text import plain_text, save
 from .faithfulness import Curves, Randomisation
 from .gates import Gate
 
-COLOURS = "inferno"  # of maps: its brightness grows with the value, for every kind of sight and in grey
-OPACITY = 0.6  # of a map over its image
+COLOURS = colormaps["inferno"]  # of maps: its brightness grows with the value, for every kind of sight
+OPACITY = 0.6  # of a map over its image, which is grey and pale so that the brightness is the map's
+PALE = (0.3, 0.7)  # the grey of the image's black and white
+# the colours of a map over a middle grey, for the colour bar
+OVERLAY = ListedColormap(OPACITY * COLOURS(np.linspace(0, 1, 256))[:, :3] + (1 - OPACITY) * sum(PALE) / 2)
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's safe colours
 CELL = 1.9  # inches, a picture's side
 MAX_CELLS = 6  # pictures beside each other
@@ -27,8 +32,6 @@ MIN_RANGE = 0.02  # of a gate's colours: the noise of a constant gate is not amp
 SMALL = 8  # points
 MAX_LAYER = 20  # characters of a layer's name
 MAX_NAME = 26  # characters of an image's name, its end
-# a text chunk of each PNG, by which `is_ours` knows it
-MARK = {"Software": "paddle_attn explain"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class Overlay:
     captions: Sequence[str]
     limits: tuple[float, float] = (0.0, 1.0)
     label: str = "relative to the map's largest value"
+    colours: ClassVar[Colormap] = OVERLAY
 
     def draw(self, axes: Axes, index: int) -> None:
         image = self.images[index]
         height, width = image.shape[:2]
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-        axes.imshow(image @ np.asarray([0.299, 0.587, 0.114]), cmap="gray", vmin=0, vmax=255, extent=extent)
+        grey = PALE[0] + (PALE[1] - PALE[0]) * (image @ np.asarray([0.299, 0.587, 0.114])) / 255
+        axes.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=extent)
         low, high = self.limits
         axes.imshow(
             self.maps[index],
@@ -77,6 +82,7 @@ class Masks:
     captions: Sequence[str]
     limits: tuple[float, float]
     label: str = "gate"
+    colours: ClassVar[Colormap] = COLOURS
 
     def draw(self, axes: Axes, index: int) -> None:
         masks = self.masks[index]
@@ -163,24 +169,24 @@ def plot_columns(
         _colour_bars(figure, grid, columns, width, blocks)
         if title:
             figure.suptitle(title, fontsize=SMALL + 2)
-        save(figure, path, MARK)
+        save(figure, path)
 
 
 def _colour_bars(
     figure: Figure, grid: np.ndarray, columns: Sequence[Column], width: int, blocks: int
 ) -> None:
     """One bar for all columns with the same values, otherwise one below each."""
-    scales = [(column.limits, column.label) for column in columns if column.limits]
-    if len(set(scales)) == 1:
-        _colour_bar(figure, grid, *scales[0])
+    mapped = [column for column in columns if column.limits]
+    if len({(column.limits, column.label, type(column)) for column in mapped}) == 1:
+        _colour_bar(figure, grid, mapped[0])
         return
     for number, column in enumerate(columns, 1):
         if column.limits:
-            _colour_bar(figure, grid[:, number::width], column.limits, column.label)
+            _colour_bar(figure, grid[:, number::width], column)
 
 
-def _colour_bar(figure: Figure, axes: np.ndarray, limits: tuple[float, float], label: str) -> None:
-    mappable = ScalarMappable(Normalize(*limits), COLOURS)
+def _colour_bar(figure: Figure, axes: np.ndarray, column: Overlay | Masks) -> None:
+    mappable = ScalarMappable(Normalize(*column.limits), column.colours)
     inches = CELL * axes.shape[1]
     bar = figure.colorbar(
         mappable,
@@ -190,7 +196,7 @@ def _colour_bar(figure: Figure, axes: np.ndarray, limits: tuple[float, float], l
         shrink=min(1, 5 / inches),
         pad=0.02,
     )
-    bar.set_label(label, fontsize=SMALL)
+    bar.set_label(column.label, fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL - 1)
     bar.formatter.set_useOffset(False)
     bar.ax.xaxis.set_major_locator(MaxNLocator(max(2, round(min(inches, 5)))))
@@ -244,7 +250,7 @@ def plot_faithfulness(images: np.ndarray, trials: Sequence[Trial], path: Path) -
         figure = Figure(figsize=(13, 4.6 + 1.9 * len(trials)), layout="constrained")
         above, below = figure.subfigures(2, 1, height_ratios=(4.0, 0.4 + 2.0 * len(trials)))
         deletion, insertion, cascade = above.subplots(1, 3)
-        for trial, colour in zip(trials, _colours(len(trials)), strict=True):
+        for number, (trial, colour) in enumerate(zip(trials, _colours(len(trials)), strict=True)):
             _curve(deletion, trial, "deletion", colour)
             _curve(insertion, trial, "insertion", colour)
             stages = range(len(trial.randomisation.layers))
@@ -263,6 +269,7 @@ def plot_faithfulness(images: np.ndarray, trials: Sequence[Trial], path: Path) -
                 linestyle="--",
                 label=f"SSIM{_of(trial, trials)}",
             )
+            _random_networks(cascade, number, trial, colour)
         deletion.set_title("deletion: lower is better", fontsize=10)
         insertion.set_title("insertion: higher is better", fontsize=10)
         for axes, done in ((deletion, "removed"), (insertion, "shown")):
@@ -281,7 +288,16 @@ def plot_faithfulness(images: np.ndarray, trials: Sequence[Trial], path: Path) -
             axes.grid(alpha=0.25)
             axes.legend(frameon=False, fontsize=SMALL)
         _cascades(below, images[0], trials)
-        save(figure, path, MARK)
+        save(figure, path)
+
+
+def _random_networks(axes: Axes, number: int, trial: Trial, colour: str) -> None:
+    """The rank correlations with the maps of networks whose weights are all random, beside the last stage."""
+    values = trial.randomisation.random_correlations
+    place = len(trial.randomisation.layers) - 0.7 + 0.2 * number
+    label = f"with {len(values)} random networks, mean {values.mean():.2f}"
+    axes.plot([place] * len(values), values, "x", color=colour, label=label)
+    axes.plot([place - 0.15, place + 0.15], [values.mean()] * 2, color=colour, linewidth=2)
 
 
 def _end(name: str) -> str:

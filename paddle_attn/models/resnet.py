@@ -32,14 +32,7 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1,
     """A convolution before a batch norm: no bias, padding that keeps the size."""
     padding = kernel_size // 2
     return Conv2D(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride,
-        padding,
-        groups=groups,
-        weight_attr=HE_FAN_OUT,
-        bias_attr=False,
+        in_channels, out_channels, kernel_size, stride, padding, groups, HE_FAN_OUT, bias_attr=False
     )
 
 

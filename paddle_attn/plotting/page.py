@@ -13,11 +13,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..errors import UserError, escaped
+from ..errors import escaped
 from ..files import write_text
+from .mark import PAGE, check_replaceable
 
 TILE = 144  # pixels, the longer side of a picture among others
-MARK = '<meta name="generator" content="paddle_attn">'  # by it `write_page` knows its own pages
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light }
@@ -159,20 +159,14 @@ def tiles(items: Iterable[Markup]) -> Markup:
     return Markup(f'<div class="tiles">\n{join(items)}</div>\n')
 
 
-def check_page(path: Path) -> None:
-    """Raises UserError when a file exists that is not a page of this package."""
-    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:1000]:
-        raise UserError(f"{path} was not written by this command and is not replaced: move it away")
-
-
 def write_page(path: Path, title: str, *parts: object) -> None:
     """Write a page with a title and `section`s, `paragraph`s and the like.
 
-    Raises: see `check_page`.
+    Raises: UserError when the path is a file that is not a page of this package.
     """
-    check_page(path)
+    check_replaceable(path)
     head = (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{MARK}\n'
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{PAGE}\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{markup(title)}</title>\n<style>{STYLE}</style>\n</head>\n"

@@ -7,13 +7,15 @@ import functools
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import matplotlib
 from matplotlib import font_manager
 from matplotlib.figure import Figure  # not pyplot: no global state, no display
 from matplotlib.ft2font import FT2Font
+
+from .mark import PICTURE
 
 # a font that has the characters will do, also in another weight
 logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
@@ -85,7 +87,7 @@ def missing_glyphs_are_boxes() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a figure; `metadata` are text chunks of a PNG."""
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG with the mark of this package."""
     with missing_glyphs_are_boxes():
-        figure.savefig(path, dpi=110, metadata=metadata)
+        figure.savefig(path, dpi=110, metadata=PICTURE)

@@ -6,7 +6,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,25 +25,35 @@ from .results import Results, Row
 EVAL_COST = 1 / 3  # of an image, relative to training: the forward pass of three
 
 
-def describe(study: Study, jobs: int = 1) -> list[str]:
-    """The runs of a study in their order, which are finished, and an estimate of the time that is left."""
+def describe(study: Study, jobs: int = 1) -> Iterator[str]:
+    """The runs of a study in their order, which are finished, and an estimate of the time that is left.
+
+    The lines of the runs come at once, that of the estimate when a step of each variant is timed.
+
+    Raises: UserError for a mistake in the study, before the first line.
+    """
     check_jobs(jobs)
     plan = plan_runs(study)
     results = Results(results_folder(study))
     results.check(study, plan)
-    rows = results.rows()
-    lines = [f"{'done' if run.name in rows else 'to do':5s}  {run.name}" for run in plan]
+    return _describe(study, plan, results.rows(), jobs)
+
+
+def _describe(study: Study, plan: list[PlannedRun], rows: dict[str, Row], jobs: int) -> Iterator[str]:
+    yield from (f"{'done' if run.name in rows else 'to do':5s}  {run.name}" for run in plan)
     left = [run for run in plan if run.name not in rows]
-    lines.append(f"{len(plan)} runs, {len(rows)} finished; {jobs} at a time")
+    yield f"{len(plan)} runs, {len(rows)} finished; {jobs} at a time"
     if not left:
-        return lines
+        return
     how, by_variant = "from the finished runs", seconds_by_variant(rows.values())
     if not by_variant:
+        yield "counting the images and timing a training step of each variant, up to a minute …"
         try:
             how, by_variant = "from one timed training step of each variant", time_variants(study, left)
         except UserError as error:
-            return [*lines, f"no estimate: {error}"]
-    return [*lines, f"about {duration(seconds_left(left, {}, by_variant, jobs))} on this machine, {how}"]
+            yield f"no estimate: {error}"
+            return
+    yield f"about {duration(seconds_left(left, {}, by_variant, jobs))} on this machine, {how}"
 
 
 def check_jobs(jobs: int) -> None:
@@ -101,7 +111,7 @@ def count_images(study: Study, run: PlannedRun) -> tuple[int, int]:
             raise UserError("the photographs are not on this machine yet: `paddle-attn split` loads them")
         with tempfile.TemporaryDirectory() as folder:
             split = make_split(
-                study.source, Path(folder, "split"), list(study.classes) or None, fold=run.fold
+                study.source, Path(folder, "split"), list(study.classes) or None, fold=run.fold, report=False
             )
             return split.total("train"), split.total("eval")
     config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, cache=0))

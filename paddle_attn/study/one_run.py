@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 from ..cli import one_sentence_errors, prepare_paddle
 
 if TYPE_CHECKING:
+    from paddle import nn
+
     from ..config import Config
-    from .results import Prediction
+    from ..train.predictions import Predictions
 
 SUMMARY, PREDICTIONS = "study_run.json", "study_predictions.csv"
 
@@ -45,17 +47,16 @@ def run(config: Config) -> None:
     from ..files import write_text
     from ..models.complexity import profile
     from ..train import fit
-    from .results import Prediction, to_csv
 
     history = fit(config)
     network, predictions = predict(config)
-    write_text(Path(config.train.output, PREDICTIONS), to_csv(predictions, Prediction))
+    predictions.write(Path(config.train.output, PREDICTIONS))
     cost, last = profile(network, make_preprocess(config).size), history[-1]
     summary = {
         "top1": last.eval_top1,
         "top5": last.eval_top5,
         "loss": last.eval_loss,
-        "images": len(predictions),
+        "images": len(predictions.labels),
         "parameters": cost.params,
         "macs": cost.macs,
         "epochs": len(history),
@@ -64,29 +65,23 @@ def run(config: Config) -> None:
     write_text(Path(config.train.output, SUMMARY), json.dumps(summary) + "\n")
 
 
-def predict(config: Config) -> tuple[object, list[Prediction]]:
+def predict(config: Config) -> tuple[nn.Layer, Predictions]:
     """The network after the last epoch, and its predictions for the eval images."""
+    import numpy as np
     import paddle
-    import paddle.nn.functional as F
 
     from .. import ops
     from ..builders import load_trained, make_loader, set_device
-    from .results import Prediction
+    from ..train.predictions import Predictions
 
     set_device(config.train.device)
     loader = make_loader(config, "eval")
-    network, classes = load_trained(config, Path(config.train.output, "last.pdparams"))
-    dataset, found = loader.dataset, []
-    root = getattr(dataset, "root", "")
+    network, _ = load_trained(config, Path(config.train.output, "last.pdparams"))
     with ops.using(config.train.ops), paddle.no_grad():
-        for images, labels in loader:
-            probabilities = F.softmax(network(images), axis=1).numpy()
-            for row, true in zip(probabilities, labels.numpy().tolist(), strict=True):
-                name, best = dataset.name(len(found)), int(row.argmax())
-                path = Path(os.path.relpath(name, root)).as_posix() if root else name
-                values = (f"{row[index]:.6g}" for index in (true, best))
-                found.append(Prediction(path, classes[true], classes[best], *map(float, values)))
-    return network, found
+        logits = [network(images).numpy() for images, _ in loader]
+    dataset = loader.dataset
+    labels = np.array([dataset.label(index) for index in range(len(dataset))])
+    return network, Predictions(dataset, labels, np.concatenate(logits))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..builders import check_model
 from ..config import Config, find_config, flatten, load_config, read_config
 from ..data.prepare.split import EVERY
 from ..errors import UserError, did_you_mean, nearest, quote, unknown_name
@@ -124,7 +125,9 @@ def list_variants(study: Study) -> list[Variant]:
             raise UserError(f"the grid has the variant {name} twice: expected different values")
         overrides = {**study.overrides, **chosen}
         lines = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-        variants[name] = Variant(name, load_config(study.base, lines))
+        config = load_config(study.base, lines)
+        check_model(config)
+        variants[name] = Variant(name, config)
     baseline = study.baseline or next(iter(variants))
     if baseline not in variants:
         raise unknown_name("baseline", baseline, variants)

@@ -16,9 +16,10 @@ import numpy as np
 from ..data.prepare.split import EVERY
 from ..errors import UserError
 from ..files import atomic_write, write_text
+from ..train.predictions import Prediction
 from .figures import plot_differences, plot_pareto, plot_study_curves
 from .plan import Study, list_variants, plan_runs, results_folder
-from .results import Prediction, Results, Row
+from .results import Results, Row
 from .statistics import LEVEL, MAX_MORE, Comparison, Pair, compare, holm
 
 REPORT, TIMING = "report.md", "timing.md"
@@ -104,14 +105,13 @@ def make_pair(row: Row, variant: Sequence[Prediction], baseline: Sequence[Predic
 
     Raises: UserError when they were tested on different images.
     """
-    if [each.path for each in variant] != [each.path for each in baseline]:
+    if [each.image for each in variant] != [each.image for each in baseline]:
         raise UserError(
             f"{row.run} and the baseline were tested on different images in fold {row.fold}: "
             "expected the same photographs for all runs of a study"
         )
     gains = [
-        int(ours.predicted == ours.true) - int(theirs.predicted == theirs.true)
-        for ours, theirs in zip(variant, baseline, strict=True)
+        int(ours.is_right) - int(theirs.is_right) for ours, theirs in zip(variant, baseline, strict=True)
     ]
     return Pair(row.fold, row.seed, np.array(gains))
 

@@ -2,7 +2,7 @@
 
     runs.csv               a row for each finished run, in the order of the plan
     history/RUN.csv        the metrics of each epoch
-    predictions/RUN.csv    for each eval image its class, the predicted one, and the probability of both
+    predictions/RUN.csv    as `eval_predictions.csv` of an evaluation
     study.yaml             the study that made them
 
 These files are small and meant to be committed. They are all that the report needs.
@@ -11,18 +11,16 @@ These files are small and meant to be committed. They are all that the report ne
 from __future__ import annotations
 
 import contextlib
-import csv
-import dataclasses
-import io
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import UserError, quote
 from ..files import atomic_write, lock_folder, read_regular, unlock_folder, write_text
 from ..strict_yaml import parse
+from ..train.predictions import Prediction, read_predictions
+from ..train.tables import read_lines, read_rows, to_csv
 from .plan import PlannedRun, Study, dump_study
 
 
@@ -50,17 +48,6 @@ class Row:
     seconds_per_epoch: float  # the median
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The prediction for one eval image."""
-
-    path: str  # relative to the class folders
-    true: str
-    predicted: str
-    p_true: float
-    p_predicted: float
-
-
 class Results:
     """The results in a folder, which `lock` makes if it is missing."""
 
@@ -84,7 +71,8 @@ class Results:
 
     def rows(self) -> dict[str, Row]:
         """The finished runs by name."""
-        rows = {row.run: row for row in read_rows(self.folder / "runs.csv", Row)}
+        file = self.folder / "runs.csv"
+        rows = {row.run: row for row in read_rows(file, Row)} if file.exists() else {}
         return {
             name: row
             for name, row in rows.items()
@@ -96,7 +84,7 @@ class Results:
         return read_history(self.history_file(run))
 
     def predictions(self, run: str) -> list[Prediction]:
-        return list(read_rows(self.predictions_file(run), Prediction))
+        return read_predictions(self.predictions_file(run))
 
     def history_file(self, run: str) -> Path:
         return self.folder / "history" / f"{run}.csv"
@@ -155,40 +143,9 @@ class Results:
         write_text(self.folder / "runs.csv", to_csv(ordered, Row))
 
 
-def to_csv(rows: Sequence[Any], kind: type) -> str:
-    """Dataclasses as the text of a CSV file."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [item.name for item in dataclasses.fields(kind)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(dataclasses.asdict, rows))
-    return text.getvalue()
-
-
-def read_rows(path: Path, kind: type) -> Iterator[Any]:
-    """The rows of a CSV file as dataclasses; none if there is no file. UserError if damaged."""
-    if not path.exists():
-        return
-    types = {
-        item.name: {"int": int, "float": float, "str": str}[item.type] for item in dataclasses.fields(kind)
-    }
-    for number, values in _lines(path):
-        try:
-            yield kind(**{name: convert(values[name]) for name, convert in types.items()})
-        except (KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{path} is damaged at line {number}: expected the columns {', '.join(types)}; "
-                "restore the file, or remove the line: its run is then collected again"
-            ) from None
-
-
 def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of a `history.csv`."""
     try:
-        return [{name: float(value) for name, value in values.items()} for _, values in _lines(path)]
+        return [{name: float(value) for name, value in values.items()} for _, values in read_lines(path)]
     except (TypeError, ValueError):
         raise UserError(f"{path} is damaged: expected a number in each column; restore the file") from None
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    text = read_regular(path).decode("utf-8", "replace")
-    yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
@@ -13,7 +14,7 @@ import paddle.nn.functional as F
 from paddle import nn
 
 from .. import ops
-from ..builders import load_trained, make_loader, make_preprocess, set_device
+from ..builders import check_model, load_trained, make_loader, make_preprocess, set_device
 from ..config import Config
 from ..data.loader import Loader
 from ..errors import UserError
@@ -21,7 +22,7 @@ from ..files import atomic_write, write_text
 from .distributed import ProcessGroup
 from .intervals import wilson
 from .plots import most_confused, plot_confusion
-from .predictions import Predictions
+from .predictions import PREDICTIONS, Predictions
 
 
 @dataclass(frozen=True)
@@ -74,13 +75,14 @@ class Evaluation:
             for true, predicted, images in most_confused(self.confusion)
         ]
 
-    def write(self, folder: Path, title: str = "") -> None:
-        """Write `metrics.json`, `confusion.png` and `eval_predictions.csv`.
+    @property
+    def has_top5(self) -> bool:
+        """Whether top-5 says something: with five classes or fewer every image is in it."""
+        return len(self.classes) > 5
 
-        Args:
-            title: of the confusion matrix, such as the model and the image size.
-        """
-        metrics = {
+    def values(self) -> dict[str, Any]:
+        """For JSON: the metrics with their 95 % intervals, those of each class, the most confused pairs."""
+        return {
             "top1": self.top1,
             "top1_interval": list(self.top1_interval),
             "top5": self.top5,
@@ -89,15 +91,25 @@ class Evaluation:
             "images": self.images,
             "classes": self.by_class(),
             "most_confused": self.most_confused(),
-            # where the images of eval_predictions.csv are; null for an archive
-            "folder": getattr(self.predictions.dataset, "root", None) if self.predictions else None,
         }
+
+    def write(self, folder: Path, title: str = "", dataset: str = "folder") -> None:
+        """Write `metrics.json`, `confusion.png` and `eval_predictions.csv`.
+
+        Args:
+            title: of the confusion matrix, such as the model and the image size.
+            dataset: the name of the data set (`data.dataset`), by which its images are found again.
+        """
+        metrics = self.values()
+        if self.predictions:
+            # where the images of eval_predictions.csv are
+            metrics |= {"dataset": dataset, "folder": self.predictions.dataset.root}
         write_text(folder / "metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
         atomic_write(
             folder / "confusion.png", lambda part: plot_confusion(self.confusion, self.classes, part, title)
         )
         if self.predictions:
-            self.predictions.write(folder)
+            self.predictions.write(folder / PREDICTIONS)
 
 
 @paddle.no_grad()
@@ -158,7 +170,7 @@ def evaluate_config(config: Config, weights: str | Path) -> Evaluation:
     dataset = loader.dataset
     labels = np.array([dataset.label(index) for index in range(len(dataset))])
     evaluation = replace(evaluation, predictions=Predictions(dataset, labels, np.concatenate(logits)))
-    evaluation.write(Path(config.train.output), evaluation_title(config))
+    evaluation.write(Path(config.train.output), evaluation_title(config), config.data.dataset)
     return evaluation
 
 
@@ -167,6 +179,7 @@ def load_for_evaluation(config: Config, weights: str | Path) -> tuple[nn.Layer, 
 
     Raises: see `evaluate_config`.
     """
+    check_model(config)
     set_device(config.train.device)
     loader = make_loader(config, "eval")
     network, classes = load_trained(config, weights)

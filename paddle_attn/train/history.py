@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +15,15 @@ from ..config import AugmentConfig, Config
 from ..files import atomic_write, write_text
 from .plots import plot_curves
 from .state import EpochMetrics
+from .tables import to_csv
 
 MAX_PICTURES = 10  # that VisualDL shows of a run; it drops others at random
 
 
 def write_history(folder: Path, history: Sequence[EpochMetrics]) -> None:
     """Write `history.csv` and `curves.png`."""
+    write_text(folder / "history.csv", to_csv(history, EpochMetrics))
     rows = [asdict(metrics) for metrics in history]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(EpochMetrics)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "history.csv", text.getvalue())
     atomic_write(folder / "curves.png", lambda part: plot_curves(rows, part))
 
 

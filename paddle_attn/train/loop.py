@@ -24,7 +24,7 @@ from paddle import nn
 from rich.console import Console
 
 from .. import ops
-from ..builders import make_loader, make_network, make_preprocess, set_device
+from ..builders import check_model, make_loader, make_network, make_preprocess, set_device
 from ..config import Config, TrainConfig
 from ..data.base import ImageDataset
 from ..data.loader import Loader
@@ -41,7 +41,7 @@ from .loss import ClassificationLoss
 from .optim import make_optimizer, make_schedule
 from .plots import plot_samples
 from .progress import ProgressBar, epoch_line
-from .run_folder import LAST, RunFolder
+from .run_folder import BEST, LAST, RunFolder
 from .signals import StopSignal
 from .state import EpochMetrics, EpochProgress, TrainState
 
@@ -124,7 +124,7 @@ def fit(config: Config, console: Console | None = None, on_step: OnStep | None =
                     raise stopped(run, number, f"after epoch {state.epoch}")
         if state.epoch < train.epochs:
             run.print(f"eval top-1 has not risen for {train.patience} epochs (train.patience): stopped")
-        weights = run.folder.path / "best.pdparams"
+        weights = run.folder.path / BEST
         run.print(
             f"best eval top-1 {100 * state.best.eval_top1:.2f} % at epoch {state.best.epoch}: {weights}"
         )
@@ -336,6 +336,7 @@ def prepare(
     check_device(train.device)
     device = set_device(train.device)
     check_device_options(train, device)
+    check_model(config)
     check_output(config)
     processes = ProcessGroup(device)
     if not processes.is_main:
@@ -352,7 +353,8 @@ def prepare(
 
     images = len(loader.dataset), len(eval_loader.dataset)
     folder = RunFolder(config, classes, images, processes.world_size, lock)
-    resume = train.resume not in (False, "false") and folder.has_checkpoint()
+    wanted = train.resume not in (False, "false")
+    resume = wanted and folder.has_checkpoint()
     network = make_start_network(config, len(classes), resume)
     schedule = make_schedule(optim, train.epochs, len(loader), processes.world_size)
     optimizer = make_optimizer(optim, schedule, network.parameters())
@@ -366,6 +368,8 @@ def prepare(
         ema=ExponentialMovingAverage(network, optim.ema_decay) if optim.ema_decay else None,
         scaler=paddle.amp.GradScaler() if paddle_amp else None,  # bfloat16 has the range of float32
     )
+    if wanted and not resume:
+        console.print(f"{folder.path} has no checkpoint: training starts from the beginning", soft_wrap=True)
     resume_or_start(folder, state, resume, processes, console)
 
     loss = ClassificationLoss(optim.label_smoothing)
@@ -472,8 +476,10 @@ def resume_or_start(
             f"the processes found different checkpoints: "
             f"expected {folder.path} to be the same folder for all of them"
         )
-    if resume and processes.is_main and state.history and not state.progress:
-        folder.save_results(state)  # a kill after the checkpoint may have prevented it
+    if resume and processes.is_main:
+        folder.restore_best(state)
+        if state.history and not state.progress:
+            folder.save_results(state)  # a kill after the checkpoint may have prevented it
     if not resume and processes.is_main and folder.has_run():
         console.print(f"the earlier run in {folder.path} was moved to {folder.move_aside()}", soft_wrap=True)
         if error := folder.lock():

@@ -41,7 +41,7 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.xaxis.get_major_locator().set_params(integer=True)
     loss.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    save(figure, path)
 
 
 def most_confused(confusion: np.ndarray, count: int = 20) -> list[tuple[int, int, int]]:

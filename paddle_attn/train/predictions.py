@@ -1,10 +1,9 @@
-"""The predictions for each eval image, and the table of them that an evaluation writes."""
+"""The predictions for each eval image, and the table of them that evaluations and studies write."""
 
 from __future__ import annotations
 
-import csv
-import io
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +11,25 @@ import numpy as np
 
 from ..data.base import ImageDataset
 from ..files import shown, write_text
+from .tables import read_rows, to_csv
 
 PREDICTIONS = "eval_predictions.csv"
-COLUMNS = ("image", "bytes", "true", "predicted", "probability", "probability_of_true")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The prediction for one image: a line of the table."""
+
+    image: str  # relative to the data's folder where there is one
+    bytes: str  # the size of its file; '' in an archive
+    true: str
+    predicted: str
+    probability: float
+    probability_of_true: float
+
+    @property
+    def is_right(self) -> bool:
+        return self.true == self.predicted
 
 
 @dataclass(frozen=True)
@@ -34,26 +49,52 @@ class Predictions:
     @property
     def names(self) -> list[str]:
         """The images, relative to the data's folder where there is one."""
-        root = getattr(self.dataset, "root", None)
-        names = [self.dataset.name(index) for index in range(len(self.labels))]
-        return [shown(os.path.relpath(name, root)).replace(os.sep, "/") if root else name for name in names]
+        names, root = [self.dataset.name(index) for index in range(len(self.labels))], self.dataset.root
+        return [_relative(name, root) if root else name for name in names]
 
-    def write(self, folder: Path) -> None:
-        """Write `eval_predictions.csv`: a line for each image."""
-        classes, probabilities = self.dataset.classes, self.probabilities
-        buffer = io.StringIO()
-        table = csv.writer(buffer, lineterminator="\n")
-        table.writerow(COLUMNS)
-        for index, (name, label, row) in enumerate(zip(self.names, self.labels, probabilities, strict=True)):
-            best = int(self.logits[index].argmax())
-            scores = (f"{row[best]:.6g}", f"{row[label]:.6g}")
-            table.writerow((name, _size(self.dataset.name(index)), classes[label], classes[best], *scores))
-        write_text(folder / PREDICTIONS, buffer.getvalue())
+    def table(self) -> list[Prediction]:
+        """A line for each image."""
+        classes, best = self.dataset.classes, self.logits.argmax(1)
+        return [
+            Prediction(
+                name,
+                _size(self.dataset.name(index)),
+                classes[self.labels[index]],
+                classes[best[index]],
+                float(f"{row[best[index]]:.6g}"),
+                float(f"{row[self.labels[index]]:.6g}"),
+            )
+            for index, (name, row) in enumerate(zip(self.names, self.probabilities, strict=True))
+        ]
+
+    def write(self, path: Path) -> None:
+        """Write the table as CSV, which `read_predictions` reads."""
+        write_text(path, to_csv(self.table(), Prediction))
 
 
-def _size(path: str) -> int | str:
+def read_predictions(path: Path) -> list[Prediction]:
+    """The table that `Predictions.write` wrote. Raises: FileNotFoundError; UserError when it is damaged."""
+    return list(read_rows(path, Prediction, _upgrade))
+
+
+def _upgrade(line: Mapping[str, str]) -> Mapping[str, str]:
+    """A line with today's columns; those of studies were others in version 0.1."""
+    if "path" not in line:
+        return line
+    scores = {"probability": line["p_predicted"], "probability_of_true": line["p_true"]}
+    return {**line, "image": line["path"], "bytes": "", **scores}
+
+
+def _relative(name: str, root: str) -> str:
+    """A path relative to the data's folder; the name of an image in an archive, which is none, stays."""
+    if not Path(name).is_relative_to(root):
+        return name
+    return shown(os.path.relpath(name, root)).replace(os.sep, "/")
+
+
+def _size(path: str) -> str:
     """The bytes of a file, '' for the image of an archive."""
     try:
-        return os.stat(path).st_size
+        return str(os.stat(path).st_size)
     except OSError:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -15,9 +16,12 @@ from ..weights import save_weights
 from .checkpoint import read_checkpoint, write_checkpoint
 from .folder_lock import FolderLock
 from .history import write_history
-from .state import TrainState
+from .state import EpochMetrics, TrainState
+from .tables import read_rows
 
 LAST, BEFORE = "last.pdstate", "before.pdstate"  # the newest checkpoint, and the one before it
+# the weights of the best epoch; those before them, as long as `BEFORE` may be needed
+BEST, BEST_BEFORE = "best.pdparams", "before_best.pdparams"
 
 # a resumed run may change these options: they do not change the result, or only how long it trains
 RESUMABLE = {
@@ -71,7 +75,7 @@ class RunFolder:
 
     def has_run(self) -> bool:
         """Whether the folder holds results of a run, with or without a checkpoint."""
-        results = (LAST, BEFORE, "best.pdparams", "last.pdparams", "history.csv")
+        results = (LAST, BEFORE, BEST, "last.pdparams", "history.csv")
         return any((self.path / name).exists() for name in results)
 
     def lock(self) -> str:
@@ -102,10 +106,28 @@ class RunFolder:
         """
         self._lock.check(self.path)
         with state.averaged():
-            if state.best is state.history[-1]:
-                save_weights(state.network, self.path / "best.pdparams")
+            if state.best is not state.history[-1]:
+                (self.path / BEST_BEFORE).unlink(missing_ok=True)
+            else:
+                # otherwise this epoch is written again
+                if 0 < len(self._written_history()) < state.epoch and (self.path / BEST).exists():
+                    os.replace(self.path / BEST, self.path / BEST_BEFORE)
+                save_weights(state.network, self.path / BEST)
             save_weights(state.network, self.path / "last.pdparams")
         write_history(self.path, state.history)
+
+    def restore_best(self, state: TrainState) -> None:
+        """Undo `save_results` of an epoch that is lost, because its checkpoint was damaged."""
+        best = max(self._written_history(), key=lambda metrics: metrics.eval_top1, default=None)
+        if best and best.epoch > state.epoch and (self.path / BEST_BEFORE).exists():
+            os.replace(self.path / BEST_BEFORE, self.path / BEST)
+            write_history(self.path, state.history)
+
+    def _written_history(self) -> list[EpochMetrics]:
+        """The epochs in `history.csv`; none when it is missing or damaged."""
+        with contextlib.suppress(OSError, UserError):
+            return list(read_rows(self.path / "history.csv", EpochMetrics))
+        return []
 
     def save_checkpoint(self, state: TrainState) -> None:
         """Write `last.pdstate`; the checkpoint before it becomes `before.pdstate`."""

@@ -74,12 +74,12 @@ def test_a_study_writes_rows_histories_predictions_and_a_report(undisturbed: Pat
     results = Results(undisturbed / "results" / "tiny")
     for row in found:
         predictions = results.predictions(row["run"])
-        hits = [each.true == each.predicted for each in predictions]
+        hits = [each.is_right for each in predictions]
         assert float(row["top1"]) == pytest.approx(sum(hits) / 6)
-        assert all(each.p_true <= each.p_predicted <= 1 for each in predictions)
+        assert all(each.probability_of_true <= each.probability <= 1 for each in predictions)
         history = results.history(row["run"])
         assert len(history) == 2 and history[-1]["eval_top1"] == float(row["top1"])
-    assert predictions[0].path == "blue/image_01.jpg" and predictions[0].true == "blue"
+    assert predictions[0].image == "blue/image_01.jpg" and predictions[0].true == "blue"
     assert "4 runs of 4" in (undisturbed / "results/tiny/report.md").read_text()
 
 
@@ -215,7 +215,8 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path: Path):
     lines = list(filter(None, result.stdout.splitlines()))
     assert [line.split() for line in lines[:4]] == [["to", "do", run] for run in RUNS]
     assert lines[4] == "4 runs, 0 finished; 1 at a time"
-    assert "on this machine, from one timed training step of each variant" in lines[5]
+    assert "timing a training step of each variant" in lines[5]
+    assert "on this machine, from one timed training step of each variant" in lines[6]
     assert tree(folder) == before
 
 

@@ -90,6 +90,7 @@ def test_evaluation_export_and_prediction_agree(work: Path):
     assert evaluated.returncode == 0 and evaluated.stderr == "", evaluated.stderr
     metrics = json.loads((work / "output/first/metrics.json").read_text())
     assert f"top-1 {100 * metrics['top1']:.2f} %" in evaluated.stdout
+    assert "top-5" not in evaluated.stdout  # of three classes every image is in it
 
     outputs = ("--topk", 2, "--csv", "p.csv", "--json", "p.json")
     predicted = tool(
@@ -108,7 +109,8 @@ def test_weights_alone_are_enough_to_evaluate_and_export(work: Path):
     shutil.copytree(work / "output" / "first", work / "output" / "alone")
     weights = ("--weights", "output/alone/best.pdparams")
     assert (result := tool("eval", *weights, cwd=work)).returncode == 0, result.stderr
-    assert "metrics.json and confusion.png are in output/alone" in result.stdout
+    assert "eval_predictions.csv" in tool("eval", "-h").stdout
+    assert "metrics.json, confusion.png and eval_predictions.csv are in output/alone" in result.stdout
     result = tool("export", *weights, "--out", "inference/alone", cwd=work)
     assert result.returncode == 0 and (work / "inference/alone/inference.yml").exists(), result.stderr
 
@@ -178,15 +180,20 @@ def test_prediction_reports_unreadable_images_and_predicts_the_others(work: Path
     assert result.returncode == 1 and "ok.png" in result.stdout
     reports = sorted(result.stderr.splitlines())
     assert len(reports) == 2 and "none.jpg" in reports[1] and "text.jpg" in reports[0], reports
-    assert_one_sentence(tool("predict", "--model", "inference/first", "text.jpg", cwd=work), "text.jpg")
+    result = tool("predict", "--model", "inference/first", "text.jpg", cwd=work)
+    assert_one_sentence(result, "text.jpg")
+    assert result.stdout == ""
 
 
 def test_training_resumes_from_the_command_line(work: Path):
     arguments = ("-c", "config.yaml", "--resume", "-o", "train.output=output/resumed")
-    assert tool("train", *arguments, "train.epochs=1", cwd=work).returncode == 0
+    first = tool("train", *arguments, "train.epochs=1", cwd=work)
+    assert first.returncode == 0
+    assert "output/resumed has no checkpoint: training starts from the beginning" in first.stdout
     result = tool("train", *arguments, "train.epochs=2", cwd=work)
     assert result.returncode == 0, result.stderr
     assert "epoch   2/2" in result.stdout and "epoch   1/2" not in result.stdout
+    assert "has no checkpoint" not in result.stdout
     assert "nothing to do" in tool("train", *arguments, "train.epochs=2", cwd=work).stdout
 
 
@@ -233,6 +240,7 @@ def damaged(work: Path) -> Path:
         ("train.device=npu", ["train.device must be", "found 'npu'"]),
         ("data.dataset=cifar11", ["cifar11", "did you mean 'cifar10'?"]),
         ("data.root=nowhere", ["nowhere", "paddle-attn split"]),
+        ("data.root=nowhere model.attn=simm", ["unknown attention 'simm'", "did you mean 'simam'?"]),
         ("data.root=datasets/empty-class", ["empty-class/train/nothing", "has no images"]),
         ("data.root=datasets/one-sided", ["must have the same class folders", "extra"]),
     ],

@@ -284,6 +284,34 @@ def test_the_checkpoint_before_is_taken_when_the_newest_is_damaged(tmp_path: Pat
     assert_same_state(restored, trained_state(1))
 
 
+def test_the_best_weights_of_a_lost_epoch_give_way_to_those_before_them(tmp_path: Path):
+    folder, state, best = folder_for(tmp_path), trained_state(1), {}
+    for epoch, top1 in enumerate((0.5, 0.3, 0.9), 1):
+        take_steps(state, 1)
+        state.history.append(EpochMetrics(epoch, 0.01, 1.5, 0.5, 1.0, 1.25, top1, 1.0, 2.0))
+        folder.save_checkpoint(state)
+        folder.save_results(state)
+        best[epoch] = (folder.path / "best.pdparams").read_bytes()
+    assert best[1] == best[2] != best[3]
+    (folder.path / "last.pdstate").write_bytes(b"damaged")
+    restored = trained_state(0)
+    folder.restore(restored)
+    folder.restore_best(restored)
+    assert restored.best.epoch == 1 and (folder.path / "best.pdparams").read_bytes() == best[1]
+    assert len((folder.path / "history.csv").read_text().splitlines()) == 1 + 2
+
+
+def test_results_that_are_written_again_keep_the_best_weights_before_them(tmp_path: Path):
+    folder, state = folder_for(tmp_path), trained_state(1)
+    for epoch, top1 in enumerate((0.5, 0.9), 1):
+        take_steps(state, 1)
+        state.history.append(EpochMetrics(epoch, 0.01, 1.5, 0.5, 1.0, 1.25, top1, 1.0, 2.0))
+        folder.save_results(state)
+    before = (folder.path / "before_best.pdparams").read_bytes()
+    folder.save_results(state)  # as a resumed run does
+    assert (folder.path / "before_best.pdparams").read_bytes() == before
+
+
 def test_another_config_is_refused_and_the_length_may_change(tmp_path: Path):
     folder_for(tmp_path).save_checkpoint(trained_state(1))
     folder_for(tmp_path, epochs=7, ops="off", patience=3).restore(trained_state(0))

@@ -25,7 +25,7 @@ from paddle_attn.config import AugmentConfig
 from paddle_attn.data.base import DataNotFoundError, ImageDataset
 from paddle_attn.data.datasets import create_dataset
 from paddle_attn.data.folder import ImageFolder
-from paddle_attn.data.images import is_image_name, load_image
+from paddle_attn.data.images import in_turn, is_image_name, load_image
 from paddle_attn.data.loader import Loader
 from paddle_attn.data.prepare.synthetic import CLASSES, write_synthetic
 from paddle_attn.data.transforms import MAX_ASPECT, Augment, Mix, Preprocess
@@ -309,6 +309,27 @@ def test_missing_folders_and_empty_classes_are_errors(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"the class folder .*empty has no images"):
         ImageFolder(tmp_path, PREPROCESS)
+
+
+@pytest.mark.parametrize(
+    ("root", "command"),
+    [
+        ("datasets/caltech101-16", "`paddle-attn split`"),
+        ("datasets/demo", "`paddle-attn split --source demo --out datasets/demo`"),
+        ("my photos", "`paddle-attn split --source FOLDER_OR_ARCHIVE --out 'my photos'`"),
+    ],
+)
+def test_missing_data_is_an_error_with_the_command_that_makes_it(
+    root: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataNotFoundError) as error:
+        create_dataset("folder", root, "train", PREPROCESS)
+    assert command in str(error.value)
+
+
+def test_places_in_turn_show_each_key_before_a_second_of_any():
+    assert in_turn("aaabbc") == [0, 3, 5, 1, 4, 2] and in_turn("") == []
 
 
 def test_the_eval_folder_may_be_called_val(tmp_path: Path):

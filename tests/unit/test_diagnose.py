@@ -1,18 +1,21 @@
-"""The diagnosis of an evaluation and the comparison of runs: figures that are known, and hostile input."""
+"""The diagnosis of an evaluation and the comparison of runs: values that are known, and hostile input."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
-from helpers import picture
+from helpers import picture, write_cifar
 from PIL import Image
 
 from paddle_attn.config import Config, DataConfig, TrainConfig
+from paddle_attn.data.base import ImageDataset
+from paddle_attn.data.datasets import create_dataset
 from paddle_attn.data.folder import ImageFolder
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.diagnose import compare_runs, diagnose
@@ -81,8 +84,12 @@ def test_mcnemars_exact_p_value(only_a: int, only_b: int, p: float):
 
 def evaluation_of(root: Path, logits: np.ndarray) -> Evaluation:
     """An evaluation of the images `root/<class>/*` with these logits."""
-    dataset = ImageFolder(root, Preprocess(32, "stretch", (0.5,) * 3, (0.25,) * 3))
-    labels, best = np.array(dataset.targets), logits.argmax(1)
+    return evaluation_on(ImageFolder(root, Preprocess(32, "stretch", (0.5,) * 3, (0.25,) * 3)), logits)
+
+
+def evaluation_on(dataset: ImageDataset, logits: np.ndarray) -> Evaluation:
+    labels = np.array([dataset.label(index) for index in range(len(dataset))])
+    best = logits.argmax(1)
     confusion = np.zeros([len(dataset.classes)] * 2, dtype=int)
     np.add.at(confusion, (labels, best), 1)
     top1 = float((labels == best).mean())
@@ -120,8 +127,8 @@ def test_the_page_shows_hostile_names_odd_images_and_one_that_vanished(tmp_path:
     assert "<script" not in text and "&lt;script&gt;" in text and "猫🐈" in text
     assert set(re.findall(r'src="(data:image/\w+)', text)) <= {"data:image/jpeg", "data:image/png"}
     assert not re.findall(r'(?:src|href)="(?!data:)', text) and "cannot be read" in text
-    figures = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert figures["calibration_before"]["accuracy"] == pytest.approx(result.top1)
+    values = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert values["calibration_before"]["accuracy"] == pytest.approx(result.top1)
     for name in ("mosaic", "confident_errors", "confused_pairs", "per_class", "calibration"):
         assert (tmp_path / "run" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -169,6 +176,42 @@ def test_a_page_of_another_program_is_not_replaced(tmp_path: Path):
         diagnose(config_of(tmp_path), "x", result)
     assert (tmp_path / "report.html").read_text() == "<p>mine"
     assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize("name", ["mosaic.png", "corruptions.png", "report.json"])
+def test_a_picture_or_a_table_of_the_user_is_not_replaced(tmp_path: Path, name: str):
+    result = evaluation_of(images_of(tmp_path / "eval", ["a", "b"], 3), np.eye(2)[[0, 0, 1, 1, 1, 0]])
+    picture((1, 2, 3)).save(tmp_path / name, "PNG")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(UserError, match=rf"{name} was not written by this command and is not replaced"):
+        diagnose(config_of(tmp_path), "x", result)
+    assert (tmp_path / name).read_bytes() == before and not (tmp_path / "report.html").exists()
+
+
+def test_a_report_replaces_its_own_files_and_removes_those_that_it_lacks(tmp_path: Path):
+    root = images_of(tmp_path / "eval", ["a", "b"], 3)
+    wrong = evaluation_of(root, np.eye(2)[[0, 0, 1, 1, 1, 0]])
+    diagnose(config_of(tmp_path), "x", wrong)
+    shutil.copy(tmp_path / "mosaic.png", tmp_path / "corruptions.png")  # of a report with corruptions
+    diagnose(config_of(tmp_path), "x", evaluation_of(root, np.eye(2)[[0, 0, 0, 1, 1, 1]]))
+    assert {path.name for path in tmp_path.glob("*.png")} == {
+        "per_class.png",
+        "calibration.png",
+        "mosaic.png",
+    }
+
+
+def test_the_report_has_its_values_as_json(tmp_path: Path):
+    result = evaluation_of(images_of(tmp_path / "eval", ["a", "b"], 3), np.eye(2)[[0, 0, 1, 1, 1, 0]])
+    page = diagnose(config_of(tmp_path), "x", result).read_text()
+    values = json.loads((tmp_path / "report.json").read_text())
+    low, high = values["top1_interval"]
+    assert values["top1"] == pytest.approx(4 / 6) and 0 < low < 4 / 6 < high < 1
+    assert [row["class"] for row in values["classes"]] == ["a", "b"] and values["classes"][0][
+        "recall_interval"
+    ]
+    assert values["most_confused"][0] == {"true": "a", "predicted": "b", "images": 1}
+    assert "top-5" not in page and "a taken for b: 1 image" in page
 
 
 # ---- corruptions
@@ -222,8 +265,38 @@ def test_a_comparison_counts_the_images_that_one_run_alone_gets_right(
     text = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
     assert "猫" in text and "<b>/" not in text and text.count("data:image/jpeg") == 8
     assert (tmp_path / "out" / "comparison.png").exists()
+    assert "Images that only b gets right: 8" in text and "top-5" not in text
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())["only_b"] == 8
     assert "is worse than" in compare_runs(*runs[::-1], tmp_path / "out").verdict
+
+
+def test_the_images_of_a_comparison_are_of_all_classes_in_turn(tmp_path: Path):
+    root, labels = images_of(tmp_path / "eval", ["a", "b", "c"], 30), np.repeat([0, 1, 2], 30)
+    for name, predicted in (("none", (labels + 1) % 3), ("all", labels)):
+        evaluation_of(root, np.eye(3)[predicted]).write(tmp_path / name)
+    compare_runs(tmp_path / "none", tmp_path / "all", tmp_path / "out")
+    text = (tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert [text.count(f"<br>is {name}<br>") + text.count(f">is {name}<br>") for name in "abc"] == [8, 8, 8]
+    assert "Images that only b gets right: 90; 24 of them, of all classes in turn" in text
+    (tmp_path / "out" / "comparison.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"comparison\.png was not written by this command"):
+        compare_runs(tmp_path / "none", tmp_path / "all", tmp_path / "out")
+
+
+def test_images_of_an_archive_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_cifar(tmp_path, monkeypatch)
+    preprocess = Preprocess(32, "stretch", (0.5,) * 3, (0.25,) * 3)
+    dataset = create_dataset("cifar10", tmp_path, "eval", preprocess)
+    labels = np.array([dataset.label(index) for index in range(len(dataset))])
+    for name, predicted in (("one", labels), ("other", (labels + (np.arange(20) < 3)) % 10)):
+        evaluation_on(dataset, np.eye(10)[predicted]).write(tmp_path / name, dataset="cifar10")
+    page = tmp_path / "out" / "comparison.html"
+    compare_runs(tmp_path / "one", tmp_path / "other", tmp_path / "out")
+    text = page.read_text()
+    assert text.count("data:image/jpeg") == 3 and "0 of cifar-10-python.tar.gz" in text
+    (tmp_path / dataset.archive).unlink()  # nothing is downloaded
+    compare_runs(tmp_path / "one", tmp_path / "other", tmp_path / "out")
+    assert page.read_text().count("cannot be read") == 3
 
 
 def test_a_run_cannot_be_told_apart_from_itself(runs: tuple[Path, Path], tmp_path: Path):
@@ -233,8 +306,12 @@ def test_a_run_cannot_be_told_apart_from_itself(runs: tuple[Path, Path], tmp_pat
 
 def test_runs_on_other_images_or_classes_are_refused(runs: tuple[Path, Path], tmp_path: Path):
     a, b = runs
-    with pytest.raises(UserError, match=r"there is no .*metrics.json: evaluate the run first"):
-        compare_runs(a, tmp_path, tmp_path / "out")
+    new = tmp_path / "a new run"
+    command = f"paddle-attn eval --weights '{new}/best.pdparams'"
+    with pytest.raises(
+        UserError, match=rf"there is no .*metrics.json: evaluate the run first, with {command}"
+    ):
+        compare_runs(a, new, tmp_path / "out")
     table = b / "eval_predictions.csv"
     lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
     table.write_text("".join(lines[:-1]), encoding="utf-8")

@@ -13,8 +13,9 @@ import pytest
 from helpers import HANG
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
-from paddle_attn.cli import Parser, one_sentence_errors
+from paddle_attn.cli import Parser, column, one_sentence_errors
 from paddle_attn.errors import Stopped, UserError, one_line, unknown_name
 
 
@@ -155,3 +156,8 @@ def test_right_arguments_are_accepted():
     found = example_parser().parse_args(arguments)
     assert (found.weights, found.count, found.override) == ("x", -3, ["--x y", "k=-v"])
     assert found.files == ["--wieghts"]
+
+
+def test_a_column_of_the_terminal_has_its_width_for_any_script():
+    assert [cell_len(column(name, 12)) for name in ("cat", "猫和狗", "\x1b[31m")] == [12, 12, 12]
+    assert column("a longer name", 3) == "a longer name"

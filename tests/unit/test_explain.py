@@ -1,7 +1,8 @@
-"""Explanations: maps against an independent float64 computation, gates, whether to believe a map, figures."""
+"""Explanations: maps against an independent float64 computation, gates, trust in a map, pictures."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import random
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ from paddle_attn.explain import (
     random_maps,
     recording,
 )
-from paddle_attn.explain.command import check_target, read_images
+from paddle_attn.explain.command import Options, read_images
 from paddle_attn.explain.figure import Overlay, gate_columns, plot_columns
 from paddle_attn.files import atomic_write
 
@@ -450,10 +451,10 @@ def test_the_check_says_so_when_the_map_ignores_the_weights(trained: nn.Layer):
     images, _ = synthetic(4, seed=1)
     result = check_randomisation(trained, images, lambda net: np.abs(images.numpy()).mean(1))
     assert not result.depends_on_weights and result.random_correlations == pytest.approx(1)
-    assert result.verdict.startswith("the map does not depend on the weights: rank correlation 1.00")
+    assert result.verdict.startswith("the map does not depend on the weights: mean rank correlation 1.00")
 
 
-# ---- figures
+# ---- pictures
 
 
 def test_any_name_and_every_kind_of_column_can_be_drawn(tmp_path: Path):
@@ -468,20 +469,30 @@ def test_any_name_and_every_kind_of_column_can_be_drawn(tmp_path: Path):
     assert all(Image.open(tmp_path / f"{name}.png").width > 300 for name in ("simam", "cbam", "sge", "maps"))
 
 
-def test_a_figure_replaces_only_figures(tmp_path: Path):
+def options_for(out: Path, **changes: object) -> Options:
+    """The options of a command line with an image."""
+    line = {"method": "grad-cam", "layer": None, "class_name": None, "faithfulness": False, "limit": 16}
+    line |= {"out": str(out), "inputs": ["image.png"], "list_layers": False}
+    return Options.of(argparse.Namespace(**line | changes), "output")
+
+
+def test_a_picture_replaces_only_pictures_of_this_package(tmp_path: Path):
     pixels = np.zeros([1, 8, 8, 3], "uint8")
     columns = [Overlay("", pixels, np.ones([1, 2, 2]), ["a"])]
     ours, photo, text = tmp_path / "ours.png", tmp_path / "photo.png", tmp_path / "text.png"
     atomic_write(ours, lambda part: plot_columns(pixels, ["a"], columns, part))
     Image.fromarray(pixels[0]).save(photo)
     text.write_text("words")
-    check_target(ours)
-    check_target(tmp_path / "new.png")
+    for path in (ours, tmp_path / "new.png"):
+        assert options_for(path).pictures == [path]
     for path in (photo, text):
-        with pytest.raises(UserError, match="is not a figure of this command"):
-            check_target(path)
+        with pytest.raises(UserError, match="was not written by this command and is not replaced"):
+            options_for(path)
+    (tmp_path / "new_faithfulness.png").write_bytes(photo.read_bytes())
+    with pytest.raises(UserError, match=r"new_faithfulness\.png was not written by this command"):
+        options_for(tmp_path / "new.png", faithfulness=True)
     with pytest.raises(UserError, match=r"ends with \.png"):
-        check_target(tmp_path / "figure.jpg")
+        options_for(tmp_path / "picture.jpg")
 
 
 def test_unreadable_images_are_reported_and_further_ones_counted(tmp_path: Path):
@@ -489,9 +500,21 @@ def test_unreadable_images_are_reported_and_further_ones_counted(tmp_path: Path)
         Image.new("RGB", [8, 8]).save(tmp_path / f"{index}.png")
     (tmp_path / "1.png").write_text("no image")
     errors: list[UserError] = []
-    names, images, left_out = read_images([str(tmp_path), "missing.jpg"], 2, errors.append)
-    assert names == [f"{tmp_path.name}/{index}.png" for index in (0, 2)]
-    assert len(images) == 2 and left_out == 1 and len(errors) == 2
+    found = read_images([str(tmp_path), "missing.jpg"], 2, errors.append)
+    assert found.names == [f"{tmp_path.name}/{index}.png" for index in (0, 2)]
+    assert len(found.images) == 2 and found.left_out == 1 and len(errors) == 2
+
+
+def test_an_input_that_cannot_be_read_is_reported_beyond_the_limit_too(tmp_path: Path):
+    for name in ("first", "second", "third"):
+        Image.new("RGB", [8, 8]).save(tmp_path / f"{name}.png")
+    broken = tmp_path / "broken.png"
+    broken.write_text("no image")
+    errors: list[UserError] = []
+    inputs = [tmp_path / "first.png", broken, tmp_path / "second.png", broken, tmp_path / "third.png"]
+    found = read_images(list(map(str, inputs)), 1, errors.append)
+    assert len(found.images) == 1 and found.left_out == 2
+    assert [str(broken) in str(error) for error in errors] == [True, True]
 
 
 def test_a_limit_takes_one_image_of_each_folder_in_turn(tmp_path: Path):
@@ -500,6 +523,6 @@ def test_a_limit_takes_one_image_of_each_folder_in_turn(tmp_path: Path):
             path = tmp_path / name / f"{number}.png"
             path.parent.mkdir(exist_ok=True)
             Image.new("RGB", (4, 4)).save(path)
-    names, images, left_out = read_images([str(tmp_path)], 3, pytest.fail)
-    assert names == ["ant/0.png", "ant/1.png", "bee/0.png"]
-    assert len(images) == 3 and left_out == 3
+    found = read_images([str(tmp_path)], 3, pytest.fail)
+    assert found.names == ["ant/0.png", "ant/1.png", "bee/0.png"]
+    assert len(found.images) == 3 and found.left_out == 3

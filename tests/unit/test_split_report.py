@@ -134,3 +134,10 @@ def test_many_classes_give_a_page_of_moderate_size(tmp_path: Path):
     make_split(str(tmp_path / "images"), tmp_path / "split")
     page = tmp_path / "split" / "report.html"
     assert page.stat().st_size < 1 << 20 and page.read_text().count("class_149") == 1
+
+
+def test_classes_of_equal_size_are_said_to_be_equal(tmp_path: Path):
+    make_split(str(make_images(tmp_path / "images")), tmp_path / "split")
+    text = (tmp_path / "split" / "report.html").read_text()
+    assert "3 classes. Each has 10 images. Always naming" in text and "times fewer" not in text
+    assert "95th percentile" in text

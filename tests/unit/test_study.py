@@ -27,8 +27,10 @@ from paddle_attn.study import (
 )
 from paddle_attn.study.estimate import describe
 from paddle_attn.study.figures import pareto_front, plot_differences, plot_pareto, plot_study_curves
-from paddle_attn.study.results import Prediction, Results, Row, read_rows, to_csv
+from paddle_attn.study.results import Results, Row
 from paddle_attn.study.statistics import Pair, t_probability, t_quantile
+from paddle_attn.train.predictions import Prediction, read_predictions
+from paddle_attn.train.tables import read_rows, to_csv
 
 # ---- simulated studies: images of different difficulty, and effects of variant, fold and run on all of them
 
@@ -253,6 +255,8 @@ def test_variants_are_the_product_of_all_lists_with_the_baseline_first():
         ({"overrides": {"train.seed": 3}}, "overrides has train.seed, which the study itself sets"),
         ({"overrides": {"data.root": "x"}}, "overrides has data.root, which the study itself sets"),
         ({"attentions": (None, None)}, "the variant none twice"),
+        ({"attentions": (None, "simm")}, "unknown attention 'simm': .*did you mean 'simam'"),
+        ({"models": ("resnt18",)}, "unknown model 'resnt18': .*did you mean 'resnet18'"),
         ({"baseline": "simm"}, "unknown baseline 'simm': .*; did you mean 'simam'"),
         ({"folds": (0, 5)}, r"folds must be different whole numbers from 0 to 4, found \[0, 5\]"),
         ({"seeds": ()}, "seeds must have at least one number"),
@@ -269,6 +273,17 @@ def test_no_runs_at_a_time_are_refused():
     for call in (run_study, describe):
         with pytest.raises(UserError, match="--jobs must be at least 1, found 0"):
             call(study, 0)
+
+
+def test_the_runs_are_listed_before_anything_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)  # there are no photographs here
+    lines = describe(Study(base=BASE, attentions=(None, "simam"), folds=(0,), source="none", name="x"))
+    assert [next(lines) for _ in range(3)] == [
+        "to do  none_fold0_seed0",
+        "to do  simam_fold0_seed0",
+        "2 runs, 0 finished; 1 at a time",
+    ]
+    assert "timing a training step" in next(lines)
 
 
 @pytest.mark.parametrize(
@@ -302,7 +317,7 @@ def fake_results(
         rng = np.random.default_rng(number)
         hits = rng.random(40) < right(run.variant, run.fold)
         predictions = [
-            Prediction(f"猫/{run.fold}_{index}.jpg", "猫", "猫" if hit else "狗", 0.5, 0.5)
+            Prediction(f"猫/{run.fold}_{index}.jpg", "9", "猫", "猫" if hit else "狗", 0.5, 0.5)
             for index, hit in enumerate(hits)
         ]
         (folder / "p.csv").write_text(to_csv(predictions, Prediction), encoding="utf-8")
@@ -387,6 +402,11 @@ def test_rows_are_read_back_and_a_damaged_line_is_named(tmp_path: Path):
     file.write_text(file.read_text().replace("cbam,0,0,", "cbam,zero,0,"))
     with pytest.raises(UserError, match=r"runs.csv is damaged at line 5"):
         results.rows()
+
+
+def test_predictions_with_the_columns_of_version_0_1_are_read(tmp_path: Path):
+    (tmp_path / "old.csv").write_text("path,true,predicted,p_true,p_predicted\na/1.jpg,a,b,0.25,0.5\n")
+    assert read_predictions(tmp_path / "old.csv") == [Prediction("a/1.jpg", "", "a", "b", 0.5, 0.25)]
 
 
 def test_a_run_without_its_predictions_is_not_finished(tmp_path: Path):

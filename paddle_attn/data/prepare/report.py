@@ -126,10 +126,16 @@ def _classes(images: Sequence[SplitImage]) -> Markup:
     totals = {name: train[name] + evaluation[name] for name in train | evaluation}
     largest, smallest = max(totals, key=totals.get), min(totals, key=totals.get)
     ratio = totals[largest] / totals[smallest]
+    sizes = (
+        f"Each has {totals[largest]:,} images."
+        if ratio == 1
+        else f"The largest, {largest}, has {totals[largest]:,} images, the smallest, {smallest}, has "
+        f"{totals[smallest]:,}: {ratio:.1f} times fewer."
+    )
+    constant = max(evaluation, key=evaluation.get)
     text = (
-        f"{len(totals):,} classes. The largest, {largest}, has {totals[largest]:,} images, the smallest, "
-        f"{smallest}, has {totals[smallest]:,}: {ratio:.1f} times fewer. Always naming {largest} would score "
-        f"{100 * evaluation[largest] / evaluation.total():.1f} % on eval."
+        f"{len(totals):,} classes. {sizes} Always naming {constant} would score "
+        f"{100 * evaluation[constant] / evaluation.total():.1f} % on eval."
     )
     advice = ""
     if ratio >= IMBALANCED:
@@ -157,7 +163,7 @@ def _sizes(images: Sequence[SplitImage]) -> Markup:
     ]
     small = int((np.minimum(width, height) < SMALL).sum())
     text = f"{small:,} of {len(images):,} images have a side shorter than {SMALL} pixels."
-    headers = ("", "smallest", "5 % below", "median", "5 % above", "largest")
+    headers = ("", "smallest", "5th percentile", "median", "95th percentile", "largest")
     return section("Image sizes", table(headers, rows), paragraph(text))
 
 
