@@ -75,6 +75,7 @@ def _height(heading: str, tiles: Sequence[Tile]) -> float:
 def _draw_tile(axes: Axes, tile: Tile) -> None:
     pixels = np.full([8, 8, 3], 225, "uint8") if tile.image is None else np.asarray(tile.image)
     axes.imshow(pixels)
+    axes.set_anchor("S")  # the captions of a row are level
     caption = "\n".join(_cut(line) for line in tile.lines)
     colour = BLUE if tile.right else ORANGE
     axes.set_title(caption, fontsize=SMALL - 1, color=colour, y=-0.02, va="top", pad=0)

@@ -12,8 +12,10 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import Colormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ..plotting.text import plain_text, save
@@ -21,8 +23,8 @@ from .faithfulness import Curves, Randomisation
 from .gates import Gate
 
 COLOURS = colormaps["inferno"]  # of maps: its brightness grows with the value, for every kind of sight
-OPACITY = 0.6  # of a map over its image, which is grey and pale so that the brightness is the map's
-PALE = (0.3, 0.7)  # the grey of the image's black and white
+OPACITY = 0.55  # of a map over its image, which is grey and pale so that the brightness is the map's
+PALE = (0.3, 1.0)  # the grey of the image's black and white
 # the colours of a map over a middle grey, for the colour bar
 OVERLAY = ListedColormap(OPACITY * COLOURS(np.linspace(0, 1, 256))[:, :3] + (1 - OPACITY) * sum(PALE) / 2)
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's safe colours
@@ -141,18 +143,17 @@ def plot_columns(
     space = "\n" if two_lines else ""  # so that the images of a row are level
     bars = any(isinstance(column, Bars) for column in columns)  # with ticks and a label below
     texts = [title, *names, *(text for column in columns for text in (column.title, *column.captions))]
+    mapped = [column for column in columns if column.limits]
+    is_shared = len({(column.limits, column.label, type(column)) for column in mapped}) == 1
+    ratios = [CELL] * rows + [0.08] * (bool(mapped) and not is_shared)  # the last row has the colour bars
+    height = 0.9 + rows * (CELL + 0.25 + 0.15 * two_lines + 0.2 * bars)
     with plain_text(texts):
-        figure = Figure(
-            figsize=(
-                0.3 + blocks * width * CELL,
-                0.9 + rows * (CELL + 0.25 + 0.15 * two_lines + 0.35 * bars),
-            ),
-            layout="constrained",
-        )
+        figure = Figure(figsize=(0.3 + blocks * width * CELL, height), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.04, h_pad=0.04)
-        grid = figure.subplots(rows, blocks * width, squeeze=False)
+        grid = figure.subplots(len(ratios), blocks * width, squeeze=False, height_ratios=ratios)
         for axes in grid.flat:
             axes.set_axis_off()
+            axes.set_anchor("N")  # the titles of a row are level
         for index, name in enumerate(names):
             row, block = divmod(index, blocks)
             cells = grid[row, block * width : (block + 1) * width]
@@ -166,40 +167,44 @@ def plot_columns(
                     axes.set_yticks([])
                 column.draw(axes, index)
                 axes.set_title(f"{column.title}\n{column.captions[index]}".strip(), fontsize=SMALL)
-        _colour_bars(figure, grid, columns, width, blocks)
+        if is_shared:
+            _colour_bar_below(figure, grid, mapped[0])
+        elif mapped:
+            for place, axes in enumerate(grid[-1]):
+                column = columns[place % width - 1] if place % width else None
+                if column and column.limits:
+                    axes.set_axis_on()
+                    bar = figure.colorbar(_mappable(column), cax=axes, orientation="horizontal")
+                    _label(bar, column, CELL)
         if title:
             figure.suptitle(title, fontsize=SMALL + 2)
         save(figure, path)
 
 
-def _colour_bars(
-    figure: Figure, grid: np.ndarray, columns: Sequence[Column], width: int, blocks: int
-) -> None:
-    """One bar for all columns with the same values, otherwise one below each."""
-    mapped = [column for column in columns if column.limits]
-    if len({(column.limits, column.label, type(column)) for column in mapped}) == 1:
-        _colour_bar(figure, grid, mapped[0])
-        return
-    for number, column in enumerate(columns, 1):
-        if column.limits:
-            _colour_bar(figure, grid[:, number::width], column)
-
-
-def _colour_bar(figure: Figure, axes: np.ndarray, column: Overlay | Masks) -> None:
-    mappable = ScalarMappable(Normalize(*column.limits), column.colours)
-    inches = CELL * axes.shape[1]
+def _colour_bar_below(figure: Figure, grid: np.ndarray, column: Overlay | Masks) -> None:
+    """One bar for all columns."""
+    inches = CELL * grid.shape[1]
+    length = min(inches, 5)
     bar = figure.colorbar(
-        mappable,
-        ax=list(axes.flat),
+        _mappable(column),
+        ax=list(grid.flat),
         location="bottom",
-        aspect=12 * min(inches, 5),
-        shrink=min(1, 5 / inches),
+        aspect=12 * length,
+        shrink=length / inches,
         pad=0.02,
     )
+    _label(bar, column, length)
+
+
+def _mappable(column: Overlay | Masks) -> ScalarMappable:
+    return ScalarMappable(Normalize(*column.limits), column.colours)
+
+
+def _label(bar: Colorbar, column: Overlay | Masks, inches: float) -> None:
     bar.set_label(column.label, fontsize=SMALL)
     bar.ax.tick_params(labelsize=SMALL - 1)
     bar.formatter.set_useOffset(False)
-    bar.ax.xaxis.set_major_locator(MaxNLocator(max(2, round(min(inches, 5)))))
+    bar.ax.xaxis.set_major_locator(MaxNLocator(max(2, round(inches))))
 
 
 def gate_columns(images: np.ndarray, gates: Sequence[Gate]) -> list[Column]:
@@ -259,7 +264,6 @@ def plot_faithfulness(images: np.ndarray, trials: Sequence[Trial], path: Path) -
                 trial.randomisation.correlations,
                 color=colour,
                 marker="o",
-                label=f"rank correlation{_of(trial, trials)}",
             )
             cascade.plot(
                 stages,
@@ -267,7 +271,6 @@ def plot_faithfulness(images: np.ndarray, trials: Sequence[Trial], path: Path) -
                 color=colour,
                 marker="s",
                 linestyle="--",
-                label=f"SSIM{_of(trial, trials)}",
             )
             _random_networks(cascade, number, trial, colour)
         deletion.set_title("deletion: lower is better", fontsize=10)
@@ -286,7 +289,9 @@ def plot_faithfulness(images: np.ndarray, trials: Sequence[Trial], path: Path) -
         cascade.axhline(0, color="#999999", linewidth=0.8)
         for axes in (deletion, insertion, cascade):
             axes.grid(alpha=0.25)
+        for axes in (deletion, insertion):
             axes.legend(frameon=False, fontsize=SMALL)
+        _legend_below_the_lines(cascade)
         _cascades(below, images[0], trials)
         save(figure, path)
 
@@ -295,7 +300,7 @@ def _random_networks(axes: Axes, number: int, trial: Trial, colour: str) -> None
     """The rank correlations with the maps of networks whose weights are all random, beside the last stage."""
     values = trial.randomisation.random_correlations
     place = len(trial.randomisation.layers) - 0.7 + 0.2 * number
-    label = f"with {len(values)} random networks, mean {values.mean():.2f}"
+    label = f"rank correlation of {len(values)} random networks, mean {values.mean():.2f}"
     axes.plot([place] * len(values), values, "x", color=colour, label=label)
     axes.plot([place - 0.15, place + 0.15], [values.mean()] * 2, color=colour, linewidth=2)
 
@@ -305,8 +310,16 @@ def _end(name: str) -> str:
     return name if len(name) <= MAX_LAYER else f"…{name[1 - MAX_LAYER :]}"
 
 
-def _of(trial: Trial, trials: Sequence[Trial]) -> str:
-    return f", {trial.title}" if len(trials) > 1 else ""
+def _legend_below_the_lines(axes: Axes) -> None:
+    """A legend of the two measures, of any colour, and of the random networks, below what is plotted."""
+    measures = [
+        Line2D([], [], color="black", marker="o", label="rank correlation"),
+        Line2D([], [], color="black", marker="s", linestyle="--", label="SSIM"),
+    ]
+    handles = [*measures, *axes.get_legend_handles_labels()[0]]
+    low, high = axes.get_ylim()
+    axes.set_ylim(low - (0.02 + 0.075 * len(handles)) * (high - low), high)
+    axes.legend(handles=handles, loc="lower left", frameon=False, fontsize=SMALL)
 
 
 def _colours(count: int) -> list[str]:

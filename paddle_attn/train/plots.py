@@ -38,7 +38,12 @@ def plot_curves(rows: Sequence[Mapping[str, float]], path: Path) -> None:
     for axes in (loss, top1, rate):
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25)
-        axes.set_ylim(bottom=0)
+        finite = [value for line in axes.lines for value in line.get_ydata() if np.isfinite(value)]
+        axes.set_ylim(0, 1.06 * max(finite, default=0) or 1)
+        for line in axes.lines:
+            line.set_clip_on(False)  # points on an edge are whole
+        if len(rows) == 1:
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
         axes.xaxis.get_major_locator().set_params(integer=True)
     loss.legend(frameon=False)
     save(figure, path)

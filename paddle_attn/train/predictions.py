@@ -78,7 +78,7 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def _upgrade(line: Mapping[str, str]) -> Mapping[str, str]:
-    """A line with today's columns; those of studies were others in version 0.1."""
+    """A line with today's columns; the first studies wrote others."""
     if "path" not in line:
         return line
     scores = {"probability": line["p_predicted"], "probability_of_true": line["p_true"]}

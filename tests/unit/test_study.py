@@ -404,7 +404,7 @@ def test_rows_are_read_back_and_a_damaged_line_is_named(tmp_path: Path):
         results.rows()
 
 
-def test_predictions_with_the_columns_of_version_0_1_are_read(tmp_path: Path):
+def test_predictions_with_the_columns_of_the_first_studies_are_read(tmp_path: Path):
     (tmp_path / "old.csv").write_text("path,true,predicted,p_true,p_predicted\na/1.jpg,a,b,0.25,0.5\n")
     assert read_predictions(tmp_path / "old.csv") == [Prediction("a/1.jpg", "", "a", "b", 0.5, 0.25)]
 
