@@ -44,7 +44,7 @@ from .lines import OTHER, SHARES
 KINDS = {  # pattern of an operator's name: kind; the first match counts. Convolutions differ by shape
     r"momentum|adam|sgd": "optimiser",
     r"batch_norm": "batch norm",
-    r"simam|sge|attn_(scale|mean|channel_pool)": "attention",
+    r"simam|sge|attn_(scale|mean|channel_pool|se|cbam)": "attention",
     r"relu": "ReLU",
     r"pool": "pool",
     r"matmul|linear": "linear",

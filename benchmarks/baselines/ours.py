@@ -57,8 +57,8 @@ def module_step(name: str, shape: list[int], mode: str, form: str = "on") -> Ste
     x.stop_gradient = False
 
     def step() -> None:
-        x.clear_gradient()
-        module.clear_gradients()
+        x.clear_gradient(set_to_zero=False)
+        module.clear_gradients(set_to_zero=False)
         module(x).backward(gradient)
 
     return in_form(form, step)

@@ -92,7 +92,7 @@ def module_step(name: str, shape: list[int], mode: str) -> Callable[[], object]:
     x.stop_gradient = False
 
     def step() -> None:
-        x.clear_gradient()
+        x.clear_gradient(set_to_zero=False)
         attn(x).backward(gradient)
 
     return step

@@ -11,7 +11,7 @@ from paddle import Tensor, nn
 
 from .. import ops
 from .base import Attention, global_mean, scale
-from .se import hidden_width
+from .se import hidden_width, plain_weights
 
 MAX_KERNEL_SIZE = 31  # the paper has 7; no published network has a larger one than 31
 
@@ -43,7 +43,16 @@ class SpatialGate(nn.Layer):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.sigmoid(self.bn(self.conv(max_and_mean(x))))
+        return self.of_pooled(max_and_mean(x))
+
+    def of_pooled(self, pooled: Tensor) -> Tensor:
+        """The gate from the maximum and the mean over the channels: `[N, 2, H, W] -> [N, 1, H, W]`."""
+        fused = ops.find("conv_direct", pooled)
+        if fused and ops.is_plain(self.conv) and self.conv._kernel_size[0] <= 7:
+            y = fused(pooled, self.conv.weight, 1, not pooled.stop_gradient)  # stride 1
+        else:
+            y = self.conv(pooled)
+        return F.sigmoid(self.bn(y))
 
 
 def max_and_mean(x: Tensor) -> Tensor:
@@ -89,6 +98,11 @@ class CBAM(Attention):
         self.spatial_gate = SpatialGate(kernel_size) if spatial else None
 
     def forward(self, x: Tensor) -> Tensor:
+        fused, weights = ops.find("cbam", x), plain_weights(self.channel_gate.mlp, x)
+        gates = (self.channel_gate, self.spatial_gate)
+        if fused and weights and all(gate is not None and ops.is_plain(gate) for gate in gates):
+            x, pooled = fused.outputs(x, *weights)[:2]
+            return scale(x, self.spatial_gate.of_pooled(pooled))
         x = scale(x, self.channel_gate(x))
         return x if self.spatial_gate is None else scale(x, self.spatial_gate(x))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from paddle import Tensor, nn
 
+from .. import ops
 from .base import Attention, global_mean
 
 
@@ -15,6 +16,19 @@ def hidden_width(channels: int, reduction: int) -> int:
     if reduction < 1 or channels // reduction < 1:
         raise ValueError(f"reduction must be between 1 and channels ({channels}), found {reduction}")
     return channels // reduction
+
+
+def plain_weights(perceptron: nn.Sequential, x: Tensor) -> list[Tensor]:
+    """The weights and biases of its two linear layers, for a fused form of the whole perceptron.
+
+    Empty when a layer has hooks or was replaced, or when the weights are not of the type of x.
+    """
+    layers = [perceptron, *perceptron]
+    kinds = [nn.Sequential, nn.Linear, nn.ReLU, nn.Linear, nn.Sigmoid]
+    if [type(layer) for layer in layers] != kinds[: len(layers)] or not all(map(ops.is_plain, layers)):
+        return []
+    weights = perceptron.parameters()
+    return weights if all(weight.dtype == x.dtype for weight in weights) else []
 
 
 class SqueezeExcite(Attention):
@@ -44,6 +58,10 @@ class SqueezeExcite(Attention):
             nn.Linear(hidden, channels, bias_attr=bias_attr),
             nn.Sigmoid(),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        fused, weights = ops.find("se", x), plain_weights(self.fc, x)
+        return fused(x, *weights) if fused and len(weights) == 2 else super().forward(x)
 
     def gate(self, x: Tensor) -> Tensor:
         return self.fc(global_mean(x)).unsqueeze([2, 3])

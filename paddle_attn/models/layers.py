@@ -143,7 +143,7 @@ def batch_norm(
     """
     is_layer = isinstance(activation, nn.Layer)
     number = ACTIVATIONS.get(type(activation) if is_layer else activation)
-    if number is not None and not _has_hooks(bn) and not (is_layer and _has_hooks(activation)):
+    if number is not None and ops.is_plain(bn) and (not is_layer or ops.is_plain(activation)):
         y = _fused_batch_norm(bn, x, residual, number)
         if y is not None:
             return y
@@ -151,11 +151,6 @@ def batch_norm(
     if residual is not None:
         y = y + residual
     return y if activation is None else activation(y)
-
-
-def _has_hooks(layer: nn.Layer) -> bool:
-    """Whether a layer does more than its class, by hooks or by a `forward` of its own."""
-    return bool(layer._forward_pre_hooks or layer._forward_post_hooks or "forward" in vars(layer))
 
 
 def _fused_batch_norm(bn: nn.Layer, x: Tensor, residual: Tensor | None, activation: int) -> Tensor | None:

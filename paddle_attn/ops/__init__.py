@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 
 import paddle
-from paddle import Tensor
+from paddle import Tensor, nn
 from paddle.base.dygraph.base import in_sot_simulation_mode
 
 from .. import runtime
@@ -116,6 +116,14 @@ def find(name: str, x: Tensor) -> Fused | None:
             "PADDLE_ATTN_OPS=auto uses the reference form"
         )
     return None
+
+
+def is_plain(layer: nn.Layer) -> bool:
+    """Whether a layer does what its class does, without hooks and without a `forward` of its own.
+
+    A fused form of several layers must not replace others.
+    """
+    return not (layer._forward_pre_hooks or layer._forward_post_hooks or "forward" in vars(layer))
 
 
 def available(name: str, device: str = "cpu") -> bool:

@@ -24,6 +24,7 @@ struct Signature {
   Names saved = {};       // the outputs that backward reads: Y or not, then those besides Y
   Names buffers = {};     // further inputs, which forward changes in place; without a gradient
   Names unread = {};      // the inputs that backward does not read
+  Names also = {};        // the saved outputs that receive a gradient, like Y
 
   Names of_forward() const {
     Names names = inputs;
@@ -46,6 +47,7 @@ struct Signature {
     });
     names.insert(names.end(), saved.begin(), saved.end());
     names.push_back(paddle::Grad("Y"));
+    for (const std::string& output : also) names.push_back(paddle::Grad(output));
     return names;
   }
 
@@ -78,15 +80,15 @@ inline void no_second_derivative(paddle::CustomOpKernelContext*) {
 
 }  // namespace paddle_attn
 
-// FUSED_OPERATOR(name, forward, backward, infer_shape, inputs, attributes, saved, buffers, unread), outside
-// all namespaces.
+// FUSED_OPERATOR(name, forward, backward, infer_shape, inputs, attributes, saved, buffers, unread, also),
+// outside all namespaces.
 //   forward      a function in paddle_attn of (inputs..., buffers..., attributes...) that returns {Y, and the
 //                saved outputs besides Y}
-//   backward     a function in paddle_attn of (the inputs that it reads..., saved..., the gradient of Y,
-//                attributes...) that returns a gradient for each input
+//   backward     a function in paddle_attn of (the inputs that it reads..., saved..., the gradients of Y and
+//                of the outputs named also..., attributes...) that returns a gradient for each input
 //   infer_shape  paddle_attn::shape_of_first_input, or PD_INFER_SHAPE of a function of (the shapes of inputs
 //                and buffers..., attributes...) that returns {the shape of each output}
-// The last five initialise a Signature; trailing ones can be omitted. All tensors have the first input's
+// The last six initialise a Signature; trailing ones can be omitted. All tensors have the first input's
 // type.
 #define FUSED_OPERATOR(name, forward, backward, infer_shape, ...)                              \
   static const paddle_attn::Signature signature_of_##name{__VA_ARGS__};                        \

@@ -48,7 +48,11 @@ class Fused:
 
     def __call__(self, *arguments: Tensor | int | float | bool | list[Tensor] | list[float]) -> Tensor:
         """The output for the operator's inputs, followed by its attributes. Only in dynamic mode."""
-        return _C_ops._run_custom_op(self.name, *arguments)[0]
+        return self.outputs(*arguments)[0]
+
+    def outputs(self, *arguments: Tensor | int | float | bool | list[Tensor] | list[float]) -> list[Tensor]:
+        """The same, all outputs: those after the first mostly serve the gradient."""
+        return _C_ops._run_custom_op(self.name, *arguments)
 
 
 Bfloat16 = partial(Fused, min_places=1, processor="avx512_bf16")
@@ -64,6 +68,11 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     "mean": {"cpu": Fused("cpu/gate.cc", "paddle_attn_mean")},
     # the maximum and the mean over the channels: (x [N, C, H, W]) -> [N, 2, H, W]
     "channel_pool": {"cpu": Fused("cpu/gate.cc", "paddle_attn_channel_pool")},
+    # attention.SqueezeExcite without biases: (x [N, C, H, W], weights [C, R] and [R, C]) -> [N, C, H, W]
+    "se": {"cpu": Fused("cpu/channel_gate.cc", "paddle_attn_se")},
+    # CBAM's channel gate: (x [N, C, H, W], weights and biases [C, R], [R], [R, C], [C]) -> [N, C, H, W], and
+    # the maximum and the mean of that over the channels [N, 2, H, W]
+    "cbam": {"cpu": Fused("cpu/channel_gate.cc", "paddle_attn_cbam")},
     # F.conv2d, 3x3, padding 1, C groups: (x [N, C, H, W], weight [C, 1, 3, 3], stride) -> [N, C, H', W']
     "depthwise": {"cpu": Fused("cpu/depthwise.cc", "paddle_attn_depthwise")},
     # F.conv2d, 3x3, padding 1, stride 1: (x [N, C, H, W], weight [K, C, 3, 3]) -> [N, K, H, W]

@@ -22,7 +22,8 @@ from paddle import nn
 
 from paddle_attn import create_attention, create_model, ops
 from paddle_attn.attention.base import global_mean, scale
-from paddle_attn.attention.cbam import max_and_mean
+from paddle_attn.attention.cbam import ChannelGate, max_and_mean
+from paddle_attn.attention.se import plain_weights
 from paddle_attn.errors import UserError
 from paddle_attn.models.layers import BatchNorm2D, Conv2D, MaxPool2D, batch_norm
 from paddle_attn.ops.build import cache_folder
@@ -47,13 +48,21 @@ def results(layer: nn.Layer, x: np.ndarray, dtype: str) -> list[np.ndarray]:
     tensor = paddle.to_tensor(x.astype(dtype), stop_gradient=False)
     y = layer(tensor)
     y.backward(paddle.to_tensor(noise(*y.shape).astype(dtype)))
-    return [y.numpy(), tensor.grad.numpy(), *(parameter.grad.numpy() for parameter in layer.parameters())]
+    return [y.numpy(), tensor.grad.numpy(), *(parameter.grad.numpy() for parameter in trained(layer))]
 
 
-def assert_both_forms_are_exact(name: str, layer: nn.Layer, x: np.ndarray) -> None:
-    """Compare both forms of a layer in float32 with its reference form in float64; `name` is the operator."""
-    for parameter in layer.parameters():
-        parameter.set_value(noise(*parameter.shape))
+def trained(layer: nn.Layer) -> list[paddle.Tensor]:
+    """Its parameters without running statistics, which Paddle lists among them."""
+    return [parameter for parameter in layer.parameters() if not parameter.stop_gradient]
+
+
+def assert_both_forms_are_exact(name: str, layer: nn.Layer, x: np.ndarray, deviation: float = 1.0) -> None:
+    """Compare both forms of a layer in float32 with its reference form in float64.
+
+    `name` is the operator, `deviation` that of the parameters.
+    """
+    for parameter in trained(layer):
+        parameter.set_value(deviation * noise(*parameter.shape))
     exact = results(layer, x, "float64")
     for mode in ("on", "off"):
         with ops.using(mode):
@@ -219,6 +228,25 @@ class Function(nn.Layer):
         return self.function(x)
 
 
+class GatedAndPooled(nn.Layer):
+    """x times CBAM's channel gate, and the maximum and mean of that over the channels: `[N, C + 2, H, W]`."""
+
+    def __init__(self, channels: int, reduction: int):
+        super().__init__()
+        self.gate = ChannelGate(channels, reduction)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return paddle.concat(self.outputs(self.gate, x), 1)
+
+    @staticmethod
+    def outputs(gate: ChannelGate, x: paddle.Tensor) -> list[paddle.Tensor]:
+        fused = ops.find("cbam", x)
+        if fused:
+            return fused.outputs(x, *plain_weights(gate.mlp, x))[:2]
+        gated = scale(x, gate(x))
+        return [gated, max_and_mean(gated)]
+
+
 @needs_fused
 @settings(max_examples=25)
 @given(BATCH, CHANNELS, SIDE, SIDE, st.booleans())
@@ -234,9 +262,51 @@ def test_gates_means_and_channel_pooling(
 
 @needs_fused
 def test_maps_larger_than_one_stretch_of_a_thread():
-    x = noise(2, 3, 50, 70)  # a stretch is 1024 places
-    assert_both_forms_are_exact("scale", Gated(2, 1, 50, 70), x)
+    x = noise(2, 3, 90, 70)  # a stretch is 4096 places
+    assert_both_forms_are_exact("scale", Gated(2, 1, 90, 70), x)
     assert_both_forms_are_exact("channel_pool", Function(max_and_mean), x)
+    assert_both_forms_are_exact("cbam", GatedAndPooled(3, 1), x, 0.3)
+
+
+@needs_fused
+@settings(max_examples=25)
+@given(BATCH, st.integers(2, 20), SIDE, SIDE, st.sampled_from([1, 2]))
+def test_gates_with_a_perceptron(batch: int, channels: int, height: int, width: int, reduction: int):
+    x = noise(batch, channels, height, width)
+    assert_both_forms_are_exact("se", create_attention("se", channels, reduction=reduction), x, 0.3)
+    assert_both_forms_are_exact("cbam", GatedAndPooled(channels, reduction), x, 0.3)
+
+
+@needs_fused
+def test_gates_with_a_perceptron_of_more_images_than_one_group():
+    x = noise(5, 64, 70, 70)  # a group has 2^20 floats
+    assert_both_forms_are_exact("se", create_attention("se", 64), x, 0.3)
+    assert_both_forms_are_exact("cbam", GatedAndPooled(64, 16), x, 0.3)
+
+
+@needs_fused
+@pytest.mark.parametrize("used", [0, 1])
+def test_an_unused_output_of_the_channel_gate_has_no_gradient(used: int):
+    x, gate, found = noise(2, 8, 5, 6), ChannelGate(8, 2), {}
+    for mode in ("on", "off"):
+        with ops.using(mode):
+            function = Function(lambda x: GatedAndPooled.outputs(gate, x)[used])
+            found[mode] = results(function, x, "float32")[1]
+    np.testing.assert_allclose(found["on"], found["off"], rtol=1e-4, atol=1e-6)
+
+
+@needs_fused
+@pytest.mark.parametrize("name", ["se", "cbam"])
+def test_hooks_inside_a_gate_are_called(name: str):
+    layer, x = create_attention(name, 16), paddle.to_tensor(noise(2, 16, 5, 6))
+    for inner in layer.sublayers():
+        seen = []
+        handle = inner.register_forward_post_hook(lambda _, inputs, output, seen=seen: seen.append(output))
+        with ops.using("on"):
+            hooked = layer(x)
+        handle.remove()
+        assert seen, inner
+        np.testing.assert_allclose(hooked.numpy(), layer(x).numpy(), rtol=1e-5, err_msg=str(inner))
 
 
 # ---- batch norm
@@ -529,6 +599,8 @@ LAYERS = {  # for x [1, 8, 5, 6]
     "scale by place": lambda: Gated(1, 1, 5, 6),
     "mean": lambda: Function(global_mean),
     "channel_pool": lambda: Function(max_and_mean),
+    "se": lambda: create_attention("se", 8, reduction=2),
+    "cbam": lambda: create_attention("cbam", 8, reduction=2),
     "depthwise": lambda: Conv2D(8, 8, 3, padding=1, groups=8, bias_attr=False),
     "depthwise by 2": lambda: Conv2D(8, 8, 3, 2, padding=1, groups=8, bias_attr=False),
     "conv3x3": lambda: Conv2D(8, 17, 3, padding=1, bias_attr=False),
@@ -554,7 +626,7 @@ LAYERS = {  # for x [1, 8, 5, 6]
 @pytest.mark.parametrize("name", LAYERS)
 def test_nan_and_inf_propagate_as_in_the_reference_form(name: str, value: float):
     layer, found = LAYERS[name](), {}
-    for parameter in layer.parameters():
+    for parameter in trained(layer):
         parameter.set_value(noise(*parameter.shape))
     x = noise(1, 8, 5, 6)
     x[0, 2, 2, 3] = value
@@ -593,6 +665,11 @@ def changed(index: int, argument: object) -> tuple:
     return *arguments[:index], argument, *arguments[index + 1 :]
 
 
+def perceptron(index: int, shape: list[int]) -> tuple:
+    """The weights and biases of a perceptron 8, 2, 8; one of them has another shape."""
+    return tuple(ONES(shape if k == index else right) for k, right in enumerate(([8, 2], [2], [2, 8], [8])))
+
+
 WRONG = {  # what is wrong: operator, x, the other arguments, the message
     "channels of sge": ("sge", [2, 7, 6, 6], (ONES([1, 2, 1, 1]), ONES([1, 2, 1, 1])), "divide the channels"),
     "no groups": ("sge", [2, 8, 6, 6], (ONES([1, 0, 1, 1]), ONES([1, 0, 1, 1])), "divide the channels"),
@@ -604,6 +681,12 @@ WRONG = {  # what is wrong: operator, x, the other arguments, the message
     "gate's rank": ("scale", [2, 8, 6, 6], (ONES([8]),), "a gate"),
     "gate's map": ("scale", [2, 8, 6, 6], (ONES([2, 1, 6, 5]),), "a gate"),
     "rank": ("simam", [3, 4], (1e-4,), "a map"),
+    "rank of a gated map": ("se", [3, 4], (ONES([4, 2]), ONES([2, 4])), "a map"),
+    "no hidden unit": ("se", [2, 8, 6, 6], (ONES([8, 0]), ONES([0, 8])), "a first weight"),
+    "first weight": ("se", [2, 8, 6, 6], (ONES([7, 2]), ONES([2, 8])), "a first weight of the shape"),
+    "second weight": ("se", [2, 8, 6, 6], (ONES([8, 2]), ONES([8, 2])), "a second weight of the shape"),
+    "first bias": ("cbam", [2, 8, 6, 6], perceptron(1, [3]), "a first bias of the shape"),
+    "second bias": ("cbam", [2, 8, 6, 6], perceptron(3, [7]), "a second bias of the shape"),
     "empty": ("mean", [2, 8, 0, 4], (), "not empty"),
     "empty batch": ("conv3x3", [0, 8, 4, 4], (ONES([2, 8, 3, 3]),), "not empty"),
     "rank of a pooled map": ("max_pool", [3, 4], (2, 2, 0), "a map"),
@@ -824,6 +907,8 @@ ARGUMENTS = {  # after x [1, 8, 4, 4]
     "scale": lambda: (paddle.ones([1, 8, 1, 1]),),
     "mean": lambda: (),
     "channel_pool": lambda: (),
+    "se": lambda: (paddle.ones([8, 2]), paddle.ones([2, 8])),
+    "cbam": lambda: (paddle.ones([8, 2]), paddle.ones([2]), paddle.ones([2, 8]), paddle.ones([8])),
     "depthwise": lambda: (paddle.ones([8, 1, 3, 3]), 1),
     "conv3x3": lambda: (paddle.ones([2, 8, 3, 3]),),
     "conv3x3_bias": lambda: (paddle.ones([2, 8, 3, 3]), paddle.ones([2])),
@@ -1147,6 +1232,7 @@ DAMAGE = {  # the first two end a process that loads them with a bus error
     "optimizer": lambda library: library.write_bytes(library.read_bytes() + b"\0"),
     "bfloat16_direct": lambda library: library.write_bytes(b"\0" + library.read_bytes()),
     "bfloat16_winograd": lambda library: library.write_bytes(library.read_bytes()[1:]),
+    "channel_gate": lambda library: library.write_bytes(library.read_bytes()[1:]),
 }
 
 

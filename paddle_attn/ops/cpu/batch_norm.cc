@@ -75,12 +75,14 @@ struct Sums {
   void operator+=(const Sums& other) { first += other.first, second += other.second; }
 };
 
+constexpr Index kFloats = 1024;  // terms that are summed as floats
+
 // Sums of two terms over a plane: floats within a stretch, doubles beyond. terms(i) gives both.
 template <class Terms>
 inline Sums sum_terms(Index size, Terms terms) {
   Sums sums;
-  for (Index start = 0; start < size; start += kStretch) {
-    const Index end = std::min(start + kStretch, size);
+  for (Index start = 0; start < size; start += kFloats) {
+    const Index end = std::min(start + kFloats, size);
     float first = 0.0f, second = 0.0f;
 #pragma omp simd reduction(+ : first, second)
     for (Index i = start; i < end; ++i) {
