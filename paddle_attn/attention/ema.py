@@ -1,6 +1,6 @@
 """EMA, efficient multi-scale attention: in every group, a gate for every position from two branches.
 
-It has nothing to do with the moving average of weights (`train/ema.py`, the option `train.ema`).
+It has nothing to do with the moving average of weights (`train/ema.py`, the option `optim.ema_decay`).
 
 Ouyang et al., "Efficient Multi-Scale Attention Module with Cross-Spatial Learning", ICASSP 2023,
 arxiv.org/abs/2305.13563

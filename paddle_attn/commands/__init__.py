@@ -32,8 +32,10 @@ COMMANDS = {  # what the list of commands says about each
     "convert": "convert a PyTorch checkpoint",
     "benchmark": "measure speed against the baselines (in a clone)",
     "fidelity": "compare everything with the authors' code (in a clone)",
+    "attention": "write the page of the attention modules (in a clone)",
 }
-IN_A_CLONE = {"benchmark": "benchmarks", "fidelity": "reference"}  # the folder that a wheel does not contain
+# the folder that a wheel does not contain
+IN_A_CLONE = {"benchmark": "benchmarks", "fidelity": "reference", "attention": "reference"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
