@@ -18,7 +18,7 @@
 namespace paddle_attn {
 namespace {
 
-constexpr Index kStripWords = 96 << 10;
+constexpr Index kStripWords = 64 << 10;
 constexpr Index kChunkWords = 4 << 20;   // of a chunk of images, in the gradient of the weight
 constexpr Index kDotWords = 640;         // of a row in the first cache, when eleven of them are multiplied
 constexpr Index kTapBlock = 96;          // taps of a unit of work there
@@ -67,18 +67,30 @@ struct Frame {
   }
 
   void make_row(const float* low_half, const float* high_half, Index remainder, Word* to) const {
-    const auto pixels = [&](const float* row, Index j) {
-      if (!row) return Vector{};
-      if (step == 1) return load_first(row + j, width - j);
-      const Index left = width - 2 * j;
-      const Vector a = load_first(row + 2 * j, left), b = load_first(row + 2 * j + kLanes, left - kLanes);
-      return remainder ? permute(a, b, kOdd) : permute(a, b, kEven);
-    };
-    for (Index j = 0; j < columns; j += kLanes) {
-      const Words words = zip(pixels(low_half, j), pixels(high_half, j));
+    Index j = 0;
+    if (high_half) {  // whole vectors, without masks
+      for (; step == 1 && j + kLanes <= width; j += kLanes)
+        store_words(zip(load(low_half + j), load(high_half + j)), to + j);
+      for (; step == 2 && 2 * (j + kLanes) <= width; j += kLanes)
+        store_words(zip(every_second(low_half + 2 * j, remainder, 2 * kLanes),
+                        every_second(high_half + 2 * j, remainder, 2 * kLanes)), to + j);
+    }
+    for (; j < columns; j += kLanes) {
+      const auto pixels = [&](const float* row) {
+        if (!row) return Vector{};
+        return step == 1 ? load_first(row + j, width - j) : every_second(row + 2 * j, remainder, width - 2 * j);
+      };
+      const Words words = zip(pixels(low_half), pixels(high_half));
       _mm512_mask_storeu_epi32(to + j, first_lanes(line() - j), (__m512i)words);
     }
     std::fill(to + columns, to + line(), 0);
+  }
+
+  static void store_words(const Words& words, Word* to) { std::memcpy(to, &words, sizeof words); }
+  // The even or the odd ones of `left` pixels, zero where there are none
+  static Vector every_second(const float* row, Index remainder, Index left) {
+    const Vector a = load_first(row, left), b = load_first(row + kLanes, left - kLanes);
+    return remainder ? permute(a, b, kOdd) : permute(a, b, kEven);
   }
 };
 
@@ -155,8 +167,10 @@ struct Weights {
 #pragma omp parallel for
     for (Index k = 0; k < outputs; k += kFilters) {
       Word* to = memory.part(0) + k * depth;
+      const FilterLanes two(outputs - k, 2, output_step, input_step);
+      const FilterLanes one(outputs - k, 1, output_step, input_step);
       for (Index i = 0; i < inputs; i += 2) {
-        const FilterLanes lanes(outputs - k, inputs - i, output_step, input_step);
+        const FilterLanes& lanes = i + 1 < inputs ? two : one;
         const float* from = w + k * output_step + i * input_step;
         for (const Shift& shift : shifts) {
           const __m256i words = eight_words(lanes.load(from + shift.weight));

@@ -180,8 +180,10 @@ struct Filters {
     const Index output_step = rotated ? 9 : inputs * 9, input_step = rotated ? outputs * 9 : 9;
 #pragma omp parallel for
     for (Index group = 0; group < groups; ++group) {
+      const Index left = outputs - group * kFilters;
+      const FilterLanes two(left, 2, output_step, input_step), one(left, 1, output_step, input_step);
       for (Index pair = 0; pair < pairs; ++pair) {
-        const FilterLanes lanes(outputs - group * kFilters, inputs - 2 * pair, output_step, input_step);
+        const FilterLanes& lanes = 2 * pair + 1 < inputs ? two : one;
         const float* from = w + group * kFilters * output_step + 2 * pair * input_step;
         Vector rows[4][3];
         for (int column = 0; column < 3; ++column) {
