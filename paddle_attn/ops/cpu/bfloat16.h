@@ -66,7 +66,7 @@ inline Words zip(const Vector& low, const Vector& high) {
 // Word i holds v[2 i] and v[2 i + 1].
 inline __m256i eight_words(const Vector& v) { return (__m256i)_mm512_cvtneps_pbh((__m512)v); }
 
-// The weights that kFilters outputs share: to[f] holds w[f * output_step] and w[f * output_step + input_step].
+// The weights of kFilters outputs for two inputs: lane 2 f + i holds w[f * output_step + i * input_step].
 // Only `outputs` and `inputs` of them exist, the others are zero.
 struct FilterLanes {
   __m512i offsets;

@@ -49,7 +49,7 @@ struct Frame {
     return low + (low + shift.row) * line() + shift.column;
   }
 
-  // The words of the rows [first, first + of_rows) of the grid, and the zeros around them; `other` can be null
+  // The words of the rows [first, first + of_rows) of the grid and the zeros around them; `other` can be null
   void make(const float* plane, const float* other, const Phase& phase, Index first, Index of_rows,
             Word* to) const {
     Word* const end = to + words(of_rows);
@@ -78,7 +78,8 @@ struct Frame {
     for (; j < columns; j += kLanes) {
       const auto pixels = [&](const float* row) {
         if (!row) return Vector{};
-        return step == 1 ? load_first(row + j, width - j) : every_second(row + 2 * j, remainder, width - 2 * j);
+        if (step == 1) return load_first(row + j, width - j);
+        return every_second(row + 2 * j, remainder, width - 2 * j);
       };
       const Words words = zip(pixels(low_half), pixels(high_half));
       _mm512_mask_storeu_epi32(to + j, first_lanes(line() - j), (__m512i)words);

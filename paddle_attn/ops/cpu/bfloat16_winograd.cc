@@ -33,67 +33,51 @@ struct Tiling {
   const float* plane(const float* x, Index channels, Index channel, Index row) const {
     return x + (row / rows * channels + channel) * size();
   }
-  Index line() const { return ceil_divide(columns, kLanes) * kLanes + 32; }  // see Lines
 };
 
-// The pixels of a row of tiles, mixed down the columns of the tiles: four lines of even and four of odd
-// pixels, with a zero before the odd and one behind the even ones.
-struct Lines {
-  Index pitch;
-  float* memory;
-
-  static Index floats(const Tiling& t) { return 8 * t.line(); }
-  Lines(const Tiling& t, float* memory) : pitch(t.line()), memory(memory + 16) {}
-  float* even(Index i) const { return memory + 2 * i * pitch; }
-  float* odd(Index i) const { return memory + (2 * i + 1) * pitch; }
-
-  void mix(const float* plane, const Tiling& t, Index row) const {
-    for (Index j = 0; j < t.columns; j += kLanes) {
-      Vector d[4][2];
-      for (Index i = 0; i < 4; ++i) {
-        const Index y = 2 * row - 1 + i, left = t.width - 2 * j;
-        const bool inside = y >= 0 && y < t.height;
-        const float* pixels = plane + y * t.width + 2 * j;
-        d[i][0] = inside ? load_first(pixels, left) : Vector{};
-        d[i][1] = inside ? load_first(pixels + kLanes, left - kLanes) : Vector{};
-      }
-      Vector m[4][2];
-      for (int half = 0; half < 2; ++half) {
-        m[0][half] = d[0][half] - d[2][half], m[1][half] = d[1][half] + d[2][half];
-        m[2][half] = d[2][half] - d[1][half], m[3][half] = d[1][half] - d[3][half];
-      }
-      for (Index i = 0; i < 4; ++i) {
-        store(permute(m[i][0], m[i][1], kEven), even(i) + j, kLanes);
-        store(permute(m[i][0], m[i][1], kOdd), odd(i) + j, kLanes);
-      }
-    }
-    for (Index i = 0; i < 4; ++i) odd(i)[-1] = 0.0f, even(i)[t.columns] = 0.0f;
+// B' d B of kLanes tiles of a row, from tile j on: a vector for each place. It holds something past the last
+// tile.
+inline void transform_tiles(const float* plane, const Tiling& t, Index row, Index j, Vector* v) {
+  const Index left = t.width - 2 * j + 1;  // pixels from the column before the tiles on
+  const __mmask16 first = first_lanes(left) & (j ? 0xffff : 0xfffe), second = first_lanes(left - kLanes),
+                  third = first_lanes(left - 2), fourth = first_lanes(left - 2 - kLanes);
+  Vector d[4][4] = {};  // a row and a column of each tile
+  for (Index i = 0; i < 4; ++i) {
+    const Index y = 2 * row - 1 + i;
+    if (y < 0 || y >= t.height) continue;
+    const float* from = plane + y * t.width + 2 * j - 1;
+    const Vector a = (Vector)_mm512_maskz_loadu_ps(first, from),
+                 b = (Vector)_mm512_maskz_loadu_ps(second, from + kLanes),
+                 c = (Vector)_mm512_maskz_loadu_ps(third, from + 2),
+                 e = (Vector)_mm512_maskz_loadu_ps(fourth, from + 2 + kLanes);
+    d[i][0] = permute(a, b, kEven), d[i][1] = permute(a, b, kOdd);
+    d[i][2] = permute(c, e, kEven), d[i][3] = permute(c, e, kOdd);
   }
-
-  // The numbers of places 4 i to 4 i + 3 of the tiles from j on
-  void transform(Index i, Index j, Vector* v) const {
-    const Vector a = load(odd(i) + j - 1), b = load(even(i) + j), c = load(odd(i) + j),
-                 d = load(even(i) + j + 1);
-    v[0] = a - c, v[1] = b + c, v[2] = c - b, v[3] = b - d;
+  Vector m[4][4];
+  for (int k = 0; k < 4; ++k) {
+    m[0][k] = d[0][k] - d[2][k], m[1][k] = d[1][k] + d[2][k];
+    m[2][k] = d[2][k] - d[1][k], m[3][k] = d[1][k] - d[3][k];
   }
-};
+  for (int i = 0; i < 4; ++i) {
+    v[4 * i] = m[i][0] - m[i][2], v[4 * i + 1] = m[i][1] + m[i][2];
+    v[4 * i + 2] = m[i][2] - m[i][1], v[4 * i + 3] = m[i][1] - m[i][3];
+  }
+}
 
 // The words of two channels at the tiles of the rows [first, last): out[place, tile]. Writes up to a vector
 // past the last tile.
 void transform_pair(const float* x, Index channels, Index channel, const Tiling& t, Index first, Index last,
-                    const Lines& low, const Lines& high, Word* out, Index place_step) {
+                    Word* out, Index place_step) {
+  const bool both = channel + 1 < channels;
   for (Index row = first; row < last; ++row, out += t.columns) {
-    low.mix(t.plane(x, channels, channel, row), t, row % t.rows);
-    if (channel + 1 < channels) high.mix(t.plane(x, channels, channel + 1, row), t, row % t.rows);
+    const float* plane = t.plane(x, channels, channel, row);
     for (Index j = 0; j < t.columns; j += kLanes) {
-      for (Index i = 0; i < 4; ++i) {
-        Vector of_low[4], of_high[4] = {};
-        low.transform(i, j, of_low);
-        if (channel + 1 < channels) high.transform(i, j, of_high);
-        for (Index k = 0; k < 4; ++k) {
-          const Words words = zip(of_low[k], of_high[k]);
-          std::memcpy(out + (4 * i + k) * place_step + j, &words, sizeof words);
-        }
+      Vector low[kPlaces], high[kPlaces] = {};
+      transform_tiles(plane, t, row % t.rows, j, low);
+      if (both) transform_tiles(plane + t.size(), t, row % t.rows, j, high);
+      for (Index place = 0; place < kPlaces; ++place) {
+        const Words words = zip(low[place], high[place]);
+        std::memcpy(out + place * place_step + j, &words, sizeof words);
       }
     }
   }
@@ -106,15 +90,12 @@ inline void store_halves(const Vector& v, Half* to) {
 
 // One channel of x in bfloat16, out[place, tile]; a word holds two tiles
 void transform_input(const float* x, Index channels, Index channel, const Tiling& t, Index first, Index last,
-                     const Lines& lines, Half* out, Index place_step) {
+                     Half* out, Index place_step) {
   for (Index row = first; row < last; ++row, out += t.columns) {
-    lines.mix(t.plane(x, channels, channel, row), t, row % t.rows);
     for (Index j = 0; j < t.columns; j += kLanes) {
-      for (Index i = 0; i < 4; ++i) {
-        Vector v[4];
-        lines.transform(i, j, v);
-        for (Index k = 0; k < 4; ++k) store_halves(v[k], out + (4 * i + k) * place_step + j);
-      }
+      Vector v[kPlaces];
+      transform_tiles(t.plane(x, channels, channel, row), t, row % t.rows, j, v);
+      for (Index place = 0; place < kPlaces; ++place) store_halves(v[place], out + place * place_step + j);
     }
   }
 }
@@ -148,7 +129,8 @@ void transform_gradient(const float* dy, Index channels, Index channel, const Ti
 }
 
 // A' m A of the tiles of a row, m[place, tile], plus the bias -> two rows of pixels
-void transform_output(const float* m, Index place_step, float bias, const Tiling& t, Index row, float* plane) {
+void transform_output(const float* m, Index place_step, float bias, const Tiling& t, Index row,
+                      float* plane) {
   const Index y = 2 * row;
   const bool has_lower = y + 1 < t.height;
   for (Index j = 0; j < t.columns; j += kLanes) {
@@ -225,19 +207,17 @@ void convolve(const float* x, const Filters& filters, const float* bias, Index i
   std::vector<int32_t> offsets(pairs);
   for (Index pair = 0; pair < pairs; ++pair) offsets[pair] = static_cast<int32_t>(pair * pitch);
   const WordScratch words(of_inputs + 3 * kLanes);
-  const Scratch floats(of_products + 2 * Lines::floats(t) + 64);
+  const Scratch floats(of_products + 64);
 #pragma omp parallel
   {
     Word* transformed = words.of_thread();
-    float *products = floats.of_thread(), *lines = products + of_products;
-    const Lines low(t, lines), high(t, lines + Lines::floats(t));
+    float* products = floats.of_thread();
 #pragma omp for schedule(static)
     for (Index band = 0; band < bands; ++band) {
       const Index first = band * band_rows, last = std::min(all, first + band_rows);
       const Index number = (last - first) * t.columns;
       for (Index pair = 0; pair < pairs; ++pair) {
-        transform_pair(x, inputs, 2 * pair, t, first, last, low, high, transformed + pair * pitch,
-                       pairs * pitch);
+        transform_pair(x, inputs, 2 * pair, t, first, last, transformed + pair * pitch, pairs * pitch);
       }
       for (Index group = 0; group < filters.groups; ++group) {
         const Index k = group * kFilters, count = std::min(kFilters, outputs - k);
@@ -300,7 +280,6 @@ void gradient_of_filters(const float* x, const float* dy, Index filters, Index c
   const Index words = ceil_divide(chunk_rows * t.columns, 2) + kLanes;  // the last row writes past its end
   const Index pitch = ceil_divide(words, 16) / 2 * 32 + 16;
   const WordScratch of_x(kPlaces * channels * pitch, 1), of_dy(kPlaces * rows_of_dy * pitch, 1);
-  const Scratch lines(Lines::floats(t) + 32);
   const Scratch sums(kPlaces * rows_of_dy * channels, 1);
   float* totals = sums.part(0);
   std::vector<Index> offsets(channels);
@@ -312,13 +291,12 @@ void gradient_of_filters(const float* x, const float* dy, Index filters, Index c
       std::fill(totals + row * channels, totals + (row + 1) * channels, 0.0f);
       std::fill(of_dy.part(0) + row * pitch, of_dy.part(0) + (row + 1) * pitch, 0);
     }
-    const Lines mixed(t, lines.of_thread());
     for (Index first = 0; first < t.all_rows(); first += chunk_rows) {
       const Index last = std::min(t.all_rows(), first + chunk_rows), tiles = (last - first) * t.columns;
 #pragma omp for schedule(static)
       for (Index channel = 0; channel < channels + filters; ++channel) {
         if (channel < channels) {
-          transform_input(x, channels, channel, t, first, last, mixed,
+          transform_input(x, channels, channel, t, first, last,
                           reinterpret_cast<Half*>(of_x.part(0) + channel * pitch), 2 * channels * pitch);
         } else {
           const Index k = channel - channels;
