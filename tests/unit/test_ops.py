@@ -1272,12 +1272,11 @@ def test_the_sources_compile_without_a_warning(tmp_path: Path):
 
 @needs_fused
 @pytest.mark.parametrize("full_graph", [False, True])  # False is the default: bytecode is traced
-def test_a_network_trains_under_to_static(full_graph: bool):
+@pytest.mark.parametrize("attn", ["simam", "cbam"])
+def test_a_network_trains_under_to_static(full_graph: bool, attn: str):
     x, found = paddle.to_tensor(noise(2, 3, 32, 32)), []
-    net = create_model("cifar_resnet20", "simam", num_classes=4)
-    traced = paddle.jit.to_static(
-        create_model("cifar_resnet20", "simam", num_classes=4), full_graph=full_graph
-    )
+    net = create_model("cifar_resnet20", attn, num_classes=4)
+    traced = paddle.jit.to_static(create_model("cifar_resnet20", attn, num_classes=4), full_graph=full_graph)
     traced.set_state_dict(net.state_dict())
     with ops.using("on"):
         for form in (net, traced):
