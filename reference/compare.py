@@ -159,12 +159,18 @@ def entry(model: str, attn: str) -> str:
     return f"{family}/{name}/{attn}"
 
 
+def network_of(name: str) -> tuple[str, str]:
+    """The model and the attention ('none' is one) of a name in `networks/networks.json`."""
+    family, model, attn = name.split("/")
+    return f"cifar_{model}" if family == "cifar" else model, attn
+
+
 def networks(golden: Path) -> dict[str, list[str]]:
     """The networks whose logits the reference has: the attentions for each model ('none' is one of them)."""
     found: dict[str, list[str]] = {}
     for key in _read_networks(golden):
-        family, name, attn = key.split("/")
-        found.setdefault(f"cifar_{name}" if family == "cifar" else name, []).append(attn)
+        model, attn = network_of(key)
+        found.setdefault(model, []).append(attn)
     return found
 
 
@@ -178,10 +184,23 @@ def network_difference(golden: Path, model: str, attn: str) -> float:
     """max |Δ logit| / max |logit| against the authors' network, both with the prescribed weights."""
     name = entry(model, attn)
     expected = _read_networks(golden)[name]
-    keys = json.loads((golden / "networks" / f"{name.replace('/', '-')}.keys.json").read_text())
-    net = create_model(model, attn, reference_kwargs(model, attn), num_classes=len(expected["logits"][0]))
-    load_state(net, {key: prescribed(key, shape) for key, shape in keys.items()}, name, torch_style=True)
+    net = reference_network(golden, name)
     return _logit_difference(_answer(net, _input(expected)), np.array(expected["logits"]))
+
+
+def reference_network(golden: Path, name: str) -> nn.Layer:
+    """Our network for a name in `networks/networks.json`, with the prescribed weights."""
+    model, attn = network_of(name)
+    classes = len(_read_networks(golden)[name]["logits"][0])
+    net = create_model(model, attn, reference_kwargs(model, attn), num_classes=classes)
+    load_state(net, prescribed_state(golden, name), name, torch_style=True)
+    return net
+
+
+def prescribed_state(golden: Path, name: str) -> dict[str, np.ndarray]:
+    """The weights that the reference prescribes for a network, by the authors' names."""
+    file = golden / "networks" / f"{name.replace('/', '-')}.keys.json"
+    return {key: prescribed(key, shape) for key, shape in json.loads(file.read_text()).items()}
 
 
 def notebook_file(golden: Path, model: str) -> Path | None:

@@ -32,8 +32,18 @@ from .compare import (
     reference_kwargs,
 )
 from .deviations import SHAPE, deviations
+from .initialisation import CHOSEN, initial_differences, networks_with_a_start, unintended
+from .trajectories import recipe_of, training_differences, trajectories
 
 BOUNDS = (1e-5, 1e-4, 3e-3)  # far from the measured differences, so that every machine makes the same page
+SHARES = (0.01, 0.1, 1)  # of a tolerance
+SHOWN = {  # columns of the trainings: keys of `training_differences`
+    "first gradients": ("first logits", "first gradients"),
+    "losses": ("losses",),
+    "eval logits": tuple(f"eval logits after {step}" for step in (1, 5, 20)),
+    "weights": ("parameters", "norms"),
+    "running statistics": ("running statistics",),
+}
 
 
 def page(golden: Path, progress: Callable[[str], None] = lambda line: None) -> str:
@@ -120,6 +130,65 @@ def network_section(golden: Path) -> list[str]:
     ]
 
 
+TRAINING = """\
+The authors' networks made twenty steps of SGD with momentum from prescribed weights, on random images and
+labels. Our networks, optimiser, loss and training loop make the same steps. The reference is in double
+precision, and so are these figures: the largest difference, in units of the tolerance that the rounding of
+PyTorch's float32 needs. The tests train in float32, with the reference and with the fused forms of the
+operators: everything must stay below 1. A trainer that is wrong in one point must not: a learning rate 1 %
+higher, no weight decay of vectors, another ε or momentum of the batch norms, another λ or divisor of
+SimAM."""
+RUNNING_VARIANCE = """\
+Paddle's batch norm moves the running variance towards the batch's sum of squares divided by n, PyTorch's
+towards that divided by n - 1. Only eval mode sees it. The reference has both; these are for Paddle's."""
+
+
+def training_section(golden: Path) -> list[str]:
+    paddle.set_default_dtype("float64")
+    try:
+        found = {name: training_differences(golden, name) for name in trajectories(golden)}
+    finally:
+        paddle.set_default_dtype("float32")
+    lines = [
+        TRAINING,
+        "",
+        f"| network | learning rate | {' | '.join(SHOWN)} |",
+        "|---|---|" + "---|" * len(SHOWN),
+    ]
+    for name, shares in found.items():
+        worst = [bound(max(shares[key] for key in keys), SHARES) for keys in SHOWN.values()]
+        lines.append(f"| {name} | {recipe_of(golden, name).lr:g} | {' | '.join(worst)} |")
+    return [
+        *lines,
+        "",
+        RUNNING_VARIANCE,
+    ]
+
+
+def start_section(golden: Path) -> list[str]:
+    lines = [
+        "How every parameter starts, compared with the authors' networks: a constant is the same, normal and",
+        "uniform values have the same mean and standard deviation, as far as their number shows it.",
+        "",
+        "| network | tensors | that start otherwise |",
+        "|---|---|---|",
+    ]
+    for name, tensors in networks_with_a_start(golden).items():
+        differences = initial_differences(golden, name)
+        other = [f"`{key}`: {found}" for key, found in unintended(differences).items()]
+        chosen = [f"{count} (chosen)"] if (count := len(differences) - len(other)) else []
+        lines.append(f"| {name} | {tensors} | {', '.join(chosen + other) or 0} |")
+    return [*lines, "", *(f"Chosen: {chosen.reason}." for chosen in CHOSEN), "", OTHER_STARTS]
+
+
+OTHER_STARTS = """\
+Networks for ImageNet start their convolutions normal with √(2 / fan out); `mobilenet_v2` starts every linear
+layer, an attention's too, normal with 0.01 and with the bias 0, and has no dropout before its classifier.
+`cifar_wideresnet*` start like ResNet, with the bias 0. The other networks for CIFAR start as PyTorch does:
+weights and biases uniform in ±1/√(fan in). So does an attention alone or in another network. `towernet` and
+`vgg19` are Paddle's and start as Paddle does."""
+
+
 def deviation_section(golden: Path) -> list[str]:
     return [
         "| deviation | where | largest change of the output |",
@@ -133,6 +202,8 @@ def deviation_section(golden: Path) -> list[str]:
 SECTIONS: dict[str, Callable[[Path], list[str]]] = {
     "Modules": module_section,
     "Networks": network_section,
+    "Training": training_section,
+    "Start of training": start_section,
     "What copies do otherwise": deviation_section,
 }
 
@@ -194,6 +265,6 @@ def _layer_types(model: str) -> set[type[nn.Layer]]:
     return {type(layer) for layer in create_model(model).sublayers(include_self=True)}
 
 
-def bound(value: float) -> str:
-    """A difference as the smallest of `BOUNDS` that it stays below, as text."""
-    return next((f"< {bound:g}" for bound in BOUNDS if value < bound), f"{value:.0e}")
+def bound(value: float, bounds: tuple[float, ...] = BOUNDS) -> str:
+    """A difference as the smallest of `bounds` that it stays below, as text."""
+    return next((f"< {bound:g}" for bound in bounds if value < bound), f"{value:.0e}")

@@ -9,6 +9,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from .base import Attention, global_mean
+from .layers import pytorch_default
 from .se import hidden_width
 
 MAX_DILATION = 64  # the paper tries 1 to 6
@@ -66,6 +67,7 @@ class BAM(Attention):
             nn.ReLU(),
             nn.Conv2D(hidden, 1, 1),
         )
+        pytorch_default(self)
 
     def gate(self, x: Tensor) -> Tensor:
         channel = self.channel_gate(global_mean(x)).unsqueeze([2, 3])  # [N, C, 1, 1]

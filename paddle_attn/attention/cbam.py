@@ -11,6 +11,7 @@ from paddle import Tensor, nn
 
 from .. import ops
 from .base import Attention, global_mean, scale
+from .layers import pytorch_default
 from .se import hidden_width, plain_weights
 
 MAX_KERNEL_SIZE = 31  # the paper has 7; no published network has a larger one than 31
@@ -96,6 +97,7 @@ class CBAM(Attention):
             raise ValueError(f"kernel_size must be odd, from 1 to {MAX_KERNEL_SIZE}, found {kernel_size}")
         self.channel_gate = ChannelGate(channels, reduction)
         self.spatial_gate = SpatialGate(kernel_size) if spatial else None
+        pytorch_default(self)
 
     def forward(self, x: Tensor) -> Tensor:
         fused, weights = ops.find("cbam", x), plain_weights(self.channel_gate.mlp, x)

@@ -12,6 +12,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from .base import Attention, global_mean
+from .layers import pytorch_default
 
 
 def adaptive_kernel_size(channels: int) -> int:
@@ -42,6 +43,7 @@ class ECA(Attention):
             raise ValueError(f"k_size must be odd, from 1 to {2 * channels - 1}, found {k_size}")
         self.k_size = k_size
         self.conv = nn.Conv1D(1, 1, k_size, padding=(k_size - 1) // 2, bias_attr=False)
+        pytorch_default(self)
 
     def gate(self, x: Tensor) -> Tensor:
         averages = global_mean(x).unsqueeze(1)  # [N, 1, C]

@@ -11,8 +11,10 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from .base import Attention, global_mean, scale
+from .layers import pytorch_default
 
 ZERO = ParamAttr(initializer=nn.initializer.Constant(0.0))
+HE = ParamAttr(initializer=nn.initializer.KaimingNormal())
 
 
 class GlobalContext(Attention):
@@ -20,7 +22,7 @@ class GlobalContext(Attention):
 
     The context is the average over the map, weighted by the softmax of a 1x1 convolution, or the plain
     average. The transform is linear, layer norm, ReLU, linear. The last layer starts at 0, so the module
-    starts as the identity ('mul': as half of it).
+    starts as the identity ('mul': as half of it); the mask starts as He et al. propose, with a bias of 0.
 
     Args:
         channels: of the input.
@@ -53,13 +55,14 @@ class GlobalContext(Attention):
         if fusion not in ("add", "mul"):
             raise ValueError(f"fusion must be 'add' or 'mul', found '{fusion}'")
         self.fusion = fusion
-        self.mask = nn.Conv2D(channels, 1, 1) if pooling == "att" else None
+        self.mask = nn.Conv2D(channels, 1, 1, weight_attr=HE) if pooling == "att" else None
         self.transform = nn.Sequential(
             nn.Linear(channels, hidden),  # a 1x1 convolution in the authors' code
             nn.LayerNorm(hidden),
             nn.ReLU(),
             nn.Linear(hidden, channels, weight_attr=ZERO, bias_attr=ZERO),
         )
+        pytorch_default(self.transform)
 
     def forward(self, x: Tensor) -> Tensor:
         context = self._transformed_context(x)

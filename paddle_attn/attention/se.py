@@ -9,6 +9,7 @@ from paddle import Tensor, nn
 
 from .. import ops
 from .base import Attention, global_mean
+from .layers import pytorch_default
 
 
 def hidden_width(channels: int, reduction: int) -> int:
@@ -58,6 +59,7 @@ class SqueezeExcite(Attention):
             nn.Linear(hidden, channels, bias_attr=bias_attr),
             nn.Sigmoid(),
         )
+        pytorch_default(self)
 
     def forward(self, x: Tensor) -> Tensor:
         fused, weights = ops.find("se", x), plain_weights(self.fc, x)

@@ -11,6 +11,7 @@ from paddle import Tensor, nn
 
 from ..errors import UserError
 from .base import Attention
+from .layers import pytorch_default
 from .se import hidden_width
 
 
@@ -59,6 +60,7 @@ class SelectiveKernel(Attention):
         self.squeeze = nn.Conv2D(channels, hidden, 1, bias_attr=False)
         self.squeeze_bn = nn.BatchNorm2D(hidden)
         self.select = nn.Conv2D(hidden, 2 * channels, 1, bias_attr=False)
+        pytorch_default(self)
 
     def forward(self, x: Tensor) -> Tensor:
         dense = F.relu(self.bn(self.conv(x)))

@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import ClassVar
 
-from paddle import ParamAttr, Tensor, nn
+from paddle import Tensor, nn
+from paddle.nn.initializer import Constant, Normal
 from paddle.vision.models.mobilenetv2 import model_urls
 
+from ..attention.layers import initialise, pytorch_default
 from .layers import BatchNorm2D, Linear, batch_norm
 from .placement import Placement
-from .resnet import SIMAM_REPOSITORY, conv
+from .resnet import SIMAM_REPOSITORY, conv, he_fan_out
 from .spec import CifarSpec, ModelSpec
 
 STAGES = (  # expansion, output channels, blocks, stride of the first
@@ -116,7 +118,7 @@ class MobileNetV2(nn.Layer):
     Args:
         num_classes: of the classifier.
         placements: of the attention, one for each stage (`placement.place`).
-        small_images: the CIFAR form: stride 1 in the stem and the second stage, other blocks, no dropout.
+        small_images: the CIFAR form: stride 1 in the stem and the second stage, other blocks.
     """
 
     classifier_name = "classifier.1."
@@ -174,10 +176,15 @@ class MobileNetV2(nn.Layer):
         features.append(ConvBNReLU(channels, LAST_CHANNELS, 1, 1, 1, relu))
         self.features = nn.Sequential(*features)
         self.pool2d_avg = nn.AdaptiveAvgPool2D(1)
-        small = ParamAttr(initializer=nn.initializer.Normal(0.0, 0.01))
-        self.classifier = nn.Sequential(
-            nn.Dropout(0.0 if small_images else 0.2), Linear(LAST_CHANNELS, num_classes, weight_attr=small)
-        )
+        # no dropout, as in the SimAM repository; the first layer gives the second its name in Paddle
+        self.classifier = nn.Sequential(nn.Dropout(0.0), Linear(LAST_CHANNELS, num_classes))
+        if small_images:
+            pytorch_default(self)
+        else:
+            he_fan_out(self)
+            for layer in self.sublayers():
+                if isinstance(layer, nn.Linear):  # of the attentions too
+                    initialise(layer, Normal(0.0, 0.01), Constant(0.0))
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The last map of each stride, before the last convolution: 4, 8, 16, 32 (1, 2, 4, 8)."""

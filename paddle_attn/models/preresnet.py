@@ -13,10 +13,12 @@ from typing import ClassVar
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.nn.initializer import Constant
 
+from ..attention.layers import pytorch_default
 from .layers import BatchNorm2D, Linear, batch_norm
 from .placement import Placement
-from .resnet import SIMAM_REPOSITORY, conv
+from .resnet import SIMAM_REPOSITORY, conv, he_fan_out
 from .spec import CifarSpec, ModelSpec
 
 
@@ -161,6 +163,12 @@ class PreResNet(nn.Layer):
         self.bn = BatchNorm2D(channels)
         self.avgpool = nn.AdaptiveAvgPool2D(1)
         self.fc = Linear(channels, num_classes)
+        if widen == 1:
+            pytorch_default(self)
+        else:
+            he_fan_out(self)
+            pytorch_default(self.fc)
+            Constant(0.0)(self.fc.bias)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The map after each stage, before the last batch norm: strides 1, 2 and 4."""

@@ -12,14 +12,14 @@ from functools import partial
 from typing import ClassVar
 
 import paddle.nn.functional as F
-from paddle import ParamAttr, Tensor, nn
+from paddle import Tensor, nn
+from paddle.nn.initializer import KaimingNormal
 from paddle.vision.models.resnet import model_urls
 
+from ..attention.layers import initialise, pytorch_default
 from .layers import BatchNorm2D, Conv2D, Linear, MaxPool2D, batch_norm
 from .placement import Placement
 from .spec import CifarSpec, ModelSpec
-
-HE_FAN_OUT = ParamAttr(initializer=nn.initializer.KaimingNormal(mode="fan_out"))
 
 # The SimAM repository puts an attention and the layer before it into a Sequential.
 SIMAM_REPOSITORY = (
@@ -31,9 +31,7 @@ SIMAM_REPOSITORY = (
 def conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, groups: int = 1) -> Conv2D:
     """A convolution before a batch norm: no bias, padding that keeps the size."""
     padding = kernel_size // 2
-    return Conv2D(
-        in_channels, out_channels, kernel_size, stride, padding, groups, HE_FAN_OUT, bias_attr=False
-    )
+    return Conv2D(in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias_attr=False)
 
 
 def before_each(placement: Placement, **channels: int | None) -> nn.LayerDict:
@@ -44,6 +42,15 @@ def before_each(placement: Placement, **channels: int | None) -> nn.LayerDict:
 def attend(block: nn.Layer, convolution: str, x: Tensor) -> Tensor:
     """The attention in front of a convolution, for the slot `pre_conv`."""
     return block.attn[convolution](x) if block.slot == "pre_conv" else x
+
+
+def he_fan_out(net: nn.Layer) -> None:
+    """Start each 2-D convolution as He et al. propose, normal with std sqrt(2 / fan out); attentions' too,
+    as in the authors' networks.
+    """
+    for layer in net.sublayers():
+        if isinstance(layer, nn.Conv2D):
+            initialise(layer, KaimingNormal(mode="fan_out"))
 
 
 class BasicBlock(nn.Layer):
@@ -215,6 +222,11 @@ class ResNet(nn.Layer):
             self.feature_channels.append(channels)
         self.avgpool = nn.AdaptiveAvgPool2D(1)
         self.fc = Linear(channels, num_classes)
+        if small_images:
+            pytorch_default(self)
+        else:
+            he_fan_out(self)
+            pytorch_default(self.fc)
 
     def forward_features(self, x: Tensor) -> list[Tensor]:
         """The map after each stage, strides 4, 8, 16 and 32; 1, 2 and 4 for small images."""
