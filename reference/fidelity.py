@@ -33,7 +33,7 @@ from .compare import (
 )
 from .deviations import SHAPE, deviations
 from .initialisation import CHOSEN, initial_differences, networks_with_a_start, unintended
-from .trajectories import recipe_of, training_differences, trajectories
+from .trajectories import WIDER, recipe_of, training_differences, trajectories
 
 BOUNDS = (1e-5, 1e-4, 3e-3)  # far from the measured differences, so that every machine makes the same page
 SHARES = (0.01, 0.1, 1)  # of a tolerance
@@ -160,6 +160,8 @@ def training_section(golden: Path) -> list[str]:
         lines.append(f"| {name} | {recipe_of(golden, name).lr:g} | {' | '.join(worst)} |")
     return [
         *lines,
+        "",
+        *(f"`{name}`: the tests allow {factor} in float32: {why}." for name, (factor, why) in WIDER.items()),
         "",
         RUNNING_VARIANCE,
     ]

@@ -32,6 +32,14 @@ from paddle_attn.weights.torch_keys import paddle_keys
 from .compare import prescribed_state, reference_network
 
 EVAL_BATCH = 1000  # the number of the batch that is evaluated
+# the tolerances rest on two or three float32 runs of PyTorch, which may all have been lucky
+WIDER = {
+    "imagenet/resnet18/simam": (
+        5,
+        "one input of a ReLU in the first batch is -2.5e-7, closer to 0 than float32 is exact, and has "
+        "the other sign in both of our forms; it turns a gradient by a thousandth",
+    )
+}
 
 Batch = tuple[np.ndarray, np.ndarray]  # images [N, 3, H, W] and labels [N]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 import zlib
 from pathlib import Path
@@ -14,12 +15,14 @@ import pytest
 from helpers import EXPECTED, golden_file, smaller_kwargs
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paddle import nn
 from paddle.static import InputSpec
 
 from paddle_attn import attention, create_attention, list_attention, ops
 from paddle_attn.attention import ATTENTION, Attention, SqueezeExcite, build
 from paddle_attn.errors import UserError
 from reference.compare import Case, is_statistic, module_cases, module_differences, tolerance
+from reference.initialisation import has_distribution
 
 FLUSHED = 2**-13  # Paddle's conversion to float16 makes 0 of smaller numbers
 CASES = [(case, shape) for case in module_cases() for shape in case.maps]
@@ -189,6 +192,17 @@ def test_initial_gates_are_those_of_the_authors():
     np.testing.assert_allclose(create_attention("sge", 64).gate(x).numpy(), sigmoid(1.0), rtol=1e-6)
     cbam = create_attention("cbam", 64)
     np.testing.assert_allclose(cbam.spatial_gate(x).numpy(), 0.5)
+
+
+@pytest.mark.parametrize("name", ["bam", "cbam", "eca", "se"])
+def test_a_module_alone_starts_as_in_pytorch(name: str):
+    paddle.seed(0)
+    for layer in create_attention(name, 256).sublayers():
+        if isinstance(layer, (nn.Conv1D, nn.Conv2D, nn.Linear)):
+            shape = layer.weight.shape
+            fan_in = shape[0] if isinstance(layer, nn.Linear) else math.prod(shape[1:])
+            for parameter in layer.parameters():
+                assert has_distribution(parameter.numpy(), {"uniform": fan_in**-0.5})
 
 
 @pytest.mark.parametrize("name", list_attention())
