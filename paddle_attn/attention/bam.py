@@ -46,6 +46,16 @@ class BAM(Attention):
         (r"\bspatial_att\.gate_s\.gate_s_bn_di_1\.", "spatial_gate.7."),
         (r"\bspatial_att\.gate_s\.gate_s_conv_final\.", "spatial_gate.9."),
     )
+    flow = """
+    c = x -> mean over H, W [C] -> linear @channel_gate.0 [C/16] -> batch norm @channel_gate.1 [C/16]
+        -> ReLU -> linear @channel_gate.3 [C]
+    s = x -> conv 1×1 @spatial_gate.0 [C/16, H, W] -> batch norm, ReLU @spatial_gate.1 [C/16, H, W]
+        -> conv 3×3, dilation 4 @spatial_gate.3 [C/16, H, W] -> batch norm, ReLU @spatial_gate.4 [C/16, H, W]
+        -> conv 3×3, dilation 4 @spatial_gate.6 [C/16, H, W] -> batch norm, ReLU @spatial_gate.7 [C/16, H, W]
+        -> conv 1×1 @spatial_gate.9 [1, H, W]
+    g = c, s -> × [C, H, W] -> 1 + sigmoid
+    y = x, g -> × [C, H, W]
+    """
 
     def __init__(self, channels: int, *, reduction: int = 16, dilation: int = 4):
         super().__init__(channels)

@@ -90,6 +90,17 @@ class CBAM(Attention):
         (r"\bChannelGate\.mlp\.3\.", "channel_gate.mlp.2."),
         (r"\bSpatialGate\.spatial\.", "spatial_gate."),
     )
+    flow = """
+    m = x -> mean over H, W [C] -> linear @channel_gate.mlp.0 [C/16] -> ReLU -> linear @channel_gate.mlp.2 [C]
+    n = x -> max over H, W [C] -> the same three layers [C]
+    c = m, n -> + [C] -> sigmoid [C, 1, 1]
+    u = x, c -> × [C, H, W]
+    p = u -> max over C [1, H, W]
+    q = u -> mean over C [1, H, W]
+    s = p, q -> join [2, H, W] -> conv 7×7 @spatial_gate.conv [1, H, W]
+        -> batch norm @spatial_gate.bn [1, H, W] -> sigmoid
+    y = u, s -> × [C, H, W]
+    """
 
     def __init__(self, channels: int, *, reduction: int = 16, kernel_size: int = 7, spatial: bool = True):
         super().__init__(channels)

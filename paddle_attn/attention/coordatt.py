@@ -36,6 +36,15 @@ class CoordinateAttention(Attention):
     """
 
     paper_slot = "pre_project"
+    flow = """
+    h = x -> mean over W [C, H, 1]
+    w = x -> mean over H [C, 1, W]
+    s = h, w -> join [C, H+W, 1] -> conv 1×1 @conv1 [M, H+W, 1] -> batch norm @bn1 [M, H+W, 1] -> hard swish
+    p = s -> first H [M, H, 1] -> conv 1×1 @conv_h [C, H, 1] -> sigmoid
+    q = s -> last W [M, W, 1] -> conv 1×1 @conv_w [C, W, 1] -> sigmoid [C, 1, W]
+    g = p, q -> × [C, H, W]
+    y = x, g -> × [C, H, W]
+    """
 
     def __init__(self, channels: int, *, reduction: int = 32):
         super().__init__(channels)

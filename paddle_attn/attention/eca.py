@@ -35,6 +35,10 @@ class ECA(Attention):
     """
 
     torch_names = ((r"\.eca\.", ".attn."),)
+    flow = """
+    s = x -> mean over H, W [1, C] -> conv along C @conv [1, C] -> sigmoid [C, 1, 1]
+    y = x, s -> × [C, H, W]
+    """
 
     def __init__(self, channels: int, *, k_size: int | None = None):
         super().__init__(channels)

@@ -38,6 +38,22 @@ class EfficientMultiScaleAttention(Attention):
 
     needs = "channels in multiples of `factor`, 32"
     torch_names = ((r"\.ema\.", ".attn."),)
+    flow = """
+    g = x -> 32 groups [C/32, H, W]
+    h = g -> mean over W [C/32, H, 1]
+    w = g -> mean over H [C/32, 1, W]
+    s = h, w -> join [C/32, H+W, 1] -> conv 1×1 @conv1x1 [C/32, H+W, 1] -> sigmoid
+    p = s -> first H [C/32, H, 1]
+    q = s -> last W [C/32, 1, W]
+    u = p, q, g -> × [C/32, H, W] -> norm over H, W @gn [C/32, H, W]
+    v = g -> conv 3×3 @conv3x3 [C/32, H, W]
+    a = u -> mean over H, W [C/32, 1, 1] -> softmax over C/32
+    b = v -> mean over H, W [C/32, 1, 1] -> softmax over C/32
+    m = a, v -> sum of products [1, H, W]
+    n = b, u -> sum of products [1, H, W]
+    t = m, n -> + [1, H, W] -> sigmoid
+    y = g, t -> × [C/32, H, W] -> join the groups [C, H, W]
+    """
 
     def __init__(self, channels: int, *, factor: int = 32):
         super().__init__(channels)

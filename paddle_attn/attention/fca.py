@@ -56,6 +56,11 @@ class FrequencyChannelAttention(Attention):
 
     needs = "channels in multiples of the number of frequencies, 16, and at least `reduction`, 16"
     torch_names = ((r"\.att\.", ".attn."), (r"^(.*\.)?dct_layer\.weight$", ""))
+    flow = """
+    z = x -> adaptive mean pool [C, 7, 7] -> sum of cosine products [C] -> linear @fc.0 [C/16] -> ReLU
+        -> linear @fc.2 [C] -> sigmoid [C, 1, 1]
+    y = x, z -> × [C, H, W]
+    """
 
     def __init__(
         self,

@@ -44,6 +44,12 @@ class GlobalContext(Attention):
         (r"\bconv_mask\.", "mask."),
         (r"\bchannel_(add|mul)_conv\.", "transform."),
     )
+    flow = """
+    w = x -> conv 1×1 @mask [1, H, W] -> softmax over H, W
+    c = w, x -> weighted sum over H, W [C] -> linear @transform.0 [C/16] -> layer norm @transform.1 [C/16]
+        -> ReLU -> linear @transform.3 [C]
+    y = x, c -> + [C, H, W]
+    """
 
     def __init__(self, channels: int, *, ratio: float = 1 / 16, pooling: str = "att", fusion: str = "add"):
         super().__init__(channels)

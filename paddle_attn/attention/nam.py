@@ -31,6 +31,10 @@ class NormalizationAttention(Attention):
     """
 
     torch_names = ((r"\.nam\.", ".attn."), (r"\bChannel_Att\.bn2\.", "bn."))
+    flow = """
+    s = x -> batch norm @bn [C, H, W] -> × its share of all scales -> sigmoid
+    y = x, s -> × [C, H, W]
+    """
 
     def __init__(self, channels: int):
         super().__init__(channels)

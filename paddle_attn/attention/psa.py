@@ -45,6 +45,16 @@ class PolarizedSelfAttention(Attention):
     paper_slot = "inner"
     needs = "at least 2 channels, 8 when sequential"
     torch_names = ((r"\.deattn\.", ".attn."),)
+    flow = """
+    w = x -> conv 1×1 @conv_q_right [1, H, W] -> softmax over H, W
+    c = w, x -> weighted sum over H, W [C, 1, 1] -> conv 1×1 @conv_v_right [C/2, 1, 1]
+        -> conv 1×1 @conv_up [C, 1, 1] -> sigmoid
+    q = x -> mean over H, W [C, 1, 1] -> conv 1×1 @conv_q_left [C/2, 1, 1]
+    v = x -> conv 1×1 @conv_v_left [C/2, H, W]
+    s = q, v -> sum of products [1, H, W] -> softmax over H, W -> sigmoid
+    g = c, s -> + [C, H, W]
+    y = x, g -> × [C, H, W]
+    """
 
     def __init__(self, channels: int, *, kind: str = "parallel"):
         super().__init__(channels)

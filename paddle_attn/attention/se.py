@@ -48,6 +48,10 @@ class SqueezeExcite(Attention):
 
     needs = "at least `reduction` channels, 16"
     torch_names = ((r"\.se\.", ".attn."),)
+    flow = """
+    s = x -> mean over H, W [C] -> linear @fc.0 [C/16] -> ReLU -> linear @fc.2 [C] -> sigmoid [C, 1, 1]
+    y = x, s -> × [C, H, W]
+    """
 
     def __init__(self, channels: int, *, reduction: int = 16, bias: bool = False):
         super().__init__(channels)

@@ -31,6 +31,12 @@ class SpatialGroupEnhance(Attention):
     needs = "channels in multiples of `groups`, 64"
     torch_names = ((r"\.sge\.", ".attn."),)
     EPS = 1e-5  # added to the standard deviation, after the root
+    flow = """
+    g = x -> 64 groups [G, C/G, HW]
+    m = g -> mean over HW [G, C/G, 1]
+    s = m, g -> dot product over C/G [G, 1, HW] -> minus mean, by deviation -> × @weight -> + @bias -> sigmoid
+    y = g, s -> × [G, C/G, HW] -> join the groups [C, H, W]
+    """
 
     def __init__(self, channels: int, *, groups: int = 64):
         super().__init__(channels)

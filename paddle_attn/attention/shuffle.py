@@ -35,6 +35,16 @@ class ShuffleAttention(Attention):
 
     needs = "channels in multiples of 2 * `groups`, 128"
     torch_names = ((r"\.sa\.", ".attn."),)
+    flow = """
+    g = x -> G groups [C/G, H, W]
+    a = g -> first half [C/2G, H, W]
+    b = g -> second half [C/2G, H, W]
+    p = a -> mean over H, W [C/2G, 1, 1] -> × @cweight -> + @cbias -> sigmoid
+    q = b -> norm over H, W @gn [C/2G, H, W] -> × @sweight -> + @sbias -> sigmoid
+    u = a, p -> × [C/2G, H, W]
+    v = b, q -> × [C/2G, H, W]
+    y = u, v -> join all [C, H, W] -> alternate the halves
+    """
 
     def __init__(self, channels: int, *, groups: int = 64):
         super().__init__(channels)

@@ -30,6 +30,12 @@ class SimAM(Attention):
     """
 
     paper_slot = "pre_bn"
+    flow = """
+    d = x -> (x − mean)² [C, H, W]
+    v = d -> sum / (HW − 1) [C, 1, 1]
+    s = d, v -> d / 4(v + λ) + ½ [C, H, W] -> sigmoid
+    y = x, s -> × [C, H, W]
+    """
 
     def __init__(self, channels: int, *, e_lambda: float = 1e-4):
         super().__init__(channels)

@@ -44,6 +44,16 @@ class SelectiveKernel(Attention):
         (r"\.bn_fc1\.", ".unit.squeeze_bn."),
         (r"\.conv_fc2\.", ".unit.select."),
     )
+    flow = """
+    d = x -> conv 3×3 @conv [C, H, W] -> batch norm @bn [C, H, W] -> ReLU
+    g = x -> conv 3×3, 32 groups @conv_grouped [C, H, W] -> batch norm @bn_grouped [C, H, W] -> ReLU
+    w = d, g -> + [C, H, W] -> mean over H, W [C, 1, 1] -> conv 1×1 @squeeze [C/16, 1, 1]
+        -> batch norm @squeeze_bn [C/16, 1, 1] -> ReLU -> conv 1×1 @select [2C, 1, 1]
+        -> softmax over the branches [2, C, 1, 1]
+    p = d, w -> × first weights [C, H, W]
+    q = g, w -> × second weights [C, H, W]
+    y = p, q -> + [C, H, W]
+    """
 
     def __init__(self, channels: int, *, stride: int = 1, groups: int = 32, reduction: int = 16):
         super().__init__(channels)

@@ -26,6 +26,12 @@ class SRM(Attention):
 
     torch_names = ((r"\.rclb\.", ".attn."),)
     EPS = 1e-5  # added to the unbiased variance, under the root
+    flow = """
+    m = x -> mean over H, W [C, 1, 1]
+    d = x -> deviation over H, W [C, 1, 1]
+    s = m, d -> join [C, 1, 2] -> weighted sum @cfc [C, 1, 1] -> batch norm @bn [C, 1, 1] -> sigmoid
+    y = x, s -> × [C, H, W]
+    """
 
     def __init__(self, channels: int):
         super().__init__(channels)

@@ -56,6 +56,16 @@ class TripletAttention(Attention):
         (r"\bSpatialGate\.", "hw."),
         (r"\b(cw|hc|hw)\.(?:conv|spatial)\.(conv|bn)\.", r"\1.\2."),
     )
+    flow = """
+    a = x -> max, mean over H [2, C, W] -> conv 7×7 @cw.conv [1, C, W] -> batch norm @cw.bn [1, C, W]
+        -> sigmoid [C, 1, W]
+    b = x -> max, mean over W [2, H, C] -> conv 7×7 @hc.conv [1, H, C] -> batch norm @hc.bn [1, H, C]
+        -> sigmoid [C, H, 1]
+    c = x -> max, mean over C [2, H, W] -> conv 7×7 @hw.conv [1, H, W] -> batch norm @hw.bn [1, H, W]
+        -> sigmoid
+    g = a, b, c -> mean of the three [C, H, W]
+    y = x, g -> × [C, H, W]
+    """
 
     def __init__(self, channels: int, *, kernel_size: int = 7, spatial: bool = True):
         super().__init__(channels)

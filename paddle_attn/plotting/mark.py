@@ -13,6 +13,7 @@ from ..files import open_regular, read_regular
 NAME = "paddle_attn"
 PAGE = f'<meta name="generator" content="{NAME}">'  # in the head of an HTML page
 PICTURE = {"Software": NAME}  # a text chunk of a PNG
+DRAWING = f"<!-- {NAME} -->"  # in an SVG
 RECORD = {"generator": NAME}  # a key of a JSON object
 
 
@@ -29,9 +30,10 @@ def check_replaceable(*paths: Path) -> None:
 def _is_marked(path: Path) -> bool:
     """By the kind of file that the name's ending says."""
     try:
-        if path.suffix == ".html":
+        if path.suffix in (".html", ".svg"):
+            mark = PAGE if path.suffix == ".html" else DRAWING
             with open_regular(path) as file:
-                return PAGE.encode() in file.read(1000)
+                return mark.encode() in file.read(1000)
         if path.suffix == ".json":
             return json.loads(read_regular(path)).get("generator") == NAME
         with Image.open(path, formats=["PNG"]) as image:
