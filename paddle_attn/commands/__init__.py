@@ -33,9 +33,15 @@ COMMANDS = {  # what the list of commands says about each
     "benchmark": "measure speed against the baselines (in a clone)",
     "fidelity": "compare everything with the authors' code (in a clone)",
     "attention": "write the page of the attention modules (in a clone)",
+    "drawings": "draw the data flow of the attention modules (in a clone)",
 }
 # the folder that a wheel does not contain
-IN_A_CLONE = {"benchmark": "benchmarks", "fidelity": "reference", "attention": "reference"}
+IN_A_CLONE = {
+    "benchmark": "benchmarks",
+    "fidelity": "reference",
+    "attention": "reference",
+    "drawings": "docs",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
