@@ -128,18 +128,18 @@ def this_command() -> str:
 
 
 class InputErrors:
-    """Prints one line for each input that cannot be read, while a tool goes on with the others."""
+    """Prints one line for each input that cannot be read, while a command continues with the others."""
 
     def __init__(self):
-        self.count = 0
+        self.all: list[UserError] = []
 
     def __call__(self, error: UserError) -> None:
         print(f"error: {error}", file=sys.stderr)
-        self.count += 1
+        self.all.append(error)
 
     def exit_code(self, has_results: bool) -> int:
         """0 when all inputs were read, 1 when some were, 2 when none was."""
-        return 2 if not has_results else 1 if self.count else 0
+        return 2 if not has_results else 1 if self.all else 0
 
 
 @contextlib.contextmanager

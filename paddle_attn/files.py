@@ -161,7 +161,7 @@ def atomic_directory(target: Path, written: Callable[[Path], Iterable[str]]) -> 
     new, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "old"))
     _restore(old, target)
     own = set(written(target)) if target.is_dir() and files_below(target) else set()
-    _check_replaceable(target, own)
+    check_replaceable_folder(target, own)
     new.mkdir(exist_ok=True)
     lock = lock_folder(new)
     if lock is None:
@@ -170,7 +170,7 @@ def atomic_directory(target: Path, written: Callable[[Path], Iterable[str]]) -> 
         for entry in new.iterdir():  # left by a killed process
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
         yield new
-        _check_replaceable(target, own)  # again, as the block can take minutes
+        check_replaceable_folder(target, own)  # again, as the block can take minutes
         if target.exists():
             os.replace(target, old)
         os.replace(new, target)
@@ -206,7 +206,8 @@ def unlock_folder(lock: int) -> None:
         os.close(lock)
 
 
-def _check_replaceable(target: Path, own: set[str]) -> None:
+def check_replaceable_folder(target: Path, own: set[str]) -> None:
+    """Raises UserError when `target` is a file, or a folder with a file that is not in `own`."""
     if target.exists() and not target.is_dir():
         raise UserError(f"{target} is a file, expected a folder or a new name")
     foreign = sorted(set(files_below(target)) - own)

@@ -50,6 +50,12 @@ def print_results(results: Sequence[dict[str, Any]]) -> None:
             print(wrap.fill(f"then {then}"))
 
 
+def summary(images: int, failures: int, seconds: float) -> str:
+    """The line after the results: the number of images, at least 1, and the time of each, with decoding."""
+    counts = f"{images:,} image{'s' * (images != 1)}, {failures:,} failure{'s' * (failures != 1)}"
+    return f"{counts}, {1000 * seconds / images:.1f} ms an image"
+
+
 def _break_path(path: str, width: int) -> list[str]:
     """Lines of at most `width` columns, each ending after a `/`; a longer name stays whole."""
     lines = [""]

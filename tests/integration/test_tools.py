@@ -92,13 +92,19 @@ def test_evaluation_export_and_prediction_agree(work: Path):
     assert f"top-1 {100 * metrics['top1']:.2f} %" in evaluated.stdout
     assert "top-5" not in evaluated.stdout  # of three classes every image is in it
 
-    outputs = ("--topk", 2, "--csv", "p.csv", "--json", "p.json")
+    outputs = ("--topk", 2, "--csv", "p.csv", "--json", "p.json", "--out-dir", "sorted")
     predicted = tool(
         "predict", "--model", "inference/first", "datasets/caltech101-16/eval", *outputs, cwd=work
     )
     assert predicted.returncode == 0 and predicted.stderr == "", predicted.stderr
     assert predicted.stdout.split()[:2] == ["score", "class"]  # no messages of Paddle before the table
+    *_, summary, sheet = predicted.stdout.splitlines()
+    assert re.fullmatch(r"6 images, 0 failures, [\d.]+ ms an image", summary)
+    assert sheet == "the images by class: sorted/contact_sheet.html"
     results = json.loads((work / "p.json").read_text())
+    for entry in json.loads((work / "sorted/predictions.json").read_text()):
+        assert entry["file"] == f"{entry['labels'][0]}/{Path(entry['path']).name}"
+        assert (work / "sorted" / entry["file"]).read_bytes() == (work / entry["path"]).read_bytes()
     correct = sum(Path(result["path"]).parent.name == result["labels"][0] for result in results)
     assert len(results) == 6 and correct / len(results) == pytest.approx(metrics["top1"])
     lines = (work / "p.csv").read_text().splitlines()
@@ -292,6 +298,12 @@ def test_an_image_that_cannot_be_decoded_is_one_sentence_and_the_earlier_run_is_
         ("convert WEIGHT --arch towernet --attn simam", ["is the checkpoint itself", "--out"]),
         ("convert linked.pth --out WEIGHT --arch towernet", ["is the checkpoint itself", "--out"]),
         ("predict --model inference/first output/first/vdl", ["no images"]),
+        ("predict --model inference/first datasets --out-dir datasets/sorted", ["datasets", "--out-dir"]),
+        (
+            "predict --model inference/first datasets --out-dir output",
+            ["output holds", "choose another folder"],
+        ),
+        ("predict --model inference/first datasets --annotate", ["--annotate", "pass --out-dir too"]),
         ("predict --model datasets x.jpg", ["datasets", "paddle-attn export"]),
         ("split --out datasets/caltech101-16", ["pass --force"]),
     ],
