@@ -51,16 +51,17 @@ class Conv2D(nn.Conv2D):
         with three channels needs no gradient:
 
             x                  out  kernel  stride   Paddle  direct  Winograd
-            128x16x32x32        16     3       1       100      24      30
-            128x32x16x16        32     3       1        36      22      20
-            128x64x8x8          64     3       1        33      22      20
-            128x16x32x32        32     3       2        27      16
-            128x32x16x16        64     3       2        17      14
-            128x64x8x8         128     3       2        17      17
+            128x16x32x32        16     3       1       119      26      23
+            128x32x16x16        32     3       1        41      24      17
+            128x64x8x8          64     3       1        34      23      14
+            128x3x32x32         16     3       1        12       5      16
+            128x32x16x16        64     3       2        24      16
+            8x64x56x56         128     3       2        45      38
+            8x128x56x56        128     3       2        88      72
+            8x256x28x28        256     3       2        83     100
             128x16x32x32        32     1       2        12       6
             128x32x16x16        64     1       2       4.3     3.8
             8x64x56x56         128     1       2         7      10
-            128x3x32x32         16     3       1        12       5      16
             8x3x224x224         32     3       2        13      10
             4x3x224x224         64     7       2        37      26
         """
@@ -71,7 +72,9 @@ class Conv2D(nn.Conv2D):
         if self.bias is not None:  # Paddle's costs more than the convolution of an image's channels
             return "conv3x3_bias" if side == 3 and stride == 1 else None
         if side == 3 and stride == 1:
-            return "conv_direct" if channels < 8 or max(channels, filters) <= 16 else "conv3x3"
+            return "conv_direct" if channels < 8 else "conv3x3"
+        if side == 3:
+            return "conv_direct" if channels <= 128 else None
         return "conv_direct" if channels <= 32 and (side > 1 or stride > 1) else None
 
     def _bfloat16_name(self, side: int) -> str | None:

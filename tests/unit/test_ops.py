@@ -106,11 +106,11 @@ def test_depthwise_convolution(batch: int, channels: int, height: int, width: in
 
 @needs_fused
 @settings(max_examples=25)
-@given(BATCH, st.integers(8, 20), st.integers(1, 20), SIDE, SIDE, st.booleans())
+@given(BATCH, st.integers(8, 20), st.integers(1, 36), SIDE, SIDE, st.booleans())
 def test_dense_3x3_convolution(
     batch: int, in_channels: int, out_channels: int, height: int, width: int, bias: bool
 ):
-    layer = Conv2D(in_channels, out_channels + 16, 3, padding=1, bias_attr=None if bias else False)
+    layer = Conv2D(in_channels, out_channels, 3, padding=1, bias_attr=None if bias else False)
     assert layer.fused == ("conv3x3_bias" if bias else "conv3x3")
     assert_both_forms_are_exact(layer.fused, layer, noise(batch, in_channels, height, width))
 
@@ -153,11 +153,22 @@ def test_direct_convolution_of_several_strips_and_of_many_small_maps(channels: i
 
 
 @needs_fused
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 90, 37), (5, 13, 14), (19, 4, 4)])
+@pytest.mark.parametrize("channels", [16, 64])
+def test_dense_3x3_convolution_of_several_bands_and_of_bands_of_several_images(
+    channels: int, batch: int, height: int, width: int
+):
+    layer = Conv2D(channels, channels, 3, padding=1, bias_attr=False)
+    assert_both_forms_are_exact("conv3x3", layer, noise(batch, channels, height, width))
+
+
+@needs_fused
 @pytest.mark.slow
-def test_direct_convolution_is_exact_at_real_sizes():
-    for in_channels, out_channels, size, side, stride in ((3, 64, 224, 7, 2), (16, 16, 112, 3, 1)):
-        layer = Direct(in_channels, out_channels, side, stride)
-        assert_both_forms_are_exact("conv_direct", layer, noise(8, in_channels, size, size))
+def test_convolutions_are_exact_at_real_sizes():
+    layer = Direct(3, 64, side=7, stride=2)
+    assert_both_forms_are_exact("conv_direct", layer, noise(8, 3, 224, 224))
+    layer = Conv2D(16, 16, 3, padding=1, bias_attr=False)
+    assert_both_forms_are_exact("conv3x3", layer, noise(8, 16, 112, 112))
 
 
 @needs_fused
@@ -166,12 +177,13 @@ def test_direct_convolution_is_exact_at_real_sizes():
     [
         ((3, 64, 7, 2, 3), "conv_direct"),
         ((3, 16, 3, 1, 1), "conv_direct"),
-        ((16, 16, 3, 1, 1), "conv_direct"),
+        ((16, 16, 3, 1, 1), "conv3x3"),
         ((32, 64, 3, 2, 1), "conv_direct"),
         ((32, 64, 1, 2, 0), "conv_direct"),
         ((32, 32, 3, 1, 1), "conv3x3"),
         ((32, 64, 1, 1, 0), None),
-        ((64, 64, 3, 2, 1), None),
+        ((64, 64, 3, 2, 1), "conv_direct"),
+        ((129, 16, 3, 2, 1), None),
         ((16, 16, 3, 1, 0), None),
         ((16, 16, 3, 3, 1), None),
         ((16, 16, 4, 2, 2), None),
@@ -605,7 +617,7 @@ LAYERS = {  # for x [1, 8, 5, 6]
     "depthwise by 2": lambda: Conv2D(8, 8, 3, 2, padding=1, groups=8, bias_attr=False),
     "conv3x3": lambda: Conv2D(8, 17, 3, padding=1, bias_attr=False),
     "conv3x3_bias": lambda: Conv2D(8, 2, 3, padding=1),
-    "direct": lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False),
+    "direct": lambda: Direct(8, 2, side=3, stride=1),
     "direct by 2": lambda: Conv2D(8, 2, 5, 2, padding=2, bias_attr=False),
     "direct 1x1 by 2": lambda: Conv2D(8, 9, 1, 2, bias_attr=False),
     "max_pool": lambda: MaxPool2D(3, 2, 1),
@@ -938,7 +950,7 @@ REFERENCE = {  # Paddle lacks the second derivatives of the other reference form
     "sge": lambda: create_attention("sge", 8, groups=2),
     "conv3x3": lambda: Conv2D(8, 17, 3, padding=1, bias_attr=False),
     "conv3x3_bias": lambda: Conv2D(8, 2, 3, padding=1),
-    "direct": lambda: Conv2D(8, 2, 3, padding=1, bias_attr=False),
+    "direct": lambda: Direct(8, 2, side=3, stride=1),
 }
 
 

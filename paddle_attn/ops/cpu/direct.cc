@@ -24,10 +24,6 @@ namespace {
 
 constexpr Index kStripFloats = 96 << 10;  // in the copies of a strip
 
-// A pitch of at least `size` floats, an odd number of cache lines: at distances of a power of two the planes
-// would evict each other from the cache.
-inline Index pitch_of(Index size) { return ceil_divide(size + kLanes, 16) / 2 * 32 + 16; }
-
 // to[q, j] = plane[row + step q, column + step j], zero outside the plane; [rows, columns] of them
 void shifted_copy(const float* plane, Index height, Index width, Index row, Index column, Index step,
                   float* to, Index rows, Index columns) {
@@ -73,6 +69,7 @@ struct Copies {
   Index pitch;               // floats of a copy
   std::vector<Copy> copies;  // of each channel
 
+  Index parities() const { return std::min(step, halo + 1); }
   Index channel_floats() const { return static_cast<Index>(copies.size()) * pitch; }
 
   // Copies the channels of one image for the strip [first, first + rows).
@@ -217,59 +214,44 @@ void gradient_of_x(const float* dy, const float* w, const Geometry& g, float* dx
 
 void gradient_of_weight(const float* x, const float* dy, const Geometry& g, float* dw) {
   const Copies copies = g.of_x();
-  std::vector<Tap> taps;  // of all channels, in the copies of all channels
-  for (Index c = 0; c < g.channels; ++c) {
-    for (const Tap& tap : g.taps_of_x(copies))
-      taps.push_back({c * copies.channel_floats() + tap.distance, c * g.taps() + tap.weight});
-  }
-  const Index weights = static_cast<Index>(taps.size());  // of a filter
-  const Index strip_places = g.strip_rows * g.columns, of_x = g.channels * copies.channel_floats();
-  const Index padded = ceil_divide(strip_places, kLanes) * kLanes;
-  const Index filters = ceil_divide(g.filters, kFilters) * kFilters;
-  // Several images of a small map are summed before the lanes are.
-  const Index fitting = std::max<Index>(1, std::min(kStripFloats / of_x, 1024 / padded));
-  const Index group = g.strips > 1 ? 1 : std::min(fitting, ceil_divide(g.batch, omp_get_max_threads()));
-  const Index groups = ceil_divide(g.batch, group), pitch = pitch_of(group * padded);
-  const Index of_weight = filters * weights, threads = omp_get_max_threads();
-  const Scratch memory(group * of_x + filters * pitch), totals(of_weight, threads);
+  // The copies of a strip are transposed: [places, columns], first those for the kernel's even rows of all
+  // channels, then those for its odd rows; all rows with stride 1. A kernel's row is then a distance.
+  const Index parities = copies.parities(), side = g.channels * g.side, pitch = pitch_of(parities * side);
+  const Index of_x = g.channels * copies.channel_floats() + 2 * kLanes * copies.pitch;
+  const Index of_row = g.filters * pitch;
+  const Index threads = omp_get_max_threads();
+  const Scratch memory(of_x + copies.pitch * pitch), totals((copies.halo + 1) * of_row, threads);
   std::fill(totals.part(0), totals.part(threads), 0.0f);
 #pragma omp parallel
   {
-    float *of_strip = memory.of_thread(), *gradients = of_strip + group * of_x, *total = totals.of_thread();
-    std::fill(gradients, gradients + filters * pitch, 0.0f);
+    float *of_strip = memory.of_thread(), *transposed = of_strip + of_x, *total = totals.of_thread();
 #pragma omp for schedule(static)
-    for (Index unit = 0; unit < groups * g.strips; ++unit) {
-      const Index start = unit / g.strips * group, images = std::min(group, g.batch - start);
-      const Index strip = unit % g.strips, rows = g.rows_of(strip), first = g.first_row(strip);
-      const Index places = rows * g.columns;
-      for (Index n = 0; n < images; ++n) {
-        copies.make(x + (start + n) * g.channels * g.size(), g.channels, g.height, g.width, first, rows,
-                    of_strip + n * of_x);
-        for (Index k = 0; k < g.filters; ++k) {
-          const float* from = dy + ((start + n) * g.filters + k) * g.places() + first * g.columns;
-          float* to = gradients + k * pitch + n * padded;
-          std::copy(from, from + places, to);
-          std::fill(to + places, to + padded, 0.0f);
-        }
+    for (Index unit = 0; unit < g.batch * g.strips; ++unit) {
+      const Index n = unit / g.strips, strip = unit % g.strips, rows = g.rows_of(strip);
+      copies.make(x + n * g.channels * g.size(), g.channels, g.height, g.width, g.first_row(strip), rows,
+                  of_strip);
+      for (Index parity = 0; parity < parities; ++parity) {
+        transpose(of_strip + parity * copies.pitch, parities * copies.pitch, side,
+                  (rows + copies.halo) * g.columns, transposed + parity * side, pitch);
       }
-      float* sums = total;
-      for (Index k = 0; k < filters; k += kFilters) {
-        for (Index tap = 0; tap < weights; tap += 3) {
-          const Index number = std::min<Index>(3, weights - tap);
-          const auto form = number == 3 ? sum_products<3> : number == 2 ? sum_products<2> : sum_products<1>;
-          form(of_strip, gradients + k * pitch, of_x, padded, pitch, images, places, &taps[tap], sums);
-          sums += number * kFilters;
-        }
+      const Matrix gradient{dy + n * g.filters * g.places() + g.first_row(strip) * g.columns, g.places(), 1};
+      for (Index row = 0; row <= copies.halo; ++row) {
+        const Index used = std::min(parities, g.side - g.stride * row) * side;
+        multiply(gradient, g.filters, rows * g.columns, transposed + row * g.columns * pitch, pitch, used,
+                 true, total + row * of_row, pitch);
       }
     }
   }
 #pragma omp parallel for
   for (Index k = 0; k < g.filters; ++k) {
-    for (Index tap = 0; tap < weights; ++tap) {
-      float sum = 0.0f;
-      for (Index thread = 0; thread < threads; ++thread)
-        sum += totals.part(thread)[(k / kFilters * weights + tap) * kFilters + k % kFilters];
-      dw[k * weights + taps[tap].weight] = sum;
+    for (Index c = 0; c < g.channels; ++c) {
+      for (Index tap = 0; tap < g.taps(); ++tap) {
+        const Index row = tap / g.side, at = row / g.stride * of_row + k * pitch +
+                                             (row % g.stride * g.channels + c) * g.side + tap % g.side;
+        float sum = 0.0f;
+        for (Index thread = 0; thread < threads; ++thread) sum += totals.part(thread)[at];
+        dw[(k * g.channels + c) * g.taps() + tap] = sum;
+      }
     }
   }
 }

@@ -16,158 +16,177 @@
 // NaN and Inf reach the outputs that they reach in Paddle's convolution. But a tile subtracts its inputs:
 // where Paddle gives Inf, this form may give NaN. A weight that is not finite also makes NaN of the zeros of
 // the padding. To give Paddle's Inf would need another pass over every output.
-#include "common.h"
-
-extern "C" void cblas_sgemm(int layout, int trans_a, int trans_b, int m, int n, int k, float alpha,
-                            const float* a, int lda, const float* b, int ldb, float beta, float* c,
-                            int ldc);  // from MKL, which Paddle ships
+#include "products.h"
 
 namespace paddle_attn {
 namespace {
 
-constexpr int kRowMajor = 101, kPlain = 111, kTransposed = 112;
-constexpr Index kPlaces = 16;           // in a transformed tile
+constexpr Index kPlaces = 16;  // in a transformed tile
 // The floats in the inputs and outputs of a band together. For few channels a band that fits into the second
-// level of the cache is fastest, for many the matrices must be wide.
+// level of the cache is fastest, for many the sums of the gradients of w must rarely be read and written.
 constexpr Index kBandFloats = 1 << 20, kSmallBandFloats = 1 << 18, kFewChannels = 128;
 
-// Sixteen matrices of `size` elements in memory of the caller. A gap separates them: at distances of a power
-// of two they would evict each other from the cache.
+// One matrix [rows, columns] for each place of a tile, in memory of the caller. A gap separates them: at
+// distances of a power of two they would evict each other from the cache.
 struct Matrices {
-  Index step;
+  Index pitch, step;
   float* memory;
 
-  static Index floats(Index size) { return kPlaces * (size + 48); }
-  Matrices(Index size, float* memory) : step(size + 48), memory(memory) {}
+  static Index step_of(Index rows, Index columns) { return rows * pitch_of(columns) + 48; }
+  static Index floats(Index rows, Index columns) { return kPlaces * step_of(rows, columns); }
+  Matrices(Index rows, Index columns, float* memory)
+      : pitch(pitch_of(columns)), step(step_of(rows, columns)), memory(memory) {}
   float* at(Index place) const { return memory + place * step; }
+  float* end() const { return at(kPlaces); }
+  Next after(Index place) const { return {at(place + 1), place + 1 < kPlaces ? step : 0}; }
 };
 
-struct Tiling {
-  Index batch, height, width;
-  Index rows, columns;     // of tiles in one image
-  Index band_rows, bands;  // a band is band_rows rows of tiles, counted through all images
+// Bands of tiles
+struct Tiling : Bands {
+  Index height, width;
+  // For each tile of max_run + 1 rows of tiles: 0 in the first or last column, else all bits
+  std::vector<int32_t> not_first, not_last;
 
-  Tiling(Index batch, Index height, Index width, Index channels)
-      : batch(batch), height(height), width(width) {
-    rows = (height + 1) / 2;
-    columns = (width + 1) / 2;
-    const Index all = batch * rows, threads = omp_get_max_threads();
-    const Index floats = channels <= kFewChannels ? kSmallBandFloats : kBandFloats;  // of x and y
-    const Index fitting = std::max<Index>(1, floats / (kPlaces * channels * columns));
-    bands = std::max((all + fitting - 1) / fitting, std::min(all, threads));
-    bands = std::min(all, (bands + threads - 1) / threads * threads);  // the same number for every thread
-    band_rows = (all + bands - 1) / bands;
-    bands = (all + band_rows - 1) / band_rows;
+  Tiling(Index batch, Index height, Index width, Index channels)  // channels of x and y together
+      : Bands(batch, ceil_divide(height, 2), ceil_divide(width, 2),
+              (channels <= kFewChannels ? kSmallBandFloats : kBandFloats) /
+                  (kPlaces * channels * ceil_divide(width, 2))),
+        height(height), width(width) {
+    not_first.assign(of_columns(), -1);
+    not_last = not_first;
+    for (Index q = 0; q <= max_run * columns; q += columns) not_first[q] = not_last[q + columns - 1] = 0;
   }
 
-  Index first(Index band) const { return band * band_rows; }
-  Index last(Index band) const { return std::min(batch * rows, first(band) + band_rows); }
-  Index max_tiles() const { return band_rows * columns; }
-  Index line() const { return 2 * columns + 2; }  // pixels of a row of tiles, padded
+  // The lines of pixels of a run of rows: every second one, then the others; with room for vectors around
+  Index of_lines() const { return 2 * (max_run + 1) * columns + 4 * kLanes; }
+  Index of_columns() const { return (max_run + 1) * columns + kLanes; }
+  Index work_floats() const { return 2 * of_lines() + 8 * of_columns(); }
 };
 
-// B' x B of every tile in a band; out is 16 matrices [channels, tiles], lines holds 8 t.line() floats,
-// which overlap nothing else (__restrict saves a tenth of the time of small maps)
-void transform_inputs(const float* x, Index channels, const Tiling& t, Index band, float* __restrict lines,
-                      const Matrices& out) {
-  const Index tiles = (t.last(band) - t.first(band)) * t.columns, padded = t.line(), step = out.step;
-  float* __restrict mixed = lines + 4 * padded;
-  for (Index c = 0; c < channels; ++c) {
-    for (Index r = t.first(band); r < t.last(band); ++r) {
-      const float* plane = x + ((r / t.rows) * channels + c) * t.height * t.width;
-      for (Index i = 0; i < 4; ++i) {  // the four rows of pixels, padded with zeros
-        const Index y = 2 * (r % t.rows) - 1 + i;
-        float* line = lines + i * padded;
-        std::fill(line, line + padded, 0.0f);
-        if (y >= 0 && y < t.height) std::copy(plane + y * t.width, plane + (y + 1) * t.width, line + 1);
-      }
-      const float *d0 = lines, *d1 = d0 + padded, *d2 = d1 + padded, *d3 = d2 + padded;
-      float *m0 = mixed, *m1 = m0 + padded, *m2 = m1 + padded, *m3 = m2 + padded;
-#pragma omp simd
-      for (Index i = 0; i < padded; ++i) {
-        const float a = d0[i], b = d1[i], e = d2[i], f = d3[i];
-        m0[i] = a - e, m1[i] = b + e, m2[i] = e - b, m3[i] = b - f;
-      }
-      for (Index i = 0; i < 4; ++i) {
-        const float* m = mixed + i * padded;
-        float* v = out.at(4 * i) + c * tiles + (r - t.first(band)) * t.columns;
-#pragma omp simd
-        for (Index j = 0; j < t.columns; ++j) {
-          const float a = m[2 * j], b = m[2 * j + 1], e = m[2 * j + 2], f = m[2 * j + 3];
-          v[j] = a - e, v[j + step] = b + e, v[j + 2 * step] = e - b, v[j + 3 * step] = b - f;
-        }
-      }
+inline Vector masked(const Vector& v, const int32_t* mask) {
+  Lanes bits, kept;
+  std::memcpy(&bits, &v, sizeof bits);
+  std::memcpy(&kept, mask, sizeof kept);
+  bits &= kept;
+  Vector found;
+  std::memcpy(&found, &bits, sizeof found);
+  return found;
+}
+
+inline void save(const Vector& v, float* to) { std::memcpy(to, &v, sizeof v); }
+
+// Copies the rows y, y + 2, ... of pixels to lines of 2 t.columns, with zeros where the plane has no row.
+inline void copy_lines(const float* plane, const Tiling& t, Index y, Index number, float* to) {
+  for (Index i = 0; i < number; ++i, y += 2, to += 2 * t.columns) {
+    if (y >= 0 && y < t.height) {
+      std::copy(plane + y * t.width, plane + (y + 1) * t.width, to);
+    } else {
+      std::fill(to, to + t.width, 0.0f);
     }
   }
 }
 
-// A' m A of every tile in a band, plus the bias unless it is null; in is 16 matrices [channels, tiles],
-// pixels holds t.line() floats
+// B' x B of every tile in a band; out is [channels, tiles] for each place, work holds t.work_floats().
+// Tiles are counted through all rows of a run. A last vector that exceeds its run is overwritten by the next.
+void transform_inputs(const float* x, Index channels, const Tiling& t, Index band, float* work,
+                      const Matrices& out) {
+  const Index of_lines = t.of_lines(), of_columns = t.of_columns(), step = out.step;
+  float *lines = work + kLanes, *mixed = work + 2 * of_lines;
+  std::fill(work, mixed, 0.0f);
+  for (Index c = 0; c < channels; ++c) {
+    t.for_each_run(band, [&](Index image, Index row, Index rows, Index tile) {
+      const float* plane = x + (image * channels + c) * t.height * t.width;
+      for (Index odd = 0; odd < 2; ++odd) {  // the columns: of the pixels 2 r - 1 + odd for each row r
+        float *line = lines + odd * of_lines, *m = mixed + 4 * odd * of_columns;
+        copy_lines(plane, t, 2 * row - 1 + odd, rows + 1, line);
+        for (Index q = 0; q < (rows + 1) * t.columns; q += kLanes) {
+          const float* from = line + 2 * q;
+          const Vector p0 = load(from), p1 = load(from + kLanes);
+          const Vector b = every_second<0>(p0, p1), e = every_second<1>(p0, p1);
+          const Vector before = every_second<0>(load(from - 1), load(from - 1 + kLanes));
+          const Vector after = every_second<0>(load(from + 2), load(from + 2 + kLanes));
+          const Vector a = masked(before, &t.not_first[q]), f = masked(after, &t.not_last[q]);
+          save(a - e, m + q), save(b + e, m + q + of_columns);
+          save(e - b, m + q + 2 * of_columns), save(b - f, m + q + 3 * of_columns);
+        }
+      }
+      float* v = out.at(0) + c * out.pitch + tile;
+      for (Index q = 0; q < rows * t.columns; q += kLanes) {
+        for (Index j = 0; j < 4; ++j) {  // the rows
+          const float *even = mixed + j * of_columns + q, *odd = even + 4 * of_columns;
+          const Vector a = load(even), b = load(odd), e = load(even + t.columns), f = load(odd + t.columns);
+          float* to = v + j * step + q;
+          save(a - e, to), save(b + e, to + 4 * step);
+          save(e - b, to + 8 * step), save(b - f, to + 12 * step);
+        }
+      }
+    });
+  }
+}
+
+// A' m A of every tile in a band, plus the bias unless it is null; in is [channels, tiles] for each place
 void transform_outputs(const Matrices& in, const float* bias, Index channels, const Tiling& t, Index band,
-                       float* pixels, float* y) {
-  const Index tiles = (t.last(band) - t.first(band)) * t.columns, step = in.step;
+                       float* work, float* y) {
+  const Index step = in.step, of_lines = t.of_lines();
   for (Index c = 0; c < channels; ++c) {
     const float shift = bias ? bias[c] : 0.0f;
-    for (Index r = t.first(band); r < t.last(band); ++r) {
-      const float* m = in.at(0) + c * tiles + (r - t.first(band)) * t.columns;
-      float* plane = y + ((r / t.rows) * channels + c) * t.height * t.width;
-      for (Index half = 0; half < 2; ++half) {
-        const Index at = 2 * (r % t.rows) + half;
-        if (at >= t.height) break;
-        // rows 0 + 1 + 2 of the tile give the upper row of pixels, 1 - 2 - 3 the lower one
-        const float *p = m + (half ? 4 : 0) * step, *q = m + (half ? 8 : 4) * step,
-                    *s = m + (half ? 12 : 8) * step;
-        const float sign = half ? -1.0f : 1.0f;
-#pragma omp simd
-        for (Index j = 0; j < t.columns; ++j) {
-          const float a = p[j] + sign * (q[j] + s[j]);
-          const float b = p[j + step] + sign * (q[j + step] + s[j + step]);
-          const float e = p[j + 2 * step] + sign * (q[j + 2 * step] + s[j + 2 * step]);
-          const float f = p[j + 3 * step] + sign * (q[j + 3 * step] + s[j + 3 * step]);
-          pixels[2 * j] = a + b + e + shift;
-          pixels[2 * j + 1] = b - e - f + shift;
+    t.for_each_run(band, [&](Index image, Index row, Index rows, Index tile) {
+      const float* m = in.at(0) + c * in.pitch + tile;
+      for (Index q = 0; q < rows * t.columns; q += kLanes) {
+        Vector upper[4], lower[4];
+#pragma GCC unroll 4
+        for (Index j = 0; j < 4; ++j) {  // the rows 0 + 1 + 2 of the tile, and 1 - 2 - 3
+          const float* p = m + q + j * step;
+          const Vector b = load(p + 4 * step), e = load(p + 8 * step);
+          upper[j] = load(p) + b + e, lower[j] = b - e - load(p + 12 * step);
         }
-        std::copy(pixels, pixels + t.width, plane + at * t.width);
+        const Vector a = upper[0] + upper[1] + upper[2] + shift, b = upper[1] - upper[2] - upper[3] + shift;
+        const Vector e = lower[0] + lower[1] + lower[2] + shift, f = lower[1] - lower[2] - lower[3] + shift;
+        float* to = work + 2 * q;
+        save(interleave<0>(a, b), to), save(interleave<1>(a, b), to + kLanes);
+        save(interleave<0>(e, f), to + of_lines), save(interleave<1>(e, f), to + of_lines + kLanes);
       }
-    }
+      float* plane = y + (image * channels + c) * t.height * t.width;
+      for (Index at = 2 * row; at < std::min(2 * (row + rows), t.height); ++at) {
+        const float* line = work + at % 2 * of_lines + (at / 2 - row) * 2 * t.columns;
+        std::copy(line, line + t.width, plane + at * t.width);
+      }
+    });
   }
 }
 
-// A dy A' of every tile in a band; out is 16 matrices [channels, tiles], lines holds 2 t.line() floats
-void transform_gradients(const float* dy, Index channels, const Tiling& t, Index band,
-                         float* __restrict lines, const Matrices& out) {
-  const Index tiles = (t.last(band) - t.first(band)) * t.columns, step = out.step;
-  float *upper = lines, *lower = upper + t.line();
-  std::fill(lines, lines + 2 * t.line(), 0.0f);
+// A dy A' of every tile in a band; out is [channels, tiles] for each place
+void transform_gradients(const float* dy, Index channels, const Tiling& t, Index band, float* work,
+                         const Matrices& out) {
+  const Index step = out.step, of_lines = t.of_lines();
+  std::fill(work, work + 2 * of_lines, 0.0f);
   for (Index c = 0; c < channels; ++c) {
-    for (Index r = t.first(band); r < t.last(band); ++r) {
-      const Index at = 2 * (r % t.rows);
-      const float* plane = dy + ((r / t.rows) * channels + c) * t.height * t.width + at * t.width;
-      std::copy(plane, plane + t.width, upper);
-      if (at + 1 < t.height) {
-        std::copy(plane + t.width, plane + 2 * t.width, lower);
-      } else {
-        std::fill(lower, lower + t.line(), 0.0f);
+    t.for_each_run(band, [&](Index image, Index row, Index rows, Index tile) {
+      const float* plane = dy + (image * channels + c) * t.height * t.width;
+      for (Index odd = 0; odd < 2; ++odd) copy_lines(plane, t, 2 * row + odd, rows, work + odd * of_lines);
+      float* v = out.at(0) + c * out.pitch + tile;
+      for (Index q = 0; q < rows * t.columns; q += kLanes) {
+        const float *u = work + 2 * q, *l = u + of_lines;
+        const Vector u0 = load(u), u1 = load(u + kLanes), l0 = load(l), l1 = load(l + kLanes);
+        const Vector left[2] = {every_second<0>(u0, u1), every_second<0>(l0, l1)};
+        const Vector right[2] = {every_second<1>(u0, u1), every_second<1>(l0, l1)};
+        const auto save_row = [&](const Vector& a, const Vector& b, float* to) {
+          save(a, to), save(a + b, to + step), save(a - b, to + 2 * step), save(-b, to + 3 * step);
+        };
+        save_row(left[0], right[0], v + q);
+        save_row(left[0] + left[1], right[0] + right[1], v + q + 4 * step);
+        save_row(left[0] - left[1], right[0] - right[1], v + q + 8 * step);
+        save_row(-left[1], -right[1], v + q + 12 * step);
       }
-      for (Index i = 0; i < 4; ++i) {  // rows u, u + l, u - l, -l
-        const float by_upper = i < 3 ? 1.0f : 0.0f, by_lower = i == 0 ? 0.0f : i == 1 ? 1.0f : -1.0f;
-        float* v = out.at(4 * i) + c * tiles + (r - t.first(band)) * t.columns;
-#pragma omp simd
-        for (Index j = 0; j < t.columns; ++j) {
-          const float a = by_upper * upper[2 * j] + by_lower * lower[2 * j],
-                      b = by_upper * upper[2 * j + 1] + by_lower * lower[2 * j + 1];
-          v[j] = a, v[j + step] = a + b, v[j + 2 * step] = a - b, v[j + 3 * step] = -b;
-        }
-      }
-    }
+    });
   }
 }
 
-// G w G' of every filter: w [K, C, 3, 3] -> out, 16 matrices [K, C]
+// G w G' of every filter: w [K, C, 3, 3] -> out, [K, C] for each place
 void transform_filters(const float* w, Index filters, Index channels, const Matrices& out) {
 #pragma omp parallel for
   for (Index k = 0; k < filters; ++k) {
-    float* row = out.at(0) + k * channels;
+    float* row = out.at(0) + k * out.pitch;
 #pragma omp simd
     for (Index c = 0; c < channels; ++c) {
       const float* g = w + (k * channels + c) * 9;
@@ -192,36 +211,38 @@ void transform_filters(const float* w, Index filters, Index channels, const Matr
 void convolve(const float* x, const Matrices& filters, bool rotated, const float* bias, Index from, Index to,
               const Tiling& t, float* y) {
   const auto swapped = [](Index i) { return i % 3 == 0 ? 3 - i : i; };
-  const Index of_inputs = from * t.max_tiles(), of_products = to * t.max_tiles();
-  const Scratch memory(Matrices::floats(of_inputs) + Matrices::floats(of_products) + 8 * t.line());
+  const auto of_place = [&](Index place) {
+    return filters.at(rotated ? 4 * swapped(place / 4) + swapped(place % 4) : place);
+  };
+  const Index tiles = t.max_places();
+  const Scratch memory(Matrices::floats(from, tiles) + Matrices::floats(to, tiles) + t.work_floats());
 #pragma omp parallel
   {
-    const Matrices inputs(of_inputs, memory.of_thread());
-    const Matrices products(of_products, inputs.at(kPlaces));
-    float* lines = products.at(kPlaces);
+    const Matrices inputs(from, tiles, memory.of_thread());
+    const Matrices products(to, tiles, inputs.end());
+    float* work = products.end();
 #pragma omp for schedule(static)
     for (Index band = 0; band < t.bands; ++band) {
-      const Index tiles = (t.last(band) - t.first(band)) * t.columns;
-      transform_inputs(x, from, t, band, lines, inputs);
+      transform_inputs(x, from, t, band, work, inputs);
       for (Index place = 0; place < kPlaces; ++place) {
-        const Index of_filter = rotated ? 4 * swapped(place / 4) + swapped(place % 4) : place;
-        cblas_sgemm(kRowMajor, rotated ? kTransposed : kPlain, kPlain, to, tiles, from, 1.0f,
-                    filters.at(of_filter), rotated ? to : from, inputs.at(place), tiles, 0.0f,
-                    products.at(place), tiles);
+        const Matrix factors{of_place(place), rotated ? 1 : filters.pitch, rotated ? filters.pitch : 1};
+        const Next next{of_place((place + 1) % kPlaces), filters.step};
+        multiply(factors, to, from, inputs.at(place), inputs.pitch, t.places(band), false, products.at(place),
+                 products.pitch, next, inputs.after(place));
       }
-      transform_outputs(products, bias, to, t, band, lines, y);
+      transform_outputs(products, bias, to, t, band, work, y);
     }
   }
 }
 
-// G' u G of every filter -> dw [K, C, 3, 3]; u is 16 matrices [K, C], the sum of those of the threads
+// G' u G of every filter -> dw [K, C, 3, 3]; u is [K, C] for each place, the sum of those of the threads
 void transform_back(const std::vector<Matrices>& sums, Index filters, Index channels, float* dw) {
 #pragma omp parallel for
   for (Index k = 0; k < filters; ++k) {
     for (Index c = 0; c < channels; ++c) {
       float u[kPlaces] = {}, columns[12];
       for (const Matrices& sum : sums) {
-        for (Index place = 0; place < kPlaces; ++place) u[place] += sum.at(place)[k * channels + c];
+        for (Index place = 0; place < kPlaces; ++place) u[place] += sum.at(place)[k * sum.pitch + c];
       }
       for (Index j = 0; j < 4; ++j) {
         const float half = 0.5f * (u[4 + j] + u[8 + j]);
@@ -239,34 +260,34 @@ void transform_back(const std::vector<Matrices>& sums, Index filters, Index chan
 
 void gradient_of_filters(const float* x, const float* dy, Index filters, Index channels, const Tiling& t,
                          float* dw) {
-  const Index of_inputs = channels * t.max_tiles(), of_gradients = filters * t.max_tiles();
-  const Scratch memory(Matrices::floats(of_inputs) + Matrices::floats(of_gradients) + 8 * t.line());
+  const Index tiles = t.max_places(), padded = ceil_divide(channels, kLanes) * kLanes;
+  const Index pitch = pitch_of(channels);  // of the inputs of one place, [tiles, channels]
+  const Scratch memory(Matrices::floats(padded, tiles) + Matrices::floats(filters, tiles) +
+                       pitch * (tiles + kLanes) + t.work_floats());
   const Index threads = omp_get_max_threads();
-  const Scratch totals(Matrices::floats(filters * channels), threads);
+  const Scratch totals(Matrices::floats(filters, channels), threads);
   std::vector<char> used(threads);  // by threads that processed a band
 #pragma omp parallel
   {
-    const Matrices inputs(of_inputs, memory.of_thread());
-    const Matrices gradients(of_gradients, inputs.at(kPlaces));
-    float* lines = gradients.at(kPlaces);
-    const Matrices sum(filters * channels, totals.of_thread());
+    const Matrices inputs(padded, tiles, memory.of_thread()), gradients(filters, tiles, inputs.end());
+    float *transposed = gradients.end(), *work = transposed + pitch * (tiles + kLanes);
+    const Matrices sum(filters, channels, totals.of_thread());
     char& is_used = used[omp_get_thread_num()];
 #pragma omp for schedule(static)
     for (Index band = 0; band < t.bands; ++band) {
-      const Index tiles = (t.last(band) - t.first(band)) * t.columns;
-      const float keep = is_used ? 1.0f : 0.0f;
-      is_used = true;
-      transform_inputs(x, channels, t, band, lines, inputs);
-      transform_gradients(dy, filters, t, band, lines, gradients);
+      transform_inputs(x, channels, t, band, work, inputs);
+      transform_gradients(dy, filters, t, band, work, gradients);
       for (Index place = 0; place < kPlaces; ++place) {
-        cblas_sgemm(kRowMajor, kPlain, kTransposed, filters, channels, tiles, 1.0f, gradients.at(place),
-                    tiles, inputs.at(place), tiles, keep, sum.at(place), channels);
+        transpose(inputs.at(place), inputs.pitch, channels, t.places(band), transposed, pitch);
+        multiply({gradients.at(place), gradients.pitch, 1}, filters, t.places(band), transposed, pitch,
+                 channels, is_used, sum.at(place), sum.pitch, inputs.after(place), gradients.after(place));
       }
+      is_used = true;
     }
   }
   std::vector<Matrices> sums;  // added in the order of the threads
   for (Index thread = 0; thread < threads; ++thread) {
-    if (used[thread]) sums.emplace_back(filters * channels, totals.part(thread));
+    if (used[thread]) sums.emplace_back(filters, channels, totals.part(thread));
   }
   transform_back(sums, filters, channels, dw);
 }
@@ -283,8 +304,8 @@ Tensor convolution(const Tensor& x, const Tensor& weight, const float* bias) {
   const Shape of_x = x.shape(), of_w = weight.shape();
   Tensor y = paddle::empty({of_x[0], of_w[0], of_x[2], of_x[3]}, x.dtype(), x.place());
   const Tiling tiling(of_x[0], of_x[2], of_x[3], of_w[0] + of_w[1]);
-  const Scratch memory(Matrices::floats(of_w[0] * of_w[1]), 1);
-  const Matrices filters(of_w[0] * of_w[1], memory.part(0));
+  const Scratch memory(Matrices::floats(of_w[0], of_w[1]), 1);
+  const Matrices filters(of_w[0], of_w[1], memory.part(0));
   transform_filters(weight.data<float>(), of_w[0], of_w[1], filters);
   convolve(x.data<float>(), filters, false, bias, of_w[1], of_w[0], tiling, y.data<float>());
   return y;
@@ -306,8 +327,8 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor
   expect_gradient(grad, {of_x[0], of_w[0], of_x[2], of_x[3]});
   Tensor dx = paddle::empty_like(x), dweight = paddle::empty_like(weight);
   const Tiling tiling(of_x[0], of_x[2], of_x[3], of_w[0] + of_w[1]);
-  const Scratch memory(Matrices::floats(of_w[0] * of_w[1]), 1);
-  const Matrices filters(of_w[0] * of_w[1], memory.part(0));
+  const Scratch memory(Matrices::floats(of_w[0], of_w[1]), 1);
+  const Matrices filters(of_w[0], of_w[1], memory.part(0));
   transform_filters(weight.data<float>(), of_w[0], of_w[1], filters);
   convolve(grad.data<float>(), filters, true, nullptr, of_w[0], of_w[1], tiling, dx.data<float>());
   gradient_of_filters(x.data<float>(), grad.data<float>(), of_w[0], of_w[1], tiling, dweight.data<float>());
