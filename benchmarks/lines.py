@@ -17,7 +17,7 @@ SIDES = {  # module in benchmarks/baselines: name on the page
     "onnx_runtime": "ONNX Runtime",
 }
 PACKAGES = {"pytorch": "torch", "onnx_runtime": "onnxruntime"}  # side: the package that it needs
-SECTIONS = ("modules", "train", "infer", "data")
+SECTIONS = ("modules", "train", "infer", "engines", "data")
 SIZES = {"towernet": 256, "resnet50": 224, "mobilenet_v2": 224}  # of the images of inference
 TRAINED = {  # in training: size and number of the images
     "towernet": (256, 8),
@@ -145,6 +145,7 @@ def lines(section: str, data: Path, scratch: Path) -> list[Line]:
         "modules": modules,
         "train": train,
         "infer": functools.partial(infer, scratch),
+        "engines": functools.partial(engines, scratch),
         "data": functools.partial(loading, data),
     }
     return make[section]()
@@ -246,6 +247,32 @@ def infer(scratch: Path) -> list[Line]:
             line = functools.partial(compare, "infer", "infer", what, ours=exported, **both)
             found += [line("pytorch", 1.3), line("onnx_runtime", 0.85, theirs=exported)]
     return found
+
+
+def engines(scratch: Path) -> list[Line]:
+    """The export to ONNX in the fastest engine that is installed, against ONNX Runtime alone in fp32."""
+    aims = {  # (model, batch, precision); bf16 needs a CPU with it
+        **{(model, batch, "fp32"): 0.97 for model in SIZES for batch in (1, 8)},
+        ("resnet50", 8, "bf16"): 1.6,
+        ("towernet", 8, "int8"): 2.5,
+        ("resnet50", 8, "int8"): 2.5,
+        ("mobilenet_v2", 8, "int8"): 1.7,
+    }
+    return [
+        compare(
+            "engines",
+            "engine",
+            f"{model}-simam, {SIZES[model]} px, batch {batch}, {precision}",
+            "onnx_runtime",
+            aim,
+            label="ONNX Runtime, fp32",
+            ours={"precision": precision, "model": model, "attn": "simam"},
+            folder=str(scratch / f"{model}_onnx"),
+            size=SIZES[model],
+            batch=batch,
+        )
+        for (model, batch, precision), aim in aims.items()
+    ]
 
 
 def loading(data: Path) -> list[Line]:

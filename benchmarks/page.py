@@ -26,6 +26,7 @@ TITLES = {
     "modules": "Modules, forward and backward",
     "train": "Training, a whole step",
     "infer": "Inference of the exported model",
+    "engines": "The export to ONNX, in the fastest engine",
     "data": "Data and the training loop",
 }
 REACHED, MISSED = "#7f9bbf", "#c2410c"  # colours of the bars

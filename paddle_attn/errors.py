@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import reprlib
 import unicodedata
 from collections.abc import Iterable
+from types import ModuleType
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80  # characters; the middle of a longer value is left out
@@ -73,11 +75,25 @@ def did_you_mean(*names: str | None) -> str:
     return f"; did you mean {proposed}?" if proposed else ""
 
 
+_ONNX = 'pip install "paddle_attn[onnx]"'
 _INSTALL = {  # package: the command that installs it
     "paddle": "pip install -e .[cpu]   (or Paddle's GPU wheel, see README)",
     "visualdl": "pip install visualdl",
     "matplotlib": "pip install matplotlib",
+    "onnx": _ONNX,
+    "onnxruntime": _ONNX,
+    "ml_dtypes": _ONNX,
+    "paddle2onnx": _ONNX,
+    "openvino": 'pip install "paddle_attn[openvino]"',
 }
+
+
+def import_package(name: str) -> ModuleType:
+    """Import an optional package. Raises ModuleNotFoundError with the command that installs it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise missing_package(error) from None
 
 
 def missing_package(error: ModuleNotFoundError) -> ModuleNotFoundError:

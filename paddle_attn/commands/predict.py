@@ -24,6 +24,18 @@ def add_arguments(parser: Parser) -> None:
         metavar="K",
         help="classes per image, best first (default: %(default)s)",
     )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "paddle", "onnxruntime", "openvino"),
+        default="auto",
+        help="auto: the fastest one that is installed and runs the export (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "int8"),
+        default="fp32",
+        help="bf16 and int8 are faster and less exact; for --format onnx (default: %(default)s)",
+    )
     parser.add_argument("--csv", metavar="FILE", help="write a table with one line per image and class")
     parser.add_argument("--json", metavar="FILE", help="write the results as a list")
     parser.add_argument(
@@ -44,7 +56,7 @@ def main(arguments: argparse.Namespace) -> int:
     from ..deploy.results import check_outputs, print_results, summary, write_results
     from ..files import shown
 
-    predictor = Predictor(arguments.model)
+    predictor = Predictor(arguments.model, engine=arguments.engine, precision=arguments.precision)
     check_outputs([arguments.csv, arguments.json], arguments.inputs, arguments.model)
     if arguments.out_dir:
         from ..deploy.pictures import SHEET, check_folder, write_pictures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from .formats import FORMATS
 
 DESCRIPTION = "inference.yml"
 MAX_SIZE = 8192  # of an image's side, as of data.size in a config
+OWN = ("version", "format", "files")  # keys of the section that are not notes
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,20 @@ class Description:
     classes: Sequence[str]  # in the network's order
     format: str = "paddle"  # a key of FORMATS
     about: Mapping[str, str] = field(default_factory=dict)  # notes for readers, such as the model's name
+    has_int8: bool = False  # whether the folder holds the int8 form, too
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The same as texts, for formats whose file holds metadata."""
+        return {
+            **self.about,
+            "classes": json.dumps(list(self.classes), ensure_ascii=False),
+            "preprocess": json.dumps(self.preprocess.to_ops()),
+        }
 
     def write(self, folder: Path) -> None:
         """Write `inference.yml` into a folder that has the format's files, with their sizes and checksums."""
-        paths = [folder / name for name in FORMATS[self.format].files]
+        paths = [folder / name for name in FORMATS[self.format].all_files if (folder / name).exists()]
         files = {path.name: {"size": path.stat().st_size, "sha256": checksum(path)} for path in paths}
         content = {
             "PreProcess": {"transform_ops": self.preprocess.to_ops()},
@@ -55,7 +67,9 @@ def read_description(folder: Path) -> Description:
     try:
         ops = content["PreProcess"]["transform_ops"]
         classes = content["PostProcess"]["Topk"]["label_list"]
-        format = content["paddle_attn"].get("format", "paddle")  # the first exports did not name it
+        own = content["paddle_attn"]
+        format = own.get("format", "paddle")  # the first exports did not name it
+        about = {key: value for key, value in own.items() if key not in OWN and isinstance(value, str)}
         files = {name: (file["size"], file["sha256"]) for name, file in _files(content).items()}
     except (KeyError, TypeError, AttributeError):
         raise _damaged(path, "a section is missing or has another type") from None
@@ -66,14 +80,15 @@ def read_description(folder: Path) -> Description:
     if format not in FORMATS:
         raise unknown_name(f"export format in {path}", format, FORMATS)
     preprocess = _read_preprocess(ops, path)
-    for name in FORMATS[format].files:
-        _check_file(folder / name, *files.get(name, (None, None)))
-    return Description(preprocess, classes, format)
+    for name in FORMATS[format].all_files:
+        if name in files or name in FORMATS[format].files:
+            _check_file(folder / name, *files.get(name, (None, None)))
+    return Description(preprocess, classes, format, about, has_int8=FORMATS[format].int8_file in files)
 
 
 def exported_files(folder: Path) -> list[str]:
     """The files that an earlier export wrote into a folder, by its `inference.yml`: only ones of a format."""
-    names = {name for format in FORMATS.values() for name in format.files}
+    names = {name for format in FORMATS.values() for name in format.all_files}
     try:
         return [DESCRIPTION, *(name for name in _files(_read(folder / DESCRIPTION)) if name in names)]
     except (UserError, KeyError, TypeError):

@@ -15,7 +15,7 @@ from ..errors import UserError, unknown_name
 from ..files import atomic_directory
 from ..weights.loading import non_finite, shortened
 from .description import DESCRIPTION, Description, exported_files
-from .formats import FORMATS
+from .formats import FORMATS, installed_engines
 from .predictor import Predictor
 
 TOLERANCE = 1e-4  # of a probability, between the network and the exported one
@@ -52,9 +52,10 @@ def export_model(
         samples: preprocessed images to compare on, float32 `[N, 3, size, size]`.
         about: notes for `inference.yml`, such as the model's name.
         dynamic: accept images of any height and width, not only of the trained size. N is free in both cases.
-        format: a key of `formats.FORMATS`; "paddle" is Paddle Inference's.
+        format: a key of `formats.FORMATS`: "paddle" is Paddle Inference's, "onnx" runs in other engines.
 
-    Returns: the largest difference of a probability between the network and the exported one.
+    Returns: the largest difference of a probability between the network and the exported one, in all engines
+    of the format that are installed, at two shapes.
 
     Raises: UserError when `out` holds a file that no export wrote, the format is unknown, the number of
     classes is not the network's, or a weight is NaN or infinite; RuntimeError when the exported network
@@ -70,20 +71,41 @@ def export_model(
     net.eval()
     network = WithSoftmax(net)
     network.eval()
-    with paddle.no_grad():
-        expected = network(paddle.to_tensor(samples)).numpy()
-    if expected.shape[1] != len(classes):
-        raise UserError(f"the network has {expected.shape[1]} classes, but {len(classes)} names were given")
+    comparisons = [(images, _run(network, images)) for images in (samples, _another_shape(samples, dynamic))]
+    num_classes = comparisons[0][1].shape[1]
+    if num_classes != len(classes):
+        raise UserError(f"the network has {num_classes} classes, but {len(classes)} names were given")
+    description = Description(preprocess, classes, format, about or {})
     with atomic_directory(out, exported_files) as folder:
-        FORMATS[format].write(network, folder, None if dynamic else preprocess.size)
-        Description(preprocess, classes, format, about or {}).write(folder)
-        difference = float(np.abs(Predictor(folder).probabilities(samples) - expected).max())
+        FORMATS[format].write(network, folder, None if dynamic else preprocess.size, description.metadata)
+        description.write(folder)
+        return max(_difference(folder, engine, comparisons) for engine in installed_engines(format))
+
+
+def _run(network: nn.Layer, images: np.ndarray) -> np.ndarray:
+    with paddle.no_grad():
+        return network(paddle.to_tensor(images)).numpy()
+
+
+def _another_shape(samples: np.ndarray, dynamic: bool) -> np.ndarray:
+    """Samples of another height and width if these are free, otherwise a batch of another size."""
+    if dynamic:
+        return np.pad(samples[:1], [(0, 0), (0, 0), (0, 32), (0, 16)], mode="wrap")
+    return samples[:1] if len(samples) > 1 else np.concatenate([samples, samples])
+
+
+def _difference(folder: Path, engine: str, comparisons: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
+    """The largest difference of a probability. Raises RuntimeError when it is more than TOLERANCE."""
+    predictor, largest = Predictor(folder, engine=engine), 0.0
+    for images, expected in comparisons:
+        difference = float(np.abs(predictor.probabilities(images) - expected).max())
         if not difference <= TOLERANCE:  # also when it is not a number
             raise RuntimeError(
                 f"the exported network differs from the network by {difference:.2g}, "
-                f"expected at most {TOLERANCE:g}: nothing was written"
+                f"expected at most {TOLERANCE:g} (engine '{engine}'): nothing was written"
             )
-    return difference
+        largest = max(largest, difference)
+    return largest
 
 
 def _is_empty_or_export(path: Path) -> bool:

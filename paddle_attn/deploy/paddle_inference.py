@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +15,14 @@ from paddle import inference, nn
 from paddle.static import InputSpec
 
 FILES = GRAPH, PARAMETERS = "inference.json", "inference.pdiparams"
+INPUT = "x"  # the name of the program's input
 DEBUG_LINE = b"ReduceMeanCheckIfOneDNNSupport\n"  # Paddle 3.3 prints it for each mean at the first run
 _stdout_lock = threading.Lock()  # file descriptor 1 belongs to the process
 
 
-def write(net: nn.Layer, folder: Path, size: int | None) -> None:
+def write(net: nn.Layer, folder: Path, size: int | None, metadata: Mapping[str, str]) -> None:
     """Trace the network for images `[N, 3, size, size]` of any N (None: of any size too), and save it."""
-    spec = InputSpec([None, 3, size, size], "float32", "x")
+    spec = InputSpec([None, 3, size, size], "float32", INPUT)
     traced = paddle.jit.to_static(net, input_spec=[spec], full_graph=True)
     paddle.jit.save(traced, str(folder / Path(GRAPH).stem))
 
@@ -29,8 +30,8 @@ def write(net: nn.Layer, folder: Path, size: int | None) -> None:
 class Engine:
     """Paddle Inference on the CPU, with the given number of threads."""
 
-    def __init__(self, folder: Path, threads: int):
-        self._folder, self._threads = folder, threads
+    def __init__(self, path: Path, threads: int, precision: str):
+        self._path, self._threads = path, threads
         self._predictor = self._create()
         self._without_placement: inference.Predictor | None = None
         self._has_run = False
@@ -49,7 +50,7 @@ class Engine:
 
     def _create(self, without: str | None = None) -> inference.Predictor:
         """The program, optimised for this machine without a certain pass."""
-        config = inference.Config(str(self._folder / GRAPH), str(self._folder / PARAMETERS))
+        config = inference.Config(str(self._path), str(self._path.with_name(PARAMETERS)))
         config.disable_gpu()
         config.set_cpu_math_library_num_threads(self._threads)
         config.enable_new_ir()

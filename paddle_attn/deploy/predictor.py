@@ -18,7 +18,7 @@ from ..data.images import find_images, load_image, to_rgb
 from ..errors import UserError
 from ..runtime import default_threads, this_machine
 from .description import DESCRIPTION, read_description
-from .formats import FORMATS
+from .formats import FORMATS, choose_engine
 
 Input = str | os.PathLike | Image.Image | np.ndarray  # a file or folder, or an image in memory
 Source = Path | Image.Image | UserError  # one image, or why an input has none
@@ -32,22 +32,40 @@ class Predictor:
     Args:
         model_dir: the folder.
         threads: of the engine; None is OMP_NUM_THREADS if it is set, otherwise all cores.
+        engine: 'paddle', 'onnxruntime', 'openvino', or 'auto': the fastest one that is installed and runs the
+            format of the export.
+        precision: 'fp32'; 'bf16', for OpenVINO on a CPU that computes in it; 'int8', for an export with
+            `--int8`.
 
     Attributes:
         classes: the names of the classes, in the network's order.
         preprocess: the preprocessing, from an RGB image to float32 `[3, size, size]`.
+        engine, precision: the ones in use; `engine` is never 'auto'.
+        path: of the file that the engine runs.
 
-    Raises: UserError when a file is missing, damaged or not the exported one.
+    Raises: UserError when a file is missing, damaged or not the exported one, or when the export, the engine
+    or the CPU does not support the precision; ModuleNotFoundError when the package of an engine is missing.
     """
 
-    def __init__(self, model_dir: str | os.PathLike, threads: int | None = None):
+    def __init__(
+        self,
+        model_dir: str | os.PathLike,
+        threads: int | None = None,
+        engine: str = "auto",
+        precision: str = "fp32",
+    ):
         folder = Path(model_dir)
         description = read_description(folder)  # refuses damaged files: an engine may run them
         self._description_path = folder / DESCRIPTION
         self.classes = description.classes
         self.preprocess = description.preprocess
         threads = threads or default_threads(this_machine(), os.environ)
-        self._engine = FORMATS[description.format].engine(folder, threads)
+        format = FORMATS[description.format]
+        self.engine, self.precision = choose_engine(description.format, engine, precision), precision
+        if precision == "int8" and not description.has_int8:
+            raise UserError(f"{folder} has no int8 form: export with --format onnx --int8")
+        self.path = folder / (format.int8_file if precision == "int8" else format.files[0])
+        self._engine = format.engines[self.engine].create(self.path, threads, precision)
         self._engine_lock = threading.Lock()  # an engine keeps its input and its output
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from paddle_attn.config import Config, DataConfig, ModelConfig, dump_config
 from paddle_attn.data.images import load_image
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.deploy import export_config, export_model
-from paddle_attn.deploy.formats import FORMATS, Format
+from paddle_attn.deploy.formats import FORMATS, EngineKind, Format
 from paddle_attn.deploy.results import check_outputs, print_results, write_results
 from paddle_attn.errors import UserError
 from paddle_attn.train.checkpoint import write_checkpoint
@@ -229,14 +229,14 @@ from paddle.static import InputSpec
 FILES = ("net.json", "net.pdiparams")
 
 
-def write(net, folder, size):
+def write(net, folder, size, metadata):
     spec = InputSpec([None, 3, size, size], "float32", "x")
     paddle.jit.save(paddle.jit.to_static(net, input_spec=[spec], full_graph=True), str(folder / "net"))
 
 
 class Engine:
-    def __init__(self, folder, threads):
-        self.net = paddle.jit.load(str(folder / "net"))
+    def __init__(self, path, threads, precision):
+        self.net = paddle.jit.load(str(path.with_suffix("")))
         self.net.eval()
 
     def run(self, images):
@@ -249,7 +249,7 @@ def test_a_new_format_is_one_file_and_one_entry(exported, tmp_path: Path, monkey
     spec = importlib.util.spec_from_file_location("jit", tmp_path / "jit.py")
     jit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(jit)
-    monkeypatch.setitem(FORMATS, "jit", Format(jit.FILES, jit.write, jit.Engine))
+    monkeypatch.setitem(FORMATS, "jit", Format(jit.FILES, jit.write, {"jit": EngineKind(jit.Engine)}))
     net, out = exported[0], tmp_path / "out"
     assert export_model(net, out, PREPROCESS, CLASSES, noise(2), format="jit") < 1e-5
     assert sorted(path.name for path in out.iterdir()) == ["inference.yml", "net.json", "net.pdiparams"]
@@ -452,8 +452,8 @@ def run_folder(split_data: Path, tmp_path: Path) -> tuple[Config, Path]:
 
 def test_export_from_a_config_compares_on_eval_images(run_folder: tuple[Config, Path], tmp_path: Path):
     config, weights = run_folder
-    source, difference = export_config(config, weights, tmp_path / "out")
-    assert source == "6 eval images" and difference < 1e-5
+    exported = export_config(config, weights, tmp_path / "out")
+    assert exported.source == "6 eval images" and exported.difference < 1e-5
     predictor = Predictor(tmp_path / "out")
     assert predictor.classes == ["blue", "green", "red"] and predictor.preprocess.size == 32
 
@@ -463,8 +463,9 @@ def test_export_from_a_config_without_its_data_compares_on_noise(
 ):
     config, weights = run_folder
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=str(tmp_path / "gone")))
-    source, difference = export_config(config, weights, tmp_path / "out")
-    assert source.startswith("noise, because there is no data directory") and difference < 1e-5
+    exported = export_config(config, weights, tmp_path / "out")
+    assert exported.source.startswith("noise, because there is no data directory")
+    assert exported.difference < 1e-5
 
 
 def test_names_in_another_order_than_those_of_the_data_are_refused(
