@@ -85,7 +85,8 @@ def quantise(folder: Path, batches: Iterable[np.ndarray]) -> None:
     Args:
         batches: preprocessed images `[N, 3, H, W]`, which set the ranges of the activations.
     """
-    import_onnxruntime()
+    runtime = import_onnxruntime()
+    runtime.set_default_logger_severity(3)  # the tool's sessions warn about every constant that they fold
     import_package("ml_dtypes")  # a part of the tool needs it
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
