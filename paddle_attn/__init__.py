@@ -8,6 +8,20 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the names of _NAMES, for type checkers and editors
+    from .attention import create_attention as create_attention
+    from .attention import list_attention as list_attention
+    from .config import load_config as load_config
+    from .deploy import Predictor as Predictor
+    from .models import create_model as create_model
+    from .models import list_models as list_models
+    from .models import model_spec as model_spec
+    from .models.complexity import profile as profile
+    from .models.insertion import insert_attention as insert_attention
+    from .weights import load_weights as load_weights
+    from .weights import save_weights as save_weights
 
 __version__ = "0.1.0"
 

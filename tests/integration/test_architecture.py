@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+import paddle_attn
 from paddle_attn.commands import COMMANDS, IN_A_CLONE
 
 PACKAGE = ROOT / "paddle_attn"
@@ -115,6 +116,13 @@ def test_imports_run_downwards(module: str):
 def test_no_modules_import_each_other_in_a_circle():
     graph = {module: names & set(SOURCES) - {module} for module, names in RULED.items()}
     graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+def test_type_checkers_see_every_public_name_in_its_module():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert seen == paddle_attn._NAMES
 
 
 def test_attention_imports_operators_and_the_root_alone():
