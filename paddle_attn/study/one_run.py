@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cli import one_sentence_errors, prepare_paddle
+from .plan import PREDICTIONS, SUMMARY
 
 if TYPE_CHECKING:
     from paddle import nn
 
     from ..config import Config
     from ..train.predictions import Predictions
-
-SUMMARY, PREDICTIONS = "study_run.json", "study_predictions.csv"
 
 
 def main() -> None:

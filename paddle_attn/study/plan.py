@@ -20,6 +20,7 @@ from ..files import read_regular
 from ..strict_yaml import build, dump, key_names, parse
 
 MAX_NAME = 100  # characters of a variant's name, which becomes the name of files
+SUMMARY, PREDICTIONS = "study_run.json", "study_predictions.csv"  # in the folder of a run
 SET_BY_THE_STUDY = ("train.seed", "train.output", "train.resume")
 # these options do not decide the result of a run, or not more than rounding does
 NOT_DECISIVE = {

@@ -25,8 +25,9 @@ from ..runtime import default_threads, this_machine
 from ..train.progress import duration
 from ..train.signals import StopSignal
 from .estimate import check_jobs, seconds_by_variant, seconds_left
-from .one_run import PREDICTIONS, SUMMARY
 from .plan import (
+    PREDICTIONS,
+    SUMMARY,
     PlannedRun,
     Study,
     data_hash,
