@@ -165,6 +165,8 @@ class Randomisation:
             f"mean rank correlation {self.random_correlations.mean():.2f} with the maps of "
             f"{len(self.random_correlations)} random networks"
         )
+        if not self.is_trained and self.maps.shape[1] == 1:  # compared with nothing but its blurred copy
+            return "one image does not show whether the map depends on the weights: give several classes"
         if not self.is_trained:
             return (
                 "the map does not depend on learned weights: the network answers different images as alike "

@@ -201,6 +201,14 @@ def test_explaining_leaves_hooks_modes_gradients_and_weights_as_they_were(used: 
     assert state_of(used) == before
 
 
+def test_one_image_does_not_show_that_a_network_learned_nothing():
+    net = network("cifar_resnet20")
+    for count, expected in ((1, "one image does not show"), (2, "does not depend on learned weights")):
+        x = images_for("cifar_resnet20")[:count]
+        found = check_randomisation(net, x, lambda net, x=x: class_maps(net, x).maps)
+        assert expected in found.verdict
+
+
 def test_a_recording_ends_with_its_block_also_after_an_error(used: nn.Layer):
     before, x = state_of(used), images_for("cifar_resnet20")
     with pytest.raises(KeyboardInterrupt), recording(used, ["layer2", "fc"]) as outputs:
