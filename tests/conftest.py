@@ -19,6 +19,14 @@ settings.register_profile("random", deadline=None, max_examples=1000, print_blob
 settings.load_profile("fixed")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_operators() -> None:
+    """Compile the fused operators once, so that no command of a test is the first to report it on stderr."""
+    from paddle_attn import ops
+
+    ops.available("simam")
+
+
 @pytest.fixture(scope="session")
 def photos() -> Path:
     """The archive of real photographs. Skips the test without it."""

@@ -129,6 +129,25 @@ inline void sum_words_at(const Word* from, const int32_t* offsets, Index depth, 
   }
 }
 
+// a[i] + a[i ^ step] where the bit `step` of i is clear, the same of b where it is set
+template <int step>
+inline Vector fold(const Vector& a, const Vector& b) {
+  Lanes kept, moved;
+  for (int i = 0; i < kLanes; ++i) {
+    const int from = i & step ? static_cast<int>(kLanes) : 0;
+    kept[i] = from + i, moved[i] = from + (i ^ step);
+  }
+  return __builtin_shuffle(a, b, kept) + __builtin_shuffle(a, b, moved);
+}
+
+// The sum of the lanes of vector f, for each f < kFilters, in lane f
+inline Vector sums_of_lanes(const Vector* v) {
+  static_assert(kFilters == 8 && kLanes == 16);
+  const Vector a = fold<2>(fold<1>(v[0], v[1]), fold<1>(v[2], v[3]));
+  const Vector b = fold<2>(fold<1>(v[4], v[5]), fold<1>(v[6], v[7])), both = fold<4>(a, b);
+  return fold<8>(both, both);
+}
+
 // sums[t, f] += the sum over `words` of the products of dy[f, word] and x[offsets[t] + word], for kFilters f;
 // `pitch` leads to the next f
 template <int taps>
