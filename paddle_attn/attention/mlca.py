@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
@@ -78,7 +79,7 @@ class MixedLocalChannelAttention(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         side = self.local_size
-        regions = F.adaptive_avg_pool2d(x, side).flatten(2).transpose([0, 2, 1])  # [N, 25, C]
+        regions = adaptive_mean(x, side, side).flatten(2).transpose([0, 2, 1])  # [N, 25, C]
         sequence = regions.reshape([0, 1, side * side * self.channels])
         local = F.sigmoid(self.conv_local(sequence)).reshape([0, side * side, self.channels])
         overall = F.sigmoid(self.conv(regions.mean(1, keepdim=True)))  # [N, 1, C]
@@ -97,6 +98,23 @@ class MixedLocalChannelAttention(Attention):
 def spread(gates: Tensor, x: Tensor) -> Tensor:
     """Adaptive average pooling of `[N, C, h, w]` to the height and width of x, also upwards."""
     if is_static(x):
-        return F.adaptive_avg_pool2d(gates, x.shape[2:])
+        return adaptive_mean(gates, *x.shape[2:])
     shape = paddle.shape(x)
     return F.adaptive_avg_pool2d(gates, [shape[2], shape[3]])
+
+
+def adaptive_mean(x: Tensor, height: int, width: int) -> Tensor:
+    """`F.adaptive_avg_pool2d`. In a graph of known sizes two products: ONNX has no such pooling."""
+    if paddle.in_dynamic_mode() or not is_static(x):
+        return F.adaptive_avg_pool2d(x, [height, width])
+    rows, columns = means(x.shape[2], height), means(x.shape[3], width)
+    return paddle.matmul(paddle.matmul(paddle.to_tensor(rows), x), paddle.to_tensor(columns.T))
+
+
+def means(size: int, count: int) -> np.ndarray:
+    """The matrix `[count, size]` of the means over `count` adaptive regions of a side."""
+    weights = np.zeros([count, size], "float32")
+    for region, row in enumerate(weights):
+        first, last = region * size // count, -(-(region + 1) * size // count)
+        row[first:last] = 1 / (last - first)
+    return weights
