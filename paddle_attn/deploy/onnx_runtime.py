@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import import_package
+from ..errors import UserError, import_package
 
 
 class Engine:
@@ -19,7 +19,13 @@ class Engine:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3  # errors
-        self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base class
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"ONNX Runtime cannot load {path}: {reason}; export with --format paddle"
+            ) from None
         self._input = self._session.get_inputs()[0].name
 
     def run(self, images: np.ndarray) -> np.ndarray:
