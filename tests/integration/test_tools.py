@@ -231,7 +231,7 @@ def damaged(work: Path) -> Path:
         ("model.name=towrnet", ["unknown model 'towrnet'", "resnet50", "did you mean 'towernet'?"]),
         (
             "model.attn=simm",
-            ["unknown attention 'simm'", "cbam, eca, gc, se, sge, simam, sk, srm", "did you mean 'simam'?"],
+            ["unknown attention 'simm'", "one of bam, cbam, coordatt", "did you mean 'simam'?"],
         ),
         ("model.attn=sge model.attn_kwargs.groups=7", ["groups must divide channels", "256", "7"]),
         ("model.pretrained=true", ["no ImageNet weights for towernet"]),
