@@ -305,7 +305,14 @@ def test_an_operation_in_place_behind_the_layer_does_not_change_the_recorded_map
 # ---- gates
 
 
-@pytest.mark.parametrize("attn", list_attention())
+@pytest.mark.parametrize(("attn", "model"), [("nonlocal", "cifar_resnet20"), ("sk", "resnet50")])
+def test_an_attention_without_a_gate_is_one_sentence(attn: str, model: str):
+    net = create_model(model, attn, num_classes=4)
+    with pytest.raises(UserError, match="has no gate|that has a gate"):
+        attention_gates(net, paddle.zeros([1, 3, 32, 32]))
+
+
+@pytest.mark.parametrize("attn", [name for name in list_attention() if name not in ("nonlocal", "sk")])
 def test_what_a_gate_shows_is_what_the_attention_computes(attn: str):
     net, x = network("cifar_resnet20", attn), images_for("cifar_resnet20")
     names = list(list_attentions(net))
