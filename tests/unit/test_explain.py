@@ -308,7 +308,7 @@ def test_an_operation_in_place_behind_the_layer_does_not_change_the_recorded_map
 @pytest.mark.parametrize(("attn", "model"), [("nonlocal", "cifar_resnet20"), ("sk", "resnet50")])
 def test_an_attention_without_a_gate_is_one_sentence(attn: str, model: str):
     net = create_model(model, attn, num_classes=4)
-    with pytest.raises(UserError, match="has no gate|that has a gate"):
+    with pytest.raises(UserError, match=r"has no gate|that has a gate"):
         attention_gates(net, paddle.zeros([1, 3, 32, 32]))
 
 
