@@ -48,7 +48,7 @@ class Chain:
 
 
 def parse(description: str) -> list[Chain]:
-    """The chains of a description; the first is the input `x`. Raises UserError for a line that is none."""
+    """The chains of a description; the first is the input `x`. Raises UserError for any other line."""
     text = re.sub(r"\s*\n\s*->", " ->", description.strip())
     chains = [Chain(INPUT, (), (Step(INPUT, None, ("C", "H", "W")),))]
     for line in filter(None, map(str.strip, text.splitlines())):

@@ -33,7 +33,10 @@ struct Gate {
     expect(width > 0, "a first weight [C, R]", first.shape());
     expect_tensor(first, {channels, width}, "a first weight");
     expect_tensor(second, {width, channels}, "a second weight");
-    if (bias1) expect_tensor(*bias1, {width}, "a first bias"), expect_tensor(*bias2, {channels}, "a second bias");
+    if (bias1) {
+      expect_tensor(*bias1, {width}, "a first bias");
+      expect_tensor(*bias2, {channels}, "a second bias");
+    }
     w1 = first.data<float>(), w2 = second.data<float>();
     b1 = bias1 ? bias1->data<float>() : nullptr, b2 = bias2 ? bias2->data<float>() : nullptr;
   }
@@ -70,7 +73,8 @@ struct Gate {
       }
     }
 #pragma omp simd
-    for (Index c = 0; c < channels; ++c) gate[c] = gate[c] < -87.0f ? 0.0f : sigmoid(gate[c]);  // -Inf gives 0
+    for (Index c = 0; c < channels; ++c)  // 0 for -Inf
+      gate[c] = gate[c] < -87.0f ? 0.0f : sigmoid(gate[c]);
   }
 
   // From the gate's gradient du before the sigmoid [C]: that of the hidden layers [branches, R] before their
@@ -153,7 +157,8 @@ struct Gradients {
       for (Index r = 0; r < g.width; ++r) db1[r] += dhidden[k * g.width + r];
     std::fill(db2, db2 + g.channels, 0.0f);
     for (Index n = 0; n < g.batch; ++n)
-      for (Index c = 0; c < g.channels; ++c) db2[c] += static_cast<float>(g.branches) * du[n * g.channels + c];
+      for (Index c = 0; c < g.channels; ++c)
+        db2[c] += static_cast<float>(g.branches) * du[n * g.channels + c];
   }
 };
 
