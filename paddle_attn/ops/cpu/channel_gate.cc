@@ -271,7 +271,8 @@ std::vector<Tensor> cbam_backward(const Tensor& x, const Tensor& w1, const Tenso
                                   const Tensor& by_gated, const Tensor& by_pooled) {
   const Gate g(x, w1, &b1, w2, &b2);
   const Shape shape = x.shape();
-  const Tensor grad = by_gated.initialized() ? by_gated : paddle::experimental::zeros_like(x),  // an output may be unused
+  // an output may be unused
+  const Tensor grad = by_gated.initialized() ? by_gated : paddle::experimental::zeros_like(x),
       grad_of_places = by_pooled.initialized() ? by_pooled : paddle::experimental::zeros_like(places);
   expect_tensor(pooled, {g.batch, 2, g.channels}, "saved means and maxima");
   expect_tensor(places, {g.batch, 2, shape[2], shape[3]}, "a saved output");
@@ -293,7 +294,8 @@ std::vector<Tensor> cbam_backward(const Tensor& x, const Tensor& w1, const Tenso
     });
     over(start, last, stretches, [&](Index k) {
       const auto [n, first, count] = Places(k, g.size);
-      const float *maximum = highest + 2 * n * g.size + first, *by_maximum = by_places + 2 * n * g.size + first,
+      const Index at_maximum = 2 * n * g.size + first;
+      const float *maximum = highest + at_maximum, *by_maximum = by_places + at_maximum,
                   *by_mean = by_maximum + g.size;
       float left[kStretch], shared[kStretch];  // the maximum's gradient, 0 once it is given; the mean's
       for (Index i = 0; i < count; ++i) {
