@@ -5,8 +5,6 @@
 // to the nearest (ties to even), when it is put into a word.
 #pragma once
 
-#include <immintrin.h>
-
 #include "products.h"
 
 #ifndef __AVX512BF16__
@@ -26,15 +24,6 @@ inline Words load_words(const Word* from) {
 
 inline Vector add_products(const Vector& sum, const Words& a, const Words& b) {
   return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
-}
-
-// Of the first `count` lanes; any count below 1 gives none
-inline __mmask16 first_lanes(Index count) {
-  return count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << std::max<Index>(count, 0)) - 1);
-}
-
-inline Vector load_first(const float* from, Index count) {  // the others are zero
-  return (Vector)_mm512_maskz_loadu_ps(first_lanes(count), from);
 }
 
 // Every second lane of two vectors, and the inverse

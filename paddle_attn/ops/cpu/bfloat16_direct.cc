@@ -78,7 +78,7 @@ struct Frame {
     for (; j < columns; j += kLanes) {
       const auto pixels = [&](const float* row) {
         if (!row) return Vector{};
-        if (step == 1) return load_first(row + j, width - j);
+        if (step == 1) return load(row + j, width - j);
         return every_second(row + 2 * j, remainder, width - 2 * j);
       };
       const Words words = zip(pixels(low_half), pixels(high_half));
@@ -90,7 +90,7 @@ struct Frame {
   static void store_words(const Words& words, Word* to) { std::memcpy(to, &words, sizeof words); }
   // The even or the odd ones of `left` pixels, zero where there are none
   static Vector every_second(const float* row, Index remainder, Index left) {
-    const Vector a = load_first(row, left), b = load_first(row + kLanes, left - kLanes);
+    const Vector a = load(row, left), b = load(row + kLanes, left - kLanes);
     return remainder ? permute(a, b, kOdd) : permute(a, b, kEven);
   }
 };

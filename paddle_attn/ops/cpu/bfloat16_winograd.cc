@@ -112,8 +112,8 @@ void transform_gradient(const float* dy, Index channels, Index channel, const Ti
       Vector d[2][2] = {};
       for (int half = 0; half < 2; ++half) {
         const Index at = 2 * j + half * kLanes;
-        d[0][half] = load_first(upper + at, left - half * kLanes);
-        if (has_lower) d[1][half] = load_first(upper + t.width + at, left - half * kLanes);
+        d[0][half] = load(upper + at, left - half * kLanes);
+        if (has_lower) d[1][half] = load(upper + t.width + at, left - half * kLanes);
       }
       const Vector u0 = permute(d[0][0], d[0][1], kEven), u1 = permute(d[0][0], d[0][1], kOdd),
                    l0 = permute(d[1][0], d[1][1], kEven), l1 = permute(d[1][0], d[1][1], kOdd);
@@ -255,7 +255,7 @@ void transform_back(const float* u, Index filters, Index channels, float* dw) {
       Vector columns[3][4];
       for (Index j = 0; j < 4; ++j) {
         Vector v[4];
-        for (Index i = 0; i < 4; ++i) v[i] = load_first(from + (4 * i + j) * place_step, left);
+        for (Index i = 0; i < 4; ++i) v[i] = load(from + (4 * i + j) * place_step, left);
         const Vector half = 0.5f * (v[1] + v[2]);
         columns[0][j] = v[0] + half, columns[1][j] = 0.5f * (v[1] - v[2]), columns[2][j] = half + v[3];
       }

@@ -12,11 +12,14 @@ namespace {
 
 constexpr Index kGroup = 1 << 20;  // floats of x in a group of images, several of which fit the cache
 
-float larger_of(const float* x, Index size) {
-  float most = kLowest;
-#pragma omp simd reduction(max : most)
-  for (Index i = 0; i < size; ++i) most = x[i] > most ? x[i] : most;
-  return most;
+// The first place of a value in a row; `size` when it is not there
+inline Index place_of(float value, const float* row, Index size) {
+  Index i = 0;
+#ifdef __AVX512F__
+  for (; i + kLanes <= size; i += kLanes)
+    if (_mm512_cmpeq_ps_mask((__m512)load(row + i), _mm512_set1_ps(value))) break;
+#endif
+  return std::find(row + i, row + size, value) - row;
 }
 
 // Shapes, and the weights of the perceptron in Paddle's layout.
@@ -46,8 +49,19 @@ struct Gate {
   // The mean of a plane, and its maximum when there are two branches, into pooled [N, branches, C].
   void pool(const float* x, Index plane, float* pooled) const {
     float* to = pooled + plane / channels * branches * channels + plane % channels;
-    to[0] = sum(x + plane * size, size) / static_cast<float>(size);
-    if (branches == 2) to[channels] = larger_of(x + plane * size, size);
+    x += plane * size;
+    if (branches == 1) {
+      to[0] = sum(x, size) / static_cast<float>(size);
+      return;
+    }
+    Vector most = Vector{} + kLowest;
+    const float total = sum_of(size, [&](Index i, auto count) {
+      const Vector v = load(x + i, count), w = first(v, count, Vector{} + kLowest);
+      most = w > most ? w : most;
+      return v;
+    });
+    to[0] = total / static_cast<float>(size);
+    to[channels] = largest_of_lanes(most);
   }
 
   // relu(pooled w1 + b1) [R]. Of NaN, Paddle's ReLU makes 0.
@@ -72,9 +86,10 @@ struct Gate {
         for (Index c = 0; c < channels; ++c) gate[c] += value * row[c];
       }
     }
-#pragma omp simd
-    for (Index c = 0; c < channels; ++c)  // 0 for -Inf
-      gate[c] = gate[c] < -87.0f ? 0.0f : sigmoid(gate[c]);
+    for_each_vector(channels, [gate](Index c, auto count) {
+      const Vector z = load(gate + c, count);
+      store(z < -87.0f ? Vector{} : sigmoid(z), gate + c, count);  // 0 for -Inf
+    });
   }
 
   // From the gate's gradient du before the sigmoid [C]: that of the hidden layers [branches, R] before their
@@ -198,10 +213,8 @@ std::vector<Tensor> se_backward(const Tensor& x, const Tensor& w1, const Tensor&
     const Index last = std::min(first + g.images_in_group(), g.batch);
     over(first, last, g.channels, [&](Index plane) {
       const float *row = from + plane * g.size, *gradient = by_y + plane * g.size;
-      float total = 0.0f;
-#pragma omp simd reduction(+ : total)
-      for (Index i = 0; i < g.size; ++i) total += gradient[i] * row[i];
-      gradients.du[plane] = total;
+      gradients.du[plane] = sum_of(
+          g.size, [=](Index i, auto count) { return load(gradient + i, count) * load(row + i, count); });
     });
     over(first, last, 1, [&](Index n) { gradients.through_perceptron(g, n, p, gates + n * g.channels); });
     over(first, last, g.channels, [&](Index plane) {
@@ -239,9 +252,8 @@ std::vector<Tensor> cbam(const Tensor& x, const Tensor& w1, const Tensor& b1, co
   for (Index start = 0; start < g.batch; start += g.images_in_group()) {
     const Index last = std::min(start + g.images_in_group(), g.batch);
     over(start, last, g.channels, [&](Index plane) { g.pool(from, plane, p); });
-    over(start, last, 1, [&](Index n) {
-      g.gate(p + 2 * n * g.channels, hidden + 2 * n * g.width, gates + n * g.channels);
-    });
+    over(start, last, 1,
+         [&](Index n) { g.gate(p + 2 * n * g.channels, hidden + 2 * n * g.width, gates + n * g.channels); });
     over(start, last, Places::in_image(g.size), [&](Index k) {
       const auto [n, first, count] = Places(k, g.size);
       float *maximum = by_place + 2 * n * g.size + first, *mean = maximum + g.size;
@@ -249,14 +261,13 @@ std::vector<Tensor> cbam(const Tensor& x, const Tensor& w1, const Tensor& b1, co
         const Index at = (n * g.channels + c) * g.size + first;
         const float *row = from + at, factor = gates[n * g.channels + c];
         float* out = to + at;
-        const float before = kLowest;
-        if (c == 0) std::fill(maximum, maximum + count, before), std::fill(mean, mean + count, 0.0f);
-#pragma omp simd
-        for (Index i = 0; i < count; ++i) {
-          out[i] = row[i] * factor;
-          maximum[i] = larger(maximum[i], out[i]);
-          mean[i] += out[i];
-        }
+        if (c == 0) std::fill(maximum, maximum + count, kLowest), std::fill(mean, mean + count, 0.0f);
+        for_each_vector(count, [=](Index i, auto lanes) {
+          const Vector v = load(row + i, lanes) * factor, most = load(maximum + i, lanes);
+          store(v, out + i, lanes);
+          store(most > v ? most : v, maximum + i, lanes);  // as larger()
+          store(load(mean + i, lanes) + v, mean + i, lanes);
+        });
       }
       for (Index i = 0; i < count; ++i) mean[i] /= static_cast<float>(g.channels);
     });
@@ -273,7 +284,8 @@ std::vector<Tensor> cbam_backward(const Tensor& x, const Tensor& w1, const Tenso
   const Shape shape = x.shape();
   // an output may be unused
   const Tensor grad = by_gated.initialized() ? by_gated : paddle::experimental::zeros_like(x),
-      grad_of_places = by_pooled.initialized() ? by_pooled : paddle::experimental::zeros_like(places);
+               grad_of_places =
+                   by_pooled.initialized() ? by_pooled : paddle::experimental::zeros_like(places);
   expect_tensor(pooled, {g.batch, 2, g.channels}, "saved means and maxima");
   expect_tensor(places, {g.batch, 2, shape[2], shape[3]}, "a saved output");
   expect_gradient(grad, shape);
@@ -283,15 +295,15 @@ std::vector<Tensor> cbam_backward(const Tensor& x, const Tensor& w1, const Tenso
   Gradients gradients(g);
   const Index stretches = Places::in_image(g.size);
   const Scratch memory(g.batch * g.channels * (1 + stretches) + 2 * g.batch * g.width, 1);
+  std::vector<Index> first_places(g.batch * stretches * g.channels);  // of a plane's maximum, by stretch
   const float *from = x.data<float>(), *by_y = grad.data<float>(), *p = pooled.data<float>(),
               *highest = places.data<float>(), *by_places = grad_of_places.data<float>();
   float *to = dx.data<float>(), *gates = memory.part(0), *hidden = gates + g.batch * g.channels,
         *parts = hidden + 2 * g.batch * g.width;  // of the gate's gradient, [N, stretches, C]
   for (Index start = 0; start < g.batch; start += g.images_in_group()) {
     const Index last = std::min(start + g.images_in_group(), g.batch);
-    over(start, last, 1, [&](Index n) {
-      g.gate(p + 2 * n * g.channels, hidden + 2 * n * g.width, gates + n * g.channels);
-    });
+    over(start, last, 1,
+         [&](Index n) { g.gate(p + 2 * n * g.channels, hidden + 2 * n * g.width, gates + n * g.channels); });
     over(start, last, stretches, [&](Index k) {
       const auto [n, first, count] = Places(k, g.size);
       const Index at_maximum = 2 * n * g.size + first;
@@ -304,16 +316,18 @@ std::vector<Tensor> cbam_backward(const Tensor& x, const Tensor& w1, const Tenso
       for (Index c = 0; c < g.channels; ++c) {
         const Index at = (n * g.channels + c) * g.size + first;
         const float *row = from + at, *gradient = by_y + at, factor = gates[n * g.channels + c];
-        float *out = to + at, total = 0.0f;
-#pragma omp simd reduction(+ : total)
-        for (Index i = 0; i < count; ++i) {
-          const bool here = row[i] * factor == maximum[i];
-          const float whole = gradient[i] + shared[i] + (here ? left[i] : 0.0f);
-          left[i] = here ? 0.0f : left[i];
-          total += whole * row[i];
-          out[i] = whole * factor;
-        }
-        parts[k * g.channels + c] = total;
+        float* out = to + at;
+        parts[k * g.channels + c] = sum_of(count, [&](Index i, auto lanes) {
+          const Vector v = load(row + i, lanes), given = load(left + i, lanes);
+          const auto here = v * factor == load(maximum + i, lanes);
+          const Vector whole =
+              load(gradient + i, lanes) + load(shared + i, lanes) + (here ? given : Vector{});
+          store(here ? Vector{} : given, left + i, lanes);
+          store(whole * factor, out + i, lanes);
+          return whole * v;
+        });
+        const float most = p[(2 * n + 1) * g.channels + c];
+        first_places[k * g.channels + c] = first + place_of(most, row, count);
       }
     });
     over(start, last, 1, [&](Index n) {
@@ -326,13 +340,17 @@ std::vector<Tensor> cbam_backward(const Tensor& x, const Tensor& w1, const Tenso
     });
     over(start, last, g.channels, [&](Index plane) {
       const Index n = plane / g.channels, at = 2 * n * g.channels + plane % g.channels;
-      const float *row = from + plane * g.size, most = p[at + g.channels],
-                  by_mean = gradients.dpooled[at] / static_cast<float>(g.size);
+      const float by_mean = gradients.dpooled[at] / static_cast<float>(g.size);
       float* out = to + plane * g.size;
 #pragma omp simd
       for (Index i = 0; i < g.size; ++i) out[i] += by_mean;
-      const Index place = std::find(row, row + g.size, most) - row;
-      if (place < g.size) out[place] += gradients.dpooled[at + g.channels];
+      for (Index k = 0; k < stretches; ++k) {  // of the image
+        const Index place = first_places[(n * stretches + k) * g.channels + plane % g.channels];
+        if (place < std::min((k + 1) * kStretch, g.size)) {
+          out[place] += gradients.dpooled[at + g.channels];
+          break;
+        }
+      }
     });
   }
   gradients.of_weights(g, p, dw1.data<float>(), db1.data<float>(), dw2.data<float>(), db2.data<float>());

@@ -1,5 +1,4 @@
-// Shared by the CPU operators: sums, an exponential that compilers vectorise, checks of tensors, memory for
-// threads.
+// Shared by the CPU operators: checks of tensors, memory for threads; vectors.h has sums and the sigmoid.
 //
 // A plane is one [H, W] map, a place is one element of a plane. Loops over planes use OpenMP, loops along a
 // plane use SIMD. The order of a sum depends only on the shapes and on the number of threads, so equal runs
@@ -19,45 +18,11 @@
 #include <vector>
 
 #include "../register.h"
+#include "vectors.h"
 
 namespace paddle_attn {
 
-using Index = int64_t;
-constexpr Index kStretch = 4096;  // places per thread at a time in loops over the channels
-
-// exp(x) for |x| < 87 with a relative error of about 1e-7: x = n ln 2 + r, a polynomial for exp(r), n added
-// to the exponent. NaN gives NaN.
-inline float exponential(float x) {
-  x = std::min(std::max(x, -87.0f), 87.0f);
-  const float n = std::nearbyint(x * 1.44269504088896f);
-  const float r =
-      (x - n * 0.693145751953125f) - n * 1.428606765330187e-6f;  // ln 2 as a short and a small part
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  // n as an integer: the last bits of n + 1.5 * 2^23. A conversion of NaN would be undefined.
-  const float shifted = n + 12582912.0f;
-  uint32_t bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = (bits + 127u) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return p * power;
-}
-
-inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
-
-inline float sum(const float* x, Index size) {
-  float total = 0.0f;
-#pragma omp simd reduction(+ : total)
-  for (Index i = 0; i < size; ++i) total += x[i];
-  return total;
-}
+constexpr Index kStretch = 2048;  // places per thread at a time in loops over the channels
 
 // The maximum of a and b in the order of Paddle's max-pool: b where one of them is NaN
 inline float larger(float a, float b) { return a > b ? a : b; }

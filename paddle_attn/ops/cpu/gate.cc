@@ -31,12 +31,13 @@ std::vector<Tensor> scale(const Tensor& x, const Tensor& gate) {
     float* out = to + p * size;
     if (by_channel) {
       const float factor = a[p];
-#pragma omp simd
-      for (Index i = 0; i < size; ++i) out[i] = row[i] * factor;
+      for_each_vector(size,
+                      [=](Index i, auto count) { store(load(row + i, count) * factor, out + i, count); });
     } else {
       const float* factors = a + p / channels * size;
-#pragma omp simd
-      for (Index i = 0; i < size; ++i) out[i] = row[i] * factors[i];
+      for_each_vector(size, [=](Index i, auto count) {
+        store(load(row + i, count) * load(factors + i, count), out + i, count);
+      });
     }
   }
   return {y};
@@ -54,13 +55,12 @@ std::vector<Tensor> scale_backward(const Tensor& x, const Tensor& gate, const Te
 #pragma omp parallel for
     for (Index p = 0; p < batch * channels; ++p) {
       const float *row = from + p * size, *gradient = g + p * size, factor = a[p];
-      float *out = to + p * size, total = 0.0f;
-#pragma omp simd reduction(+ : total)
-      for (Index i = 0; i < size; ++i) {
-        total += gradient[i] * row[i];
-        out[i] = gradient[i] * factor;
-      }
-      da[p] = total;
+      float* out = to + p * size;
+      da[p] = sum_of(size, [=](Index i, auto count) {
+        const Vector v = load(gradient + i, count);
+        store(v * factor, out + i, count);
+        return v * load(row + i, count);
+      });
     }
     return {dx, dgate};
   }
@@ -76,11 +76,11 @@ std::vector<Tensor> scale_backward(const Tensor& x, const Tensor& gate, const Te
       const Index at = (n * channels + c) * size + first;
       const float *row = from + at, *gradient = g + at;
       float* out = to + at;
-#pragma omp simd
-      for (Index i = 0; i < count; ++i) {
-        totals[i] += gradient[i] * row[i];
-        out[i] = gradient[i] * factors[i];
-      }
+      for_each_vector(count, [=](Index i, auto lanes) {
+        const Vector v = load(gradient + i, lanes);
+        store(load(totals + i, lanes) + v * load(row + i, lanes), totals + i, lanes);
+        store(v * load(factors + i, lanes), out + i, lanes);
+      });
     }
   }
   return {dx, dgate};

@@ -105,6 +105,37 @@ std::vector<Tensor> forward(const Tensor& x, int kernel, int stride, int padding
   return {y};
 }
 
+// Windows of two pairs: the gradient goes to the first element that equals the maximum, if one does.
+void backward_of_pairs(const Window& window, const float* plane, const float* of_window, float* out) {
+  const Index width = window.width;
+  if (window.height % 2) std::fill(out + (window.height - 1) * width, out + window.height * width, 0.0f);
+  for (Index row = 0; row < window.out_height; ++row) {
+    const float *upper = plane + 2 * row * width, *lower = upper + width,
+                *g = of_window + row * window.out_width;
+    float *to_upper = out + 2 * row * width, *to_lower = to_upper + width;
+    if (width % 2) to_upper[width - 1] = to_lower[width - 1] = 0.0f;
+    for_each_vector(window.out_width, [=](Index i, auto count) {
+      const Index low = 2 * count, high = low - kLanes;  // elements of a row in its first and second vector
+      const Vector u0 = load(upper + 2 * i, low), u1 = load(upper + 2 * i + kLanes, high),
+                   l0 = load(lower + 2 * i, low), l1 = load(lower + 2 * i + kLanes, high);
+      const Vector elements[4] = {every_second<0>(u0, u1), every_second<1>(u0, u1), every_second<0>(l0, l1),
+                                  every_second<1>(l0, l1)};
+      Vector most = Vector{} + kLowest;
+      for (const Vector& element : elements) most = most > element ? most : element;  // as larger()
+      Vector left = load(g + i, count), given[4];
+      for (int k = 0; k < 4; ++k) {
+        const auto here = elements[k] == most;
+        given[k] = here ? left : Vector{};
+        left = here ? Vector{} : left;
+      }
+      store(interleave<0>(given[0], given[1]), to_upper + 2 * i, low);
+      store(interleave<1>(given[0], given[1]), to_upper + 2 * i + kLanes, high);
+      store(interleave<0>(given[2], given[3]), to_lower + 2 * i, low);
+      store(interleave<1>(given[2], given[3]), to_lower + 2 * i + kLanes, high);
+    });
+  }
+}
+
 std::vector<Tensor> backward(const Tensor& x, const Tensor& grad, int kernel, int stride, int padding) {
   expect_map(x);
   const Shape shape = x.shape();
@@ -119,6 +150,10 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& grad, int kernel, in
   for (Index p = 0; p < planes; ++p) {
     const float *plane = from + p * size, *of_window = g + p * out_size;
     float* out = to + p * size;
+    if (window.is_pairs()) {
+      backward_of_pairs(window, plane, of_window, out);
+      continue;
+    }
     std::fill(out, out + size, 0.0f);
     if (window.is_ordinary(plane)) {
       for (Index row = 0; row < window.out_height; ++row) {

@@ -1,60 +1,18 @@
-// Sums of products in registers, for convolutions. A vector holds adjoining places of a plane.
+// Sums of products in registers, for convolutions.
 #pragma once
 
 #include "common.h"
 
 namespace paddle_attn {
 
-#if defined(__AVX512F__)
-constexpr Index kLanes = 16;   // of a vector
-constexpr Index kFilters = 8;  // that share the loaded places
-#elif defined(__AVX__)
-constexpr Index kLanes = 8;
-constexpr Index kFilters = 4;
-#else
-constexpr Index kLanes = 4;
-constexpr Index kFilters = 4;
-#endif
+constexpr Index kFilters = kLanes == 16 ? 8 : 4;  // that share the loaded places
 constexpr Index kVectors = 3;  // kFilters * kVectors sums, kVectors places and a weight fill the registers
-
-typedef float Vector __attribute__((vector_size(4 * kLanes)));
-typedef int32_t Lanes __attribute__((vector_size(4 * kLanes)));
-
-inline Vector load(const float* from) {
-  Vector v;
-  std::memcpy(&v, from, sizeof v);
-  return v;
-}
-
-inline void store(const Vector& v, float* to, Index count) {
-  if (count >= kLanes) {
-    std::memcpy(to, &v, sizeof v);
-  } else {
-    for (Index i = 0; i < count; ++i) to[i] = v[i];
-  }
-}
 
 inline Index ceil_divide(Index a, Index b) { return (a + b - 1) / b; }
 
 // A pitch of at least `size` floats and a vector more, an odd number of cache lines: at distances of a power
 // of two the rows would evict each other from the cache.
 inline Index pitch_of(Index size) { return ceil_divide(size + kLanes, 16) / 2 * 32 + 16; }
-
-// Every second lane of a and b, from lane `first` on
-template <int first>
-inline Vector every_second(const Vector& a, const Vector& b) {
-  Lanes from;
-  for (int i = 0; i < kLanes; ++i) from[i] = 2 * i + first;
-  return __builtin_shuffle(a, b, from);
-}
-
-// a[0], b[0], a[1], b[1], ...: the first half of them, or the second
-template <int half>
-inline Vector interleave(const Vector& a, const Vector& b) {
-  Lanes from;
-  for (int i = 0; i < kLanes; ++i) from[i] = (half * kLanes + i) / 2 + (i % 2 ? static_cast<int>(kLanes) : 0);
-  return __builtin_shuffle(a, b, from);
-}
 
 // Exchanges the elements between rows and lanes whose numbers differ in the bit `step`.
 template <int step>

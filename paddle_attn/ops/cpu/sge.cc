@@ -24,26 +24,27 @@ struct Group {
 
   void fill(const float* x, float weight, float bias) {
     float* s = score;
-    std::fill(s, s + size, 0.0f);
     for (Index c = 0; c < channels; ++c) {
       const float* row = x + c * size;
       const float mean = means[c] = sum(row, size) / static_cast<float>(size);
-#pragma omp simd
-      for (Index i = 0; i < size; ++i) s[i] += row[i] * mean;
+      if (c == 0) {
+        for (Index i = 0; i < size; ++i) s[i] = row[i] * mean;
+      } else {
+        for (Index i = 0; i < size; ++i) s[i] += row[i] * mean;
+      }
     }
     const float mean = sum(s, size) / static_cast<float>(size);
-    float squares = 0.0f;
-#pragma omp simd reduction(+ : squares)
-    for (Index i = 0; i < size; ++i) {
-      s[i] -= mean;
-      squares += s[i] * s[i];
-    }
+    const float squares = sum_of(size, [=](Index i, auto count) {
+      const Vector t = first(load(s + i, count) - mean, count);
+      store(t, s + i, count);
+      return t * t;
+    });
     variance = squares / static_cast<float>(std::max<Index>(size - 1, 1));
     scale = 1.0f / (std::sqrt(std::max(variance, kMinVariance)) + kEps);
     float* a = gate;
     const float slope = scale * weight;
-#pragma omp simd
-    for (Index i = 0; i < size; ++i) a[i] = sigmoid(s[i] * slope + bias);
+    for_each_vector(
+        size, [=](Index i, auto count) { store(sigmoid(load(s + i, count) * slope + bias), a + i, count); });
   }
 };
 
@@ -87,11 +88,13 @@ void backward_group(const Group& group, const float* x, const float* g, float* d
                     float* dweight, float* dbias) {
   const Index size = group.size;
   const float *t = group.score, *a = group.gate;
-  std::fill(du, du + size, 0.0f);
   for (Index c = 0; c < group.channels; ++c) {
     const float *xc = x + c * size, *gc = g + c * size;
-#pragma omp simd
-    for (Index i = 0; i < size; ++i) du[i] += gc[i] * xc[i];
+    if (c == 0) {
+      for (Index i = 0; i < size; ++i) du[i] = gc[i] * xc[i];
+    } else {
+      for (Index i = 0; i < size; ++i) du[i] += gc[i] * xc[i];
+    }
   }
   float by_bias = 0.0f, by_score = 0.0f;
 #pragma omp simd reduction(+ : by_bias, by_score)
@@ -117,10 +120,9 @@ void backward_group(const Group& group, const float* x, const float* g, float* d
   for (Index c = 0; c < group.channels; ++c) {
     const float *xc = x + c * size, *gc = g + c * size;
     float* out = dx + c * size;
-    float by_mean = 0.0f;
-#pragma omp simd reduction(+ : by_mean)
-    for (Index i = 0; i < size; ++i) by_mean += du[i] * xc[i];
-    by_mean /= static_cast<float>(size);
+    const float by_mean =
+        sum_of(size, [=](Index i, auto count) { return load(du + i, count) * load(xc + i, count); }) /
+        static_cast<float>(size);
     const float channel_mean = group.means[c];
 #pragma omp simd
     for (Index i = 0; i < size; ++i) out[i] = gc[i] * a[i] + du[i] * channel_mean + by_mean;

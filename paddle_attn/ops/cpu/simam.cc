@@ -13,39 +13,40 @@ struct Moments {
 
 Moments moments(const float* x, Index size, float e_lambda) {
   const float mean = sum(x, size) / static_cast<float>(size);
-  float squares = 0.0f;
-#pragma omp simd reduction(+ : squares)
-  for (Index i = 0; i < size; ++i) squares += (x[i] - mean) * (x[i] - mean);
+  const float squares = sum_of(size, [=](Index i, auto count) {
+    const Vector d = first(load(x + i, count) - mean, count);
+    return d * d;
+  });
   return {mean, 1.0f / (4.0f * (squares / static_cast<float>(std::max<Index>(size - 1, 1)) + e_lambda))};
 }
 
 void forward_plane(const float* x, float* y, Index size, float e_lambda) {
   const auto [mean, s] = moments(x, size, e_lambda);
-#pragma omp simd
-  for (Index i = 0; i < size; ++i) {
-    const float d = x[i] - mean;
-    y[i] = x[i] * sigmoid(d * d * s + 0.5f);
-  }
+  for_each_vector(size, [=](Index i, auto count) {
+    const Vector v = load(x + i, count), d = v - mean;
+    store(v * sigmoid(d * d * s + 0.5f), y + i, count);
+  });
 }
 
 // With the gate a, the gradient g of y, and h = g x a (1 - a):
 //   dx = g a + 2 s h d - (2 s / M) sum(h d) - (8 s^2 / (M - 1)) sum(h d^2) d
 void backward_plane(const float* x, const float* g, float* dx, Index size, float e_lambda) {
   const auto [mean, s] = moments(x, size, e_lambda);
-  float hd = 0.0f, hdd = 0.0f;
-#pragma omp simd reduction(+ : hd, hdd)
-  for (Index i = 0; i < size; ++i) {
-    const float d = x[i] - mean;
-    const float a = sigmoid(d * d * s + 0.5f);
-    const float h_d = g[i] * x[i] * a * (1.0f - a) * d;
+  Vector hd = {}, hdd = {};
+  for_each_vector(size, [&, mean = mean, s = s](Index i, auto count) {
+    const Vector v = load(x + i, count), gradient = load(g + i, count), d = v - mean;
+    const Vector a = sigmoid(d * d * s + 0.5f);
+    const Vector h_d = gradient * v * a * (1.0f - a) * d;  // zero in lanes beyond `count`, where v is
     hd += h_d;
     hdd += h_d * d;
-    dx[i] = g[i] * a + 2.0f * s * h_d;
-  }
-  const float by_mean = 2.0f * s * hd / static_cast<float>(size);
-  const float by_variance = 8.0f * s * s * hdd / static_cast<float>(std::max<Index>(size - 1, 1));
-#pragma omp simd
-  for (Index i = 0; i < size; ++i) dx[i] -= by_mean + by_variance * (x[i] - mean);
+    store(gradient * a + 2.0f * s * h_d, dx + i, count);
+  });
+  const float by_mean = 2.0f * s * sum_of_lanes(hd) / static_cast<float>(size);
+  const float by_variance =
+      8.0f * s * s * sum_of_lanes(hdd) / static_cast<float>(std::max<Index>(size - 1, 1));
+  for_each_vector(size, [=, mean = mean](Index i, auto count) {
+    store(load(dx + i, count) - (by_mean + by_variance * (load(x + i, count) - mean)), dx + i, count);
+  });
 }
 
 std::vector<Tensor> forward(const Tensor& x, float e_lambda) {
