@@ -1,7 +1,8 @@
 """CPU settings that make Paddle fast. They must be made before Paddle is imported.
 
-Paddle starts with one thread, its MKL takes a slow path on AMD, and glibc maps and unmaps every large tensor.
-`tune()` changes all three. It never overrides a user's setting, and does nothing with Paddle's GPU wheel.
+Paddle starts with one thread, its MKL takes a slow path on AMD, glibc maps and unmaps every large tensor, and
+tensors lie in pages of 4 KB where Linux gives huge ones only to programs that ask. `tune()` changes all four.
+It never overrides a user's setting, and does nothing with Paddle's GPU wheel.
 `PADDLE_ATTN_TUNE=0` turns it off, `PADDLE_ATTN_TUNE=verbose` prints the settings. Importing this module does
 not import Paddle.
 """
@@ -15,11 +16,16 @@ import importlib.util
 import io
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 MALLOPT = {"M_TRIM_THRESHOLD": -1, "M_TOP_PAD": -2, "M_MMAP_MAX": -4}  # numbers from <malloc.h>
+MADV_HUGEPAGE = 14  # from <sys/mman.h>
+HUGE_PAGE = 2 << 20
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 @dataclass(frozen=True)
@@ -32,11 +38,15 @@ class Machine:
     flags: frozenset[str]  # CPU features, as in /proc/cpuinfo
     cores: int  # available to this process
     gpu: bool = False  # Paddle's GPU wheel is installed
+    memory: int = 0  # bytes; 0 if unknown
+    asks_for_huge_pages: bool = False  # Linux uses huge pages only where a program asks for them
 
 
 @dataclass(frozen=True)
 class Step:
-    """One setting: an environment variable (`where='env'`) or a parameter of malloc (`where='malloc'`)."""
+    """One setting: an environment variable (`where='env'`), a parameter of malloc (`where='malloc'`), or
+    bytes of the heap that get huge pages (`where='heap'`).
+    """
 
     where: str
     name: str
@@ -59,7 +69,28 @@ def this_machine() -> Machine:
                     break  # the first processor is enough
     except OSError:
         pass
-    return Machine(platform.system(), platform.libc_ver()[0], vendor, flags, _cores(), _has_gpu_wheel())
+    return Machine(
+        platform.system(),
+        platform.libc_ver()[0],
+        vendor,
+        flags,
+        _cores(),
+        _has_gpu_wheel(),
+        _memory(),
+        "[madvise]" in _text_of(HUGE_PAGES),
+    )
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _memory() -> int:
+    kilobytes = re.search(r"^MemTotal:\s*(\d+) kB", _text_of(Path("/proc/meminfo")), re.MULTILINE)
+    return 1024 * int(kilobytes[1]) if kilobytes else 0
 
 
 def _has_gpu_wheel() -> bool:
@@ -112,6 +143,9 @@ def plan(machine: Machine, environ: Mapping[str, str]) -> list[Step]:
             Step("malloc", "M_TRIM_THRESHOLD", -1, why),
             Step("malloc", "M_TOP_PAD", 256 << 20, why),
         ]
+        if machine.asks_for_huge_pages and machine.memory:
+            why = "large tensors need fewer entries of the processor's page table"
+            steps.append(Step("heap", "HUGE_PAGES", machine.memory // 2, why))
     return steps
 
 
@@ -122,19 +156,38 @@ def tune() -> list[Step]:
     """
     steps = plan(this_machine(), os.environ)
     if "paddle" in sys.modules:  # too late for environment variables: its threads and MKL are set up
-        steps = [step for step in steps if step.where == "malloc"]
-    libc = ctypes.CDLL(None) if any(step.where == "malloc" for step in steps) else None
+        steps = [step for step in steps if step.where != "env"]
+    libc = ctypes.CDLL(None) if any(step.where != "env" for step in steps) else None
     for step in steps:
         if step.where == "env":
             os.environ[step.name] = str(step.value)
-        else:
+        elif step.where == "malloc":
             libc.mallopt(MALLOPT[step.name], step.value)
+        else:
+            _use_huge_pages(libc, step.value)
     if os.environ.get("PADDLE_ATTN_TUNE") == "verbose":
         for step in steps:
             print(f"paddle_attn.runtime: {step.name}={step.value} ({step.why})", file=sys.stderr)
     if steps and importlib.util.find_spec("paddle"):
         import_paddle()
     return steps
+
+
+def _use_huge_pages(libc: ctypes.CDLL, size: int) -> None:
+    """Enlarge the heap by addresses that get huge pages when they are used; no memory is used before.
+
+    Large tensors must come from the heap (M_MMAP_MAX).
+    """
+    libc.malloc.restype = ctypes.c_void_p
+    block = libc.malloc(ctypes.c_size_t(size))
+    if block is None:  # a limit on addresses
+        return
+    start = -(-block // HUGE_PAGE) * HUGE_PAGE
+    libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(block + size - start), MADV_HUGEPAGE)
+    # malloc_trim, which protobuf calls, cuts off the free end of the heap: let something unused lie above
+    while (libc.malloc(ctypes.c_size_t(HUGE_PAGE)) or sys.maxsize) < block:
+        pass
+    libc.free(ctypes.c_void_p(block))
 
 
 def import_paddle() -> None:

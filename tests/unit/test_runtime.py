@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
-from paddle_attn.runtime import Machine, default_threads, plan
+from paddle_attn.runtime import HUGE_PAGES, Machine, default_threads, plan
 
 AMD = Machine("Linux", "glibc", "AuthenticAMD", frozenset({"avx2", "avx512f"}), 2)
 OLD_AMD = Machine("Linux", "glibc", "AuthenticAMD", frozenset({"avx2"}), 8)
@@ -22,6 +23,7 @@ MUSL = Machine("Linux", "", "AuthenticAMD", frozenset({"avx2"}), 2)
 MAC = Machine("Darwin", "", "", frozenset(), 8)
 GPU = replace(AMD, gpu=True)
 ONE_CORE = Machine("Linux", "glibc", "GenuineIntel", frozenset(), 1)
+SMALL_PAGES = replace(ARM, memory=8 << 30, asks_for_huge_pages=True)
 
 MALLOC = {"M_MMAP_MAX": 0, "M_TRIM_THRESHOLD": -1, "M_TOP_PAD": 256 << 20}
 
@@ -50,6 +52,8 @@ MALLOC = {"M_MMAP_MAX": 0, "M_TRIM_THRESHOLD": -1, "M_TOP_PAD": 256 << 20}
         ),
         (OLD_AMD, {"OMP_NUM_THREADS": "3", "PADDLE_LOCAL_SIZE": "2"}, {"MKL_DEBUG_CPU_TYPE": 5} | MALLOC),
         (AMD, {"MKL_DEBUG_CPU_TYPE": "5"}, {"OMP_NUM_THREADS": 2} | MALLOC),
+        (SMALL_PAGES, {}, {"OMP_NUM_THREADS": 4, "HUGE_PAGES": 4 << 30} | MALLOC),
+        (SMALL_PAGES, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}, {"OMP_NUM_THREADS": 4}),
         (AMD, {"MALLOC_TOP_PAD_": "1"}, {"OMP_NUM_THREADS": 2, "MKL_DEBUG_CPU_TYPE": 7}),
         (AMD, {"LD_PRELOAD": "libjemalloc.so"}, {"OMP_NUM_THREADS": 2, "MKL_DEBUG_CPU_TYPE": 7}),
         (AMD, {"PADDLE_ATTN_TUNE": "0"}, {}),
@@ -95,13 +99,45 @@ def test_tune_applies_its_steps_in_a_new_process():
     assert len(printed.splitlines()) == len(steps)
 
 
+LARGE_TENSOR = """
+import ctypes, json, re
+from paddle_attn import runtime
+before = int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1])
+libc = ctypes.CDLL(None)
+if WITH_STEP:
+    for name, value in (("M_MMAP_MAX", 0), ("M_TRIM_THRESHOLD", -1)):
+        libc.mallopt(runtime.MALLOPT[name], value)
+    runtime._use_huge_pages(libc, 1 << 30)
+after = int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1])
+libc.malloc_trim(0)  # as protobuf does
+tensor = bytearray(64 << 20)
+address = ctypes.addressof(ctypes.c_char.from_buffer(tensor)) + (32 << 20)
+for area in re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", open("/proc/self/smaps").read())[1:]:
+    start, end = (int(bound, 16) for bound in area.split()[0].split("-"))
+    if start <= address < end:
+        flags = re.search("VmFlags:(.*)", area)[1].split()
+print(json.dumps(flags))
+print(json.dumps(after - before))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or MUSL.libc == platform.libc_ver()[0], reason="needs glibc")
+def test_a_large_tensor_lies_in_huge_pages_which_take_no_memory_before():
+    if not HUGE_PAGES.exists():
+        pytest.skip("this Linux has no transparent huge pages")
+    flags, _, _ = run(LARGE_TENSOR.replace("WITH_STEP", "False"))
+    assert "hg" not in flags
+    flags, kilobytes, _ = run(LARGE_TENSOR.replace("WITH_STEP", "True"))
+    assert "hg" in flags and kilobytes < 8 << 10
+
+
 def test_tune_can_be_turned_off():
     assert run(TUNE, PADDLE_ATTN_TUNE="0") == ([], {}, "")
 
 
 def test_tune_does_not_change_the_environment_after_paddle_is_imported():
     steps, changed, _ = run("import paddle\n" + TUNE)
-    assert changed == {} and all(where == "malloc" for where, _, _ in steps)
+    assert changed == {} and all(where != "env" for where, _, _ in steps)
 
 
 def test_tune_imports_paddle_without_its_comments_on_the_settings():
