@@ -20,7 +20,7 @@ from paddle_attn import runtime
 from paddle_attn.files import write_text
 
 from .lines import PACKAGES, SECTIONS, SIZES, Line, Result, lines
-from .page import machine_of, ratio_and_aim, read, write
+from .page import machine, ratio_and_aim, read, write
 
 ROOT = Path(__file__).resolve().parent.parent
 TURN = 0.5  # seconds: a turn takes as many steps as fit, at least one
@@ -31,6 +31,8 @@ ALLOCATOR = {  # of PyTorch's tuning guide: large tensors keep their memory. Our
     "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
     "MALLOC_TOP_PAD_": str(256 << 20),
 }
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+SETTINGS = ("tuned", "huge_pages")  # keys of a side that change its process
 OURS = "this project"  # its label among the sides of a line
 
 Turn = tuple[float, float]  # seconds per step, and how many of them it waited for data
@@ -39,7 +41,8 @@ Turn = tuple[float, float]  # seconds per step, and how many of them it waited f
 class Worker:
     """A process of `benchmarks/baselines/worker.py` with one side or several; it takes steps on request.
 
-    A side with the key `tuned` gets `ALLOCATOR` and as many threads as ours. The process starts with the
+    A side with the key `tuned` gets `ALLOCATOR` and as many threads as ours, with `huge_pages` also
+    `HUGE_PAGES`. The process starts with the
     object; `with` waits until it is ready, and ends it.
 
     Raises: RuntimeError with the errors of the process when it ends by itself.
@@ -50,7 +53,9 @@ class Worker:
         if any(order.get("tuned") for order in orders):
             threads = runtime.default_threads(runtime.this_machine(), os.environ)
             environment |= ALLOCATOR | {"OMP_NUM_THREADS": str(threads)}
-        sides = [{key: value for key, value in order.items() if key != "tuned"} for order in orders]
+        if any(order.get("huge_pages") for order in orders):
+            environment |= HUGE_PAGES
+        sides = [{key: order[key] for key in order if key not in SETTINGS} for order in orders]
         command = [sys.executable, "-m", "benchmarks.baselines.worker", json.dumps(sides)]
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
@@ -130,6 +135,7 @@ def measure(line: Line, rounds: int, report: Callable[[str], None] = print) -> R
         aim=line.aim,
         ours_mb=memory.get(OURS, 0.0),
         baseline_mb=memory.get(best, 0.0),
+        machine=machine(),
     )
 
 
@@ -210,7 +216,7 @@ def run(
     results = [result for result in read(out / "performance.csv") if result.key in place]
     results.sort(key=lambda result: place[result.key])
     if not rounds:
-        write(results, out, machine_of(out / "performance.md"))
+        write(results, out)
         return results
     if not keep:
         results = [result for result in results if result.section not in sections]

@@ -9,7 +9,7 @@ import importlib.metadata
 import io
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,9 +31,10 @@ TITLES = {
 }
 REACHED, MISSED = "#7f9bbf", "#c2410c"  # colours of the bars
 INTRODUCTION = """\
-Each line runs its sides in turns, each in its own process, and gives the medians. The ratio is the
-median of baseline / ours over the rounds: more than 1 is faster than the baseline. Compare ratios, not
-milliseconds: machines differ, and this one is shared. Differences of a few percent (the cost of an
+Made by `python tools/benchmark.py`. Each line runs its sides in turns, each in its own process, and gives
+the medians. The ratio is the median of baseline / ours over the rounds: more than 1 is faster than the
+baseline. Compare ratios, not
+milliseconds: machines differ, and these are shared. Differences of a few percent (the cost of an
 attention, of the training loop) are measured in one process, because two processes that do the same
 differ as much. *Fused* is a compiled operator, *reference* the same module in plain Paddle.
 
@@ -41,6 +42,10 @@ For modules and training, PyTorch runs in four configurations, all with as many 
 allocator set as in its tuning guide, which ours sets too: eager, `channels_last`, `torch.compile`, and
 both. All four take part in every round. The line names the fastest. The time to compile does not count.
 At inference PyTorch runs as it comes.
+
+Ours also asks Linux for huge pages (`paddle_attn.runtime.tune`). The guide does not mention them, and
+PyTorch gains from them as well, with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`: the lines with *huge pages*
+compare with that.
 
 The *aim* of a line is the ratio that this project wants to reach. In the pictures, each bar starts at
 1×, the speed of the baseline, and ends at the measured ratio: to the right is faster, to the left
@@ -63,8 +68,9 @@ NOTES = """\
   oneDNN's layout from the engine and give wrong results; without oneDNN they are right, 10 to 20 %
   faster for TowerNet and MobileNetV2, and much slower for ResNet-50. An engine with oneDNN and one
   without disturb each other in one process.
-- Batch norm, ReLU, the 1×1 convolutions and the linear layers are Paddle's own; the last two are MKL's
-  matrix product.
+- ReLU, the 1×1 convolutions and the linear layers are Paddle's own; the last two are MKL's matrix product.
+- `y.backward(gradient)` of Paddle copies the gradient, and `clear_gradient(set_to_zero=False)` fills it with
+  zeros, because it ignores the keyword. Lines of modules that were measured before 2026-11-30 contain both.
 - The logits of the networks with fused and with reference forms differ by less than 1e-5 of the
   largest (`tests/unit/test_ops.py`).
 - Nothing here was run on a GPU.
@@ -83,13 +89,12 @@ def read(path: Path) -> list[Result]:
         ]
 
 
-def write(results: Sequence[Result], out: Path, measured_on: str = "") -> None:
+def write(results: Sequence[Result], out: Path) -> None:
     """Write `performance.csv`, `performance.md` and a picture for each section below `images/`.
 
     Args:
         results: of a section, in the order of the page.
         out: the folder.
-        measured_on: the machine and the versions; empty for these here.
     """
     results = sorted(results, key=lambda result: SECTIONS.index(result.section))
     text = io.StringIO()
@@ -99,7 +104,7 @@ def write(results: Sequence[Result], out: Path, measured_on: str = "") -> None:
         row = asdict(result)
         writer.writerow({key: f"{row[key]:.4g}" if isinstance(row[key], float) else row[key] for key in row})
     write_text(out / "performance.csv", text.getvalue())
-    write_text(out / "performance.md", page(results, read_tables(out), measured_on or machine()))
+    write_text(out / "performance.md", page(results, read_tables(out)))
     for section, title in TITLES.items():
         if rows := [result for result in results if result.section == section]:
             save = functools.partial(ratio_figure(rows, title).savefig, dpi=110)
@@ -107,7 +112,6 @@ def write(results: Sequence[Result], out: Path, measured_on: str = "") -> None:
 
 
 TABLES = {"ops": "performance_ops.csv", "seeds": "performance_seeds.csv", "time": "performance_time.json"}
-MADE_BY = "Made by `python tools/benchmark.py` on "
 
 
 def read_tables(out: Path) -> dict[str, str]:
@@ -116,12 +120,13 @@ def read_tables(out: Path) -> dict[str, str]:
     return {name: path.read_text(encoding="utf-8") if path.exists() else "" for name, path in paths.items()}
 
 
-def page(results: Sequence[Result], tables: Mapping[str, str], measured_on: str) -> str:
+def page(results: Sequence[Result], tables: Mapping[str, str]) -> str:
     """docs/performance.md, from the results and `read_tables`; an empty table is left out."""
-    found = [f"# Performance\n\n{MADE_BY}{measured_on}.\n{INTRODUCTION}"]
+    found = [f"# Performance\n\n{INTRODUCTION}"]
     for section, title in TITLES.items():
         if rows := [result for result in results if result.section == section]:
-            found += [f"## {title}\n", f"![{title}](images/performance_{section}.png)\n", table(rows)]
+            found += [f"## {title}\n", measured_on(row.machine for row in rows)]
+            found += [f"![{title}](images/performance_{section}.png)\n", table(rows)]
         if section == "train" and tables["time"]:
             found.append(time_tables(tables["time"]))
         if rows and section == "infer" and tables["ops"]:
@@ -129,6 +134,11 @@ def page(results: Sequence[Result], tables: Mapping[str, str], measured_on: str)
     if tables["seeds"]:
         found.append(seed_table(tables["seeds"]))
     return "\n".join([*found, NOTES])
+
+
+def measured_on(machines: Iterable[str]) -> str:
+    """A sentence that names each machine once."""
+    return f"Measured on {'; and on '.join(dict.fromkeys(machines))}.\n"
 
 
 def table(results: Sequence[Result]) -> str:
@@ -160,7 +170,9 @@ def time_tables(text: str) -> str:
         "convolution needs fewer operations than are counted, and the caches are faster than the memory.",
         "",
     ]
-    for network, found in json.loads(text).items():
+    tables = json.loads(text)
+    lines.append(measured_on(found["machine"] for found in tables.values()))
+    for network, found in tables.items():
         lines += [f"### {network}-simam, {found['size']} px, batch {found['batch']}", "", *time_table(found)]
     return "\n".join(lines)
 
@@ -238,12 +250,6 @@ def seed_table(text: str) -> str:
 
 def milliseconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def machine_of(path: Path) -> str:
-    """The machine and the versions that an existing page names; empty if there is no page."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return text.partition(MADE_BY)[2].partition(".\n")[0]
 
 
 def machine() -> str:

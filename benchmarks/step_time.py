@@ -11,7 +11,7 @@ from pathlib import Path
 from paddle_attn.files import write_text
 
 from .lines import TRAINED
-from .page import TABLES, machine_of, read, time_table, write
+from .page import TABLES, machine, read, time_table, write
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,8 +41,8 @@ def run_time(
         process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if process.returncode:
             raise RuntimeError(f"{model} cannot be measured: {process.stderr.strip()[-2000:]}")
-        found[model] = json.loads(process.stdout)
+        found[model] = json.loads(process.stdout) | {"machine": machine()}
         report("\n".join([f"{model}-simam, {size} px, batch {batch}", *time_table(found[model])]))
         in_order = {name: found[name] for name in TRAINED if name in found}
         write_text(path, json.dumps(in_order, indent=1, ensure_ascii=False) + "\n")
-        write(read(out / "performance.csv"), out, machine_of(out / "performance.md"))
+        write(read(out / "performance.csv"), out)

@@ -25,6 +25,8 @@ from paddle_attn.deploy.formats import FORMATS
 from paddle_attn.models.layers import Conv2D, MaxPool2D
 from paddle_attn.train.optim import Momentum
 
+from .gradient import backward
+
 Step = Callable[[], object]
 
 
@@ -59,9 +61,9 @@ def module_step(name: str, shape: list[int], mode: str, form: str = "on") -> Ste
     x.stop_gradient = False
 
     def step() -> None:
-        x.clear_gradient(set_to_zero=False)
+        x.clear_gradient(False)  # Paddle ignores set_to_zero as a keyword
         module.clear_gradients(set_to_zero=False)
-        module(x).backward(gradient)
+        backward(module(x), gradient)
 
     return in_form(form, step)
 

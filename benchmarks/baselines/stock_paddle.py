@@ -12,6 +12,8 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 from PIL import Image
 
+from .gradient import backward
+
 
 class SimAM(nn.Layer):
     def __init__(self, e_lambda: float = 1e-4):
@@ -92,8 +94,8 @@ def module_step(name: str, shape: list[int], mode: str) -> Callable[[], object]:
     x.stop_gradient = False
 
     def step() -> None:
-        x.clear_gradient(set_to_zero=False)
-        attn(x).backward(gradient)
+        x.clear_gradient(False)  # Paddle ignores set_to_zero as a keyword
+        backward(attn(x), gradient)
 
     return step
 

@@ -154,7 +154,9 @@ def test_all_sides_accept_the_arguments_of_every_line(line: Line):
         package = PACKAGES.get(order["side"])
         if order["side"] == "itself" or (package and importlib.util.find_spec(package) is None):
             continue
-        arguments = {key: value for key, value in order.items() if key not in ("side", "step", "tuned")}
+        arguments = {
+            key: value for key, value in order.items() if key not in ("side", "step", *measure.SETTINGS)
+        }
         side = importlib.import_module(f"benchmarks.baselines.{order['side']}")
         inspect.signature(getattr(side, f"{order['step']}_step")).bind(**arguments)
 
@@ -188,20 +190,21 @@ def test_a_line_without_any_baseline_is_an_error():
 def test_every_baseline_of_pytorch_runs_with_the_tuned_allocator_in_modules_and_training():
     """All configurations of the table take part, and none is left with an allocator as it comes."""
     lines_ = [line for line in LINES if line.sides == {"pytorch"} and line.section != "infer"]
-    assert len(lines_) == 3 * 4 + 2 + 8 + len(BFLOAT16)
+    assert len(lines_) == 3 * 4 + 2 + 8 + 3 + len(BFLOAT16)
     for line in lines_:
-        assert list(line.baselines) == list(PYTORCH)
-        assert all(order["tuned"] for order in line.baselines.values())
+        pages = {order.get("huge_pages", False) for order in line.baselines.values()}
+        assert list(line.baselines) == [name + " + huge pages" * max(pages) for name in PYTORCH]
+        assert all(order["tuned"] for order in line.baselines.values()) and len(pages) == 1
 
 
 def test_a_tuned_process_has_the_allocator_and_the_threads_of_ours():
-    with measure.Worker([{"side": "stock_paddle", "tuned": True, **SIMAM}]) as worker:
+    with measure.Worker([{"side": "stock_paddle", "tuned": True, "huge_pages": True, **SIMAM}]) as worker:
         environment = Path(f"/proc/{worker.process.pid}/environ")
         if not environment.exists():
             pytest.skip("needs Linux")
         found = dict(item.split("=", 1) for item in environment.read_text().split("\0") if item)
     threads = str(runtime.default_threads(runtime.this_machine(), os.environ))
-    assert found | measure.ALLOCATOR | {"OMP_NUM_THREADS": threads} == found
+    assert found | measure.ALLOCATOR | measure.HUGE_PAGES | {"OMP_NUM_THREADS": threads} == found
 
 
 def test_a_training_step_reports_its_peak_memory():
@@ -416,7 +419,7 @@ def test_the_committed_page_is_made_from_the_committed_results():
     docs = ROOT / "docs"
     results = page.read(docs / "performance.csv")
     committed = docs / "performance.md"
-    made = page.page(results, page.read_tables(docs), page.machine_of(committed))
+    made = page.page(results, page.read_tables(docs))
     assert made == committed.read_text("utf-8")
 
 
