@@ -1,0 +1,177 @@
+"""The process that serves the page and the API: its port, its temporary folder, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any
+
+from ..errors import Stopped, UserError, import_package
+from ..files import files_below
+from .desk import Desk
+from .models import Served
+from .pictures import Example
+
+SWEEP, KEPT = 10.0, 120.0  # seconds between two looks at the uploads, and after which one is removed
+CONNECTIONS = 256  # at once
+SILENT = {  # nothing is reported to anybody
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "GRADIO_RUN_HISTORY": "False",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the server listens, and its limits.
+
+    Args:
+        host: the address; 127.0.0.1 is reached from this machine only.
+        port: 0 takes a free one.
+        max_bytes: of a picture's file.
+        queue: requests that wait or are answered at once; one more is refused.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    max_bytes: int = 10_000_000
+    queue: int = 64
+
+
+def serve(models: Sequence[Served], examples: Sequence[Example], settings: Settings) -> None:
+    """Serve until Ctrl-C or SIGTERM; prints the address when the page can be opened.
+
+    Uploads are in a private temporary folder, which is removed at the end.
+
+    Raises: UserError when the address cannot be used; Stopped after the signal.
+    """
+    with listen(settings.host, settings.port) as listener, tempfile.TemporaryDirectory() as folder:
+        uploads = Path(folder)
+        gradio = _import_gradio(uploads)
+        import uvicorn
+
+        from .api import PATH
+
+        url = _url(settings.host, listener.getsockname()[1])
+        desk = Desk(models, settings.queue)
+        app = make_app(gradio, desk, examples, settings, uploads, url)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=2,
+        )
+        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends by itself, then raises the signal again
+            signal.signal(number, _stop)
+        print(f"page  {url}   (Ctrl-C ends it)", flush=True)
+        print(f"API   curl --data-binary @photo.jpg {url}{PATH}", flush=True)
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            desk.close()
+
+
+def _stop(number: int, _: FrameType | None) -> None:
+    raise Stopped("the page is closed; nothing of the pictures is kept", number)
+
+
+def make_app(
+    gradio: ModuleType,
+    desk: Desk,
+    examples: Sequence[Example],
+    settings: Settings,
+    uploads: Path,
+    url: str,
+) -> Any:
+    """The ASGI application: the API, the page, and the limits around both."""
+    from fastapi import FastAPI
+
+    from .api import PATH, add_api
+    from .limits import Limits
+    from .page import CSS, HEAD, PICTURES, make_page, theme, translations
+
+    @contextlib.asynccontextmanager
+    async def sweeping(_: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(_sweep(uploads, set(files_below(uploads))))
+        yield
+        task.cancel()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=sweeping)
+    add_api(app, desk, settings.max_bytes)
+    gradio.mount_gradio_app(
+        app,
+        make_page(desk, examples, settings.max_bytes, f"{url}{PATH}"),
+        path="/",
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=settings.max_bytes,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        i18n=translations(settings.max_bytes),
+        theme=theme(),
+        css=CSS,
+        head=HEAD,
+    )
+    return Limits(app, uploads, PICTURES * settings.max_bytes + (64 << 10))
+
+
+@contextlib.contextmanager
+def listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that listens at an address. Raises UserError when it cannot be used."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise UserError(f"--host {host}: {error.strerror}; expected an address of this machine") from None
+    with listener:
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(128)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                reason = "is in use: choose another one with --port, or 0 for a free one"
+            else:
+                reason = f"cannot be used ({error.strerror}): choose another --port or --host"
+            raise UserError(f"port {port} of {host} {reason}") from None
+        yield listener
+
+
+def _url(host: str, port: int) -> str:
+    """The address to open; a server that listens everywhere is reached by this machine's own address too."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{name}]:{port}" if ":" in name and "[" not in name else f"http://{name}:{port}"
+
+
+def _import_gradio(uploads: Path) -> ModuleType:
+    """Gradio, which reads these variables once. Raises ModuleNotFoundError with the command to install it."""
+    os.environ.update(SILENT, GRADIO_TEMP_DIR=str(uploads))
+    return import_package("gradio")
+
+
+async def _sweep(folder: Path, kept: set[str]) -> None:
+    """Remove uploads that nobody asked about; `kept` are the files of the page itself."""
+    while True:
+        await asyncio.sleep(SWEEP)
+        for name in set(files_below(folder)) - kept:
+            with contextlib.suppress(OSError):
+                if (folder / name).stat().st_mtime < time.time() - KEPT:
+                    (folder / name).unlink()
