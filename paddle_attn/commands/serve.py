@@ -71,12 +71,13 @@ def main(arguments: argparse.Namespace) -> None:
         for path, config in zip(arguments.weights, configs, strict=True)
     ]
     prepare_paddle()
-    from ..serve import Settings, find_examples, load_served, serve
+    from ..serve import Settings, find_examples, gradio_in_a_private_folder, listen, load_served, serve
 
     settings = Settings(arguments.host, arguments.port, round(1e6 * arguments.max_mb), arguments.queue)
-    examples = find_examples(arguments.examples, MAX_EXAMPLES)
-    models = load_served(arguments.models, pairs, arguments.engine, arguments.precision)
-    serve(models, examples, settings)
+    with listen(settings.host, settings.port) as listener, gradio_in_a_private_folder() as uploads:
+        examples = find_examples(arguments.examples, MAX_EXAMPLES)
+        models = load_served(arguments.models, pairs, arguments.engine, arguments.precision)
+        serve(models, examples, settings, listener, uploads)
 
 
 def check_options(arguments: argparse.Namespace) -> None:

@@ -15,6 +15,6 @@ A picture is in memory while it is answered. A file that the page's upload write
 
 from .models import load_served
 from .pictures import find_examples
-from .server import Settings, serve
+from .server import Settings, gradio_in_a_private_folder, listen, serve
 
-__all__ = ["Settings", "find_examples", "load_served", "serve"]
+__all__ = ["Settings", "find_examples", "gradio_in_a_private_folder", "listen", "load_served", "serve"]

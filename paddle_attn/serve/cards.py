@@ -20,7 +20,7 @@ STYLE = """
 .pa-picture { flex: 0 1 11rem; min-width: 8rem }
 .pa-picture img { width: 100%; max-height: 14rem; display: block; object-fit: contain;
   object-position: left top }
-.pa-note { color: var(--body-text-color-subdued); font-size: .8rem; line-height: 1.4;
+.pa-note { opacity: .75; font-size: .8rem; line-height: 1.4;
   overflow-wrap: anywhere }
 .pa-models { flex: 1 1 18rem; min-width: 0; display: grid; gap: 1rem 1.5rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 1fr)) }
@@ -38,7 +38,8 @@ STYLE = """
 .pa-looks { display: grid; grid-template-columns: repeat(2, minmax(0, 11rem)); gap: .6rem }
 .pa-looks figure { margin: 0 }
 .pa-looks img { width: 100%; display: block; border-radius: .3rem }
-.pa-error { border-left: .3rem solid #d55e00 }
+.pa-card .pa-picture .pa-note, .pa-looks .pa-note { margin-top: .3rem }
+.pa-error { flex-direction: column; gap: .2rem; border-left: .3rem solid #d55e00 }
 .dark .pa-classes i::before { background: #56b4e9 }
 """
 

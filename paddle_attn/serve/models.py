@@ -154,12 +154,15 @@ def load_served(
         folders, predictors, networks, explainers, trained, strict=False
     ):
         _check_pair(folder, predictor, weights, network, explainer)
-    return [
+    served = [
         Served(title, predictor, explainer)
         for title, predictor, explainer in zip(
             _titles(folders), predictors, explainers or [None] * len(folders), strict=True
         )
     ]
+    for model in served:  # the first run of an engine is slow: it compiles
+        model.answer(Image.new("RGB", (64, 64)), topk=1, explain=True)
+    return served
 
 
 def _titles(folders: Sequence[str | Path]) -> list[str]:

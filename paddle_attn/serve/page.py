@@ -22,7 +22,14 @@ CSS = (
     STYLE
     + """
 .gradio-container { max-width: 72rem !important; margin: 0 auto !important }
-#pa-examples .grid-container { --grid-cols: 8 }
+#pa-examples, #pa-examples * { min-height: 0 }
+#pa-results .html-container { padding: 0 }
+#pa-examples .grid-container { grid-template-columns: repeat(8, minmax(0, 1fr)) !important;
+  grid-auto-rows: auto !important; grid-template-rows: none !important }
+@media (max-width: 40rem) {
+  #pa-results .html-container { padding: 0 }
+#pa-examples .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important }
+}
 footer { display: none !important }
 """
 )
@@ -118,9 +125,10 @@ def make_page(desk: Desk, examples: Sequence[Example], max_bytes: int, address: 
         )
         gr.Markdown(text("limits"), elem_classes="pa-note")
         if examples:
+            gr.Markdown(text("examples"))
             gallery = gr.Gallery(
                 [example.thumbnail for example in examples],
-                label=text("examples"),
+                show_label=False,
                 columns=8,
                 height="auto",
                 allow_preview=False,
@@ -131,7 +139,7 @@ def make_page(desk: Desk, examples: Sequence[Example], max_bytes: int, address: 
         results = gr.HTML(elem_id="pa-results")
         with gr.Accordion(text("api"), open=False):
             gr.Markdown(text("api_intro"))
-            gr.Code(f"curl --data-binary @photo.jpg {address}", language="shell", interactive=False)
+            gr.Code(f"curl --data-binary @photo.jpg {address}", language="shell", interactive=False, lines=1)
 
         options = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
         pictures.upload(classify, pictures, [pictures, results], **options)

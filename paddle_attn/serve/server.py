@@ -13,14 +13,17 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, ModuleType
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from ..errors import Stopped, UserError, import_package
 from ..files import files_below
 from .desk import Desk
 from .models import Served
 from .pictures import Example
+
+if TYPE_CHECKING:
+    from .limits import Limits
 
 SWEEP, KEPT = 10.0, 120.0  # seconds between two looks at the uploads, and after which one is removed
 CONNECTIONS = 256  # at once
@@ -49,54 +52,56 @@ class Settings:
     queue: int = 64
 
 
-def serve(models: Sequence[Served], examples: Sequence[Example], settings: Settings) -> None:
+def serve(
+    models: Sequence[Served],
+    examples: Sequence[Example],
+    settings: Settings,
+    listener: socket.socket,
+    uploads: Path,
+) -> None:
     """Serve until Ctrl-C or SIGTERM; prints the address when the page can be opened.
 
-    Uploads are in a private temporary folder, which is removed at the end.
+    Args:
+        models: the networks, which all answer every picture.
+        examples: the pictures that the page offers.
+        settings: the limits.
+        listener: of `listen`.
+        uploads: of `gradio_in_a_private_folder`.
 
-    Raises: UserError when the address cannot be used; Stopped after the signal.
+    Raises: Stopped after the signal.
     """
-    with listen(settings.host, settings.port) as listener, tempfile.TemporaryDirectory() as folder:
-        uploads = Path(folder)
-        gradio = _import_gradio(uploads)
-        import uvicorn
+    import uvicorn
 
-        from .api import PATH
+    from .api import PATH
 
-        url = _url(settings.host, listener.getsockname()[1])
-        desk = Desk(models, settings.queue)
-        app = make_app(gradio, desk, examples, settings, uploads, url)
-        config = uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            limit_concurrency=CONNECTIONS,
-            timeout_graceful_shutdown=2,
-        )
-        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends by itself, then raises the signal again
-            signal.signal(number, _stop)
-        print(f"page  {url}   (Ctrl-C ends it)", flush=True)
-        print(f"API   curl --data-binary @photo.jpg {url}{PATH}", flush=True)
-        try:
-            uvicorn.Server(config).run(sockets=[listener])
-        finally:
-            desk.close()
+    url = url_of(settings.host, listener.getsockname()[1])
+    desk = Desk(models, settings.queue)
+    app = make_app(desk, examples, settings, uploads, url)
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=2,
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends by itself, then raises the signal again
+        signal.signal(number, _stop)
+    print(f"page  {url}   (Ctrl-C ends it)", flush=True)
+    print(f"API   curl --data-binary @photo.jpg {url}{PATH}", flush=True)
+    try:
+        uvicorn.Server(config).run(sockets=[listener])
+    finally:
+        desk.close()
 
 
 def _stop(number: int, _: FrameType | None) -> None:
     raise Stopped("the page is closed; nothing of the pictures is kept", number)
 
 
-def make_app(
-    gradio: ModuleType,
-    desk: Desk,
-    examples: Sequence[Example],
-    settings: Settings,
-    uploads: Path,
-    url: str,
-) -> Any:
+def make_app(desk: Desk, examples: Sequence[Example], settings: Settings, uploads: Path, url: str) -> Limits:
     """The ASGI application: the API, the page, and the limits around both."""
+    import gradio
     from fastapi import FastAPI
 
     from .api import PATH, add_api
@@ -155,16 +160,22 @@ def listen(host: str, port: int) -> Iterator[socket.socket]:
         yield listener
 
 
-def _url(host: str, port: int) -> str:
-    """The address to open; a server that listens everywhere is reached by this machine's own address too."""
+def url_of(host: str, port: int) -> str:
+    """The address to open: a server that listens everywhere is also at 127.0.0.1."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name and "[" not in name else f"http://{name}:{port}"
 
 
-def _import_gradio(uploads: Path) -> ModuleType:
-    """Gradio, which reads these variables once. Raises ModuleNotFoundError with the command to install it."""
-    os.environ.update(SILENT, GRADIO_TEMP_DIR=str(uploads))
-    return import_package("gradio")
+@contextlib.contextmanager
+def gradio_in_a_private_folder() -> Iterator[Path]:
+    """Import Gradio, silent, with a temporary folder of its own for uploads, removed after the block.
+
+    Raises: ModuleNotFoundError with the command that installs it.
+    """
+    with tempfile.TemporaryDirectory(prefix="paddle_attn_") as folder:
+        os.environ.update(SILENT, GRADIO_TEMP_DIR=folder)  # it reads them when it is imported
+        import_package("gradio")
+        yield Path(folder)
 
 
 async def _sweep(folder: Path, kept: set[str]) -> None:
