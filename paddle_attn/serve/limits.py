@@ -10,13 +10,15 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..files import is_inside
 from .api import PATH, refusal
 from .texts import Refused
+from .uploads import Uploads
 
 GET = re.compile(  # routes of Gradio that the page uses
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon.*|/(assets|static|svelte)/.*"
@@ -25,7 +27,7 @@ GET = re.compile(  # routes of Gradio that the page uses
 UPLOAD = "/gradio_api/upload"
 POST = ("/gradio_api/queue/join", "/gradio_api/reset", "/gradio_api/cancel")
 SMALL = 64 << 10  # bytes of a request without pictures
-UPLOADS = 8  # at once
+AT_ONCE = 8  # uploads
 SECONDS = 120  # in which an upload has to arrive
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -41,13 +43,13 @@ class Limits:
 
     Args:
         app: what it protects.
-        folder: where uploads are until they are answered.
+        uploads: where uploads are until they are read.
         max_upload: bytes of one upload, all its pictures together.
     """
 
-    def __init__(self, app: ASGIApp, folder: Path, max_upload: int):
-        self.app, self.folder, self.max_upload = app, folder, max_upload
-        self.uploads = 0
+    def __init__(self, app: ASGIApp, uploads: Uploads, max_upload: int):
+        self.app, self.uploads, self.max_upload = app, uploads, max_upload
+        self.uploading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -58,6 +60,8 @@ class Limits:
         send = _with_headers(send)
         try:
             await self._pass(scope, headers, receive, send)
+        except ClientDisconnect:  # in the middle of its request
+            return
         except Refused as refused:
             await refusal(refused, headers.get("accept-language", ""))(scope, receive, send)
 
@@ -71,20 +75,20 @@ class Limits:
             await self._upload(scope, receive, send)
         elif method == "POST" and path.rstrip("/") in POST:
             _check_length(headers, SMALL)
-            await self.app(scope, await _without_addresses(receive), send)
+            await self.app(scope, await _only_with(self.uploads, receive), send)
         else:
             raise Refused(404, "nothing")
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.uploads >= UPLOADS or _size(self.folder) > UPLOADS * self.max_upload:
+        if self.uploading >= AT_ONCE or self.uploads.size > AT_ONCE * self.max_upload:
             raise Refused(503, "busy")
-        self.uploads += 1
+        self.uploading += 1
         try:
             await asyncio.wait_for(self.app(scope, receive, send), SECONDS)
         except asyncio.TimeoutError:
             raise Refused(408, "slow", seconds=SECONDS) from None
         finally:
-            self.uploads -= 1
+            self.uploading -= 1
 
 
 def _check_length(headers: dict[str, str], limit: int) -> None:
@@ -94,17 +98,20 @@ def _check_length(headers: dict[str, str], limit: int) -> None:
         raise Refused(413, "large", mb=f"{limit / 1e6:.3g}")
 
 
-async def _without_addresses(receive: Receive) -> Receive:
-    """The same request, if no file in it is an address, which Gradio would download. Raises Refused."""
+async def _only_with(uploads: Uploads, receive: Receive) -> Receive:
+    """The same request, if all files that it names are uploads. Raises Refused.
+
+    Gradio would download an address and, in a mounted page, read any file of this machine.
+    """
     messages: list[Message] = []
     while not messages or messages[-1].get("more_body"):
         messages.append(await receive())
     body = b"".join(message.get("body", b"") for message in messages)
     try:
-        has_address = any("://" in path for path in _paths(json.loads(body or b"{}")))
+        allowed = all(is_inside(path, uploads.folder) for path in _paths(json.loads(body or b"{}")))
     except (ValueError, RecursionError):
-        has_address = True
-    if has_address:
+        allowed = False
+    if not allowed:
         raise Refused(400, "gone")
 
     async def replay() -> Message:
@@ -121,17 +128,6 @@ def _paths(value: Any) -> list[str]:
         own = [str(value["path"])] if "path" in value else []
         return own + [path for item in value.values() for path in _paths(item)]
     return []
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the files below a folder; others remove some meanwhile."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:
-            continue
-    return total
 
 
 def _with_headers(send: Send) -> Callable[[Message], Any]:

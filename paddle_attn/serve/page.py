@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from .cards import STYLE, answer_card, cards, error_card, note
 from .desk import Desk
 from .pictures import MEGAPIXELS, Example
 from .texts import TEXTS, Refused, language_of, say
+from .uploads import Uploads
 
 PICTURES = 16  # in one upload
 ON_THE_PAGE = ("drop", "intro", "limits", "examples", "api", "api_intro")  # texts that the browser translates
@@ -50,6 +49,10 @@ document.addEventListener("paste", (event) => {
 </script>
 """
 
+SHOW_RESULTS = """
+() => { document.querySelector("#pa-results").scrollIntoView({ behavior: "smooth", block: "nearest" }) }
+"""
+
 
 def translations(max_bytes: int) -> gr.I18n:
     """The texts for the browser, by its language: Gradio looks for the exact locale."""
@@ -63,12 +66,15 @@ def theme() -> gr.themes.Base:
     return gr.themes.Default(font=list(FONTS), font_mono=list(MONO))
 
 
-def make_page(desk: Desk, examples: Sequence[Example], max_bytes: int, address: str) -> gr.Blocks:
+def make_page(
+    desk: Desk, examples: Sequence[Example], uploads: Uploads, max_bytes: int, address: str
+) -> gr.Blocks:
     """The page.
 
     Args:
         desk: where requests wait.
         examples: pictures to choose from.
+        uploads: the folder that Gradio writes to.
         max_bytes: of a picture's file.
         address: of the API, for its example.
     """
@@ -79,13 +85,13 @@ def make_page(desk: Desk, examples: Sequence[Example], max_bytes: int, address: 
         language = language_of(request.headers.get("accept-language", ""))
         paths, more = (paths or [])[:PICTURES], (paths or [])[PICTURES:]
         for path in more:
-            _take(path)
+            uploads.take(path)
         shown = []
         for done, path in enumerate(paths):
             yield gr.skip(), cards(*shown, note(say(language, "waiting", done=done, count=len(paths))))
             try:
                 with desk.place():
-                    content = _take(path)
+                    content = uploads.take(path)
                     if content is None:
                         raise Refused(400, "gone")
                     if len(content) > max_bytes:
@@ -93,7 +99,7 @@ def make_page(desk: Desk, examples: Sequence[Example], max_bytes: int, address: 
                     seen = await desk.answer(content, explain=True)
                 shown.append(answer_card(Path(path).name, seen, language))
             except Refused as refused:
-                _take(path)
+                uploads.take(path)
                 shown.append(error_card(Path(path).name, refused, language))
         if more:
             shown.append(note(say(language, "more", more=len(more), pictures=PICTURES)))
@@ -142,21 +148,10 @@ def make_page(desk: Desk, examples: Sequence[Example], max_bytes: int, address: 
             gr.Code(f"curl --data-binary @photo.jpg {address}", language="shell", interactive=False, lines=1)
 
         options = {"api_visibility": "private", "concurrency_limit": None, "show_progress": "hidden"}
-        pictures.upload(classify, pictures, [pictures, results], **options)
+        events = [pictures.upload(classify, pictures, [pictures, results], **options)]
         if examples:
-            gallery.select(classify_example, None, results, **options)
+            events.append(gallery.select(classify_example, None, results, **options))
+        for event in events:
+            event.then(None, js=SHOW_RESULTS, api_visibility="private")
     page.queue(max_size=64)
     return page
-
-
-def _take(path: str) -> bytes | None:
-    """The content of an upload, whose file is removed; None if it is no longer there."""
-    file = Path(path)
-    try:
-        content = file.read_bytes()
-        file.unlink()
-    except OSError:
-        return None
-    if file.parent != Path(tempfile.gettempdir()):  # Gradio makes a folder for each
-        shutil.rmtree(file.parent, ignore_errors=True)
-    return content

@@ -5,34 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import signal
 import socket
-import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from ..errors import Stopped, UserError, import_package
-from ..files import files_below
+from ..errors import Stopped, UserError
 from .desk import Desk
 from .models import Served
 from .pictures import Example
+from .uploads import Uploads
 
 if TYPE_CHECKING:
     from .limits import Limits
 
-SWEEP, KEPT = 10.0, 120.0  # seconds between two looks at the uploads, and after which one is removed
 CONNECTIONS = 256  # at once
-SILENT = {  # nothing is reported to anybody
-    "GRADIO_ANALYTICS_ENABLED": "False",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",
-    "GRADIO_RUN_HISTORY": "False",
-}
 
 
 @dataclass(frozen=True)
@@ -57,7 +46,7 @@ def serve(
     examples: Sequence[Example],
     settings: Settings,
     listener: socket.socket,
-    uploads: Path,
+    uploads: Uploads,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; prints the address when the page can be opened.
 
@@ -96,10 +85,12 @@ def serve(
 
 
 def _stop(number: int, _: FrameType | None) -> None:
-    raise Stopped("the page is closed; nothing of the pictures is kept", number)
+    raise Stopped("the page is closed, no picture was kept", number)
 
 
-def make_app(desk: Desk, examples: Sequence[Example], settings: Settings, uploads: Path, url: str) -> Limits:
+def make_app(
+    desk: Desk, examples: Sequence[Example], settings: Settings, uploads: Uploads, url: str
+) -> Limits:
     """The ASGI application: the API, the page, and the limits around both."""
     import gradio
     from fastapi import FastAPI
@@ -110,15 +101,17 @@ def make_app(desk: Desk, examples: Sequence[Example], settings: Settings, upload
 
     @contextlib.asynccontextmanager
     async def sweeping(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(_sweep(uploads, set(files_below(uploads))))
+        task = asyncio.create_task(uploads.sweep())
         yield
         task.cancel()
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=sweeping)
     add_api(app, desk, settings.max_bytes)
+    page = make_page(desk, examples, uploads, settings.max_bytes, f"{url}{PATH}")
+    uploads.adopt()
     gradio.mount_gradio_app(
         app,
-        make_page(desk, examples, settings.max_bytes, f"{url}{PATH}"),
+        page,
         path="/",
         footer_links=[],
         run_history=False,
@@ -164,25 +157,3 @@ def url_of(host: str, port: int) -> str:
     """The address to open: a server that listens everywhere is also at 127.0.0.1."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)
     return f"http://[{name}]:{port}" if ":" in name and "[" not in name else f"http://{name}:{port}"
-
-
-@contextlib.contextmanager
-def gradio_in_a_private_folder() -> Iterator[Path]:
-    """Import Gradio, silent, with a temporary folder of its own for uploads, removed after the block.
-
-    Raises: ModuleNotFoundError with the command that installs it.
-    """
-    with tempfile.TemporaryDirectory(prefix="paddle_attn_") as folder:
-        os.environ.update(SILENT, GRADIO_TEMP_DIR=folder)  # it reads them when it is imported
-        import_package("gradio")
-        yield Path(folder)
-
-
-async def _sweep(folder: Path, kept: set[str]) -> None:
-    """Remove uploads that nobody asked about; `kept` are the files of the page itself."""
-    while True:
-        await asyncio.sleep(SWEEP)
-        for name in set(files_below(folder)) - kept:
-            with contextlib.suppress(OSError):
-                if (folder / name).stat().st_mtime < time.time() - KEPT:
-                    (folder / name).unlink()

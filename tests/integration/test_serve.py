@@ -33,6 +33,7 @@ from paddle_attn.errors import UserError
 from paddle_attn.serve import gradio_in_a_private_folder, listen, load_served
 from paddle_attn.serve.desk import Desk
 from paddle_attn.serve.texts import TEXTS, Refused, language_of
+from paddle_attn.serve.uploads import Uploads
 
 QUEUE = 50
 MAX_MB = 1
@@ -132,7 +133,7 @@ def server(work: Path) -> Iterator[Server]:
     running = start(work, work / "temporary", *BOTH, "--examples", "pictures", *limits)
     yield running
     code, printed = stop(running)
-    assert (code, printed) == (130, "stopped: the page is closed; nothing of the pictures is kept\n")
+    assert (code, printed) == (130, "stopped: the page is closed, no picture was kept\n")
     assert not list(running.temporary.iterdir())
 
 
@@ -361,16 +362,22 @@ def test_the_page_shows_the_answers_of_both_networks_and_keeps_no_picture(work: 
     assert not [path for path in server.kept() if path.stat().st_size]
 
 
-def test_an_upload_that_is_an_address_or_a_file_of_the_machine_is_not_read(work: Path, server: Server):
-    for path in ("http://127.0.0.1:1/a.png", "https://example.com/a.png"):
+def test_the_page_reads_no_file_but_an_upload(work: Path, server: Server):
+    """Gradio would download an address and, in a mounted page, read any file of the machine."""
+    own = work / "pictures" / "red" / "a.png"
+    (example, *_) = server.temporary.rglob("*.webp")
+    for path in (
+        "http://127.0.0.1:1/a.png",
+        "file:///etc/passwd",
+        str(own),
+        f"{example.parent}/../../../{own}",
+    ):
         data = [[{"path": path, "meta": {"_type": "gradio.FileData"}}]]
         body = json.dumps({"data": data, "fn_index": 0, "session_hash": "other"}).encode()
         status, answer, _ = server.request("/gradio_api/queue/join", body, content_type="application/json")
         assert status == 400 and json.loads(answer).keys() == {"error"}
-    own = work / "pictures" / "red" / "a.png"
-    with pytest.raises(AssertionError):
-        on_the_page(server, [str(own)])
-    assert own.exists()
+    assert sentence("gone").search(on_the_page(server, [str(example)]))  # one of the page's own files
+    assert own.exists() and example.exists()
 
 
 def test_an_upload_of_the_page_is_bounded(server: Server):
@@ -415,6 +422,24 @@ def test_a_desk_without_a_place_refuses():
     with desk.place():
         seen = asyncio.run(desk.answer(PICTURES["png"]))
     assert seen.size == (40, 40)
+
+
+def test_an_upload_that_nobody_asks_about_is_removed_and_a_file_of_the_page_is_not(tmp_path: Path):
+    (tmp_path / "example.webp").write_bytes(b"1")
+    uploads = Uploads(tmp_path)
+    uploads.adopt()
+    (tmp_path / "abc").mkdir()
+    for name in ("a.png", "b.png"):
+        (tmp_path / "abc" / name).write_bytes(b"123")
+    assert uploads.size == 6
+    uploads.remove_older_than(3600)
+    assert uploads.names == ["abc/a.png", "abc/b.png"]
+    assert uploads.take(f"{tmp_path}/abc/a.png") == b"123" and uploads.take(f"{tmp_path}/abc/a.png") is None
+    (tmp_path / "abc").mkdir(exist_ok=True)
+    (tmp_path / "abc" / "b.png").write_bytes(b"123")
+    uploads.remove_older_than(0)
+    assert uploads.names == [] and uploads.take(f"{tmp_path}/example.webp") is None
+    assert uploads.take("/etc/hostname") is None and (tmp_path / "example.webp").exists()
 
 
 def test_a_port_in_use_is_one_sentence():
