@@ -92,9 +92,10 @@ class Page:
         addresses = [urlsplit(each["request"]["url"]) for each in own]
         return {each.netloc for each in addresses if each.scheme not in ("data", "blob", "chrome")}
 
-    def errors(self) -> list[str]:
-        """What the browser reports as an error."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+    def refused(self) -> list[str]:
+        """What the page wanted to load and its policy forbids, and errors of its scripts."""
+        messages = [entry["message"] for entry in self.driver.get_log("browser")]
+        return [text for text in messages if "Security Policy" in text or "Uncaught" in text]
 
     def screenshot(self) -> Image.Image:
         """The whole page."""

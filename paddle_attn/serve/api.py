@@ -46,8 +46,6 @@ def add_api(app: FastAPI, desk: Desk, max_bytes: int) -> None:
 def refusal(refused: Refused, accept_language: str) -> JSONResponse:
     """The sentence as JSON."""
     headers = {"allow": "POST"} if refused.status == 405 else {}
-    if refused.status in (408, 413):  # the rest of the body is not read
-        headers["connection"] = "close"
     sentence = refused.sentence(language_of(accept_language))
     return JSONResponse({"error": sentence}, refused.status, headers)
 

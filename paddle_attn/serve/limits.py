@@ -7,9 +7,9 @@ elsewhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
-from collections.abc import Callable
 from typing import Any
 
 from starlette.requests import ClientDisconnect
@@ -29,6 +29,7 @@ POST = ("/gradio_api/queue/join", "/gradio_api/reset", "/gradio_api/cancel")
 SMALL = 64 << 10  # bytes of a request without pictures
 AT_ONCE = 8  # uploads
 SECONDS = 120  # in which an upload has to arrive
+DISCARDED = 300_000_000  # bytes of a refused request
 HEADERS = {
     "content-security-policy": "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
     "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
@@ -57,7 +58,8 @@ class Limits:
         if scope["type"] != "http":  # a web socket: the page has none
             return await send({"type": "websocket.close", "code": 1008})
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        send = _with_headers(send)
+        body = _Body(receive, waits="expect" in headers)
+        receive, send = body.receive, _answering(send, body)
         try:
             await self._pass(scope, headers, receive, send)
         except ClientDisconnect:  # in the middle of its request
@@ -94,7 +96,7 @@ class Limits:
 def _check_length(headers: dict[str, str], limit: int) -> None:
     """Raises Refused for a body that is longer, or does not say how long it is."""
     length = headers.get("content-length", "")
-    if not length.isdigit() or int(length) > limit:
+    if not length.isdecimal() or int(length) > limit:
         raise Refused(413, "large", mb=f"{limit / 1e6:.3g}")
 
 
@@ -130,11 +132,42 @@ def _paths(value: Any) -> list[str]:
     return []
 
 
-def _with_headers(send: Send) -> Callable[[Message], Any]:
-    async def send_with_headers(message: Message) -> None:
+class _Body:
+    """The body of a request, of which a refusal discards the rest: a client that still sends reads no answer.
+
+    Args:
+        waits: the client sends it only when it is told to.
+    """
+
+    def __init__(self, receive: Receive, waits: bool):
+        self._receive, self._has_more = receive, not waits
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._has_more = message["type"] == "http.request" and message.get("more_body", False)
+        return message
+
+    async def discard(self) -> None:
+        """Up to `DISCARDED` bytes, for `SECONDS` at most."""
+
+        async def read() -> None:
+            left = DISCARDED
+            while self._has_more and left > 0:
+                left -= len((await self.receive()).get("body", b""))
+
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(read(), SECONDS)
+
+
+def _answering(send: Send, body: _Body) -> Send:
+    """Sends an answer with `HEADERS`, that of a refused request after its body."""
+
+    async def answer(message: Message) -> None:
         if message["type"] == "http.response.start":
+            if message["status"] >= 400:
+                await body.discard()
             extra = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
             message = {**message, "headers": [*message.get("headers", []), *extra]}
         await send(message)
 
-    return send_with_headers
+    return answer

@@ -32,13 +32,16 @@ CSS = (
 footer { display: none !important }
 """
 )
-# the page says its language; Ctrl-V puts pictures into the field of the upload
+# the page says its language; the field of the upload asks for pictures, which Gradio would then insist on in
+# English; Ctrl-V puts pictures into it
 HEAD = """
 <script>
 document.documentElement.lang = /^zh\\b/i.test(navigator.language) ? "zh-CN" : "en";
+const uploadField = () => document.querySelector("#pa-upload input[type=file]");
+document.addEventListener("click", () => uploadField()?.setAttribute("accept", "image/*"), true);
 document.addEventListener("paste", (event) => {
   const pictures = [...event.clipboardData.files].filter((file) => file.type.startsWith("image/"));
-  const field = document.querySelector("#pa-upload input[type=file]");
+  const field = uploadField();
   if (!pictures.length || !field) return;
   const transfer = new DataTransfer();
   pictures.forEach((file) => transfer.items.add(file));
@@ -85,21 +88,17 @@ def make_page(
         language = language_of(request.headers.get("accept-language", ""))
         paths, more = (paths or [])[:PICTURES], (paths or [])[PICTURES:]
         for path in more:
-            uploads.take(path)
+            uploads.remove(path)
         shown = []
         for done, path in enumerate(paths):
             yield gr.skip(), cards(*shown, note(say(language, "waiting", done=done, count=len(paths))))
             try:
                 with desk.place():
-                    content = uploads.take(path)
-                    if content is None:
-                        raise Refused(400, "gone")
-                    if len(content) > max_bytes:
-                        raise Refused(413, "large", mb=f"{max_bytes / 1e6:g}")
+                    content = uploads.take(path, max_bytes)
                     seen = await desk.answer(content, explain=True)
                 shown.append(answer_card(Path(path).name, seen, language))
             except Refused as refused:
-                uploads.take(path)
+                uploads.remove(path)
                 shown.append(error_card(Path(path).name, refused, language))
         if more:
             shown.append(note(say(language, "more", more=len(more), pictures=PICTURES)))
@@ -125,7 +124,6 @@ def make_page(
         pictures = gr.File(
             label=text("drop"),
             file_count="multiple",
-            file_types=["image"],
             height=150,
             elem_id="pa-upload",
         )

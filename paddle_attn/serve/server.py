@@ -107,6 +107,7 @@ def make_app(
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=sweeping)
     add_api(app, desk, settings.max_bytes)
+    max_upload = PICTURES * settings.max_bytes + (64 << 10)  # with the headers of the parts
     page = make_page(desk, examples, uploads, settings.max_bytes, f"{url}{PATH}")
     uploads.adopt()
     gradio.mount_gradio_app(
@@ -116,7 +117,7 @@ def make_app(
         footer_links=[],
         run_history=False,
         show_error=False,
-        max_file_size=settings.max_bytes,
+        max_file_size=max_upload,  # of each file; the page refuses smaller ones in a sentence
         ssr_mode=False,
         enable_monitoring=False,
         pwa=False,
@@ -126,7 +127,7 @@ def make_app(
         css=CSS,
         head=HEAD,
     )
-    return Limits(app, uploads, PICTURES * settings.max_bytes + (64 << 10))
+    return Limits(app, uploads, max_upload)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..errors import import_package
 from ..files import files_below, is_inside
+from .texts import Refused
 
 SWEEP, KEPT = 10.0, 120.0  # seconds between two sweeps, and after which an upload is removed
 SILENT = {  # nothing is reported to anybody
@@ -27,7 +28,7 @@ class Uploads:
     """The files below a folder, apart from those of the page itself."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder = Path(os.path.realpath(folder))
         self._own: set[str] = set()
 
     def adopt(self) -> None:
@@ -48,21 +49,35 @@ class Uploads:
                 total += (self.folder / name).stat().st_size
         return total
 
-    def take(self, path: str) -> bytes | None:
-        """The content of an upload, whose file is removed; None for a path that is none, or is gone."""
-        file = Path(os.path.realpath(path))
-        if not is_inside(file, self.folder):
-            return None
+    def take(self, path: str, max_bytes: int) -> bytes:
+        """The content of an upload, whose file is removed.
+
+        Raises: Refused for a path that is no upload, or is gone, and for a larger file.
+        """
         try:
-            if os.path.relpath(file, os.path.realpath(self.folder)) in self._own:
-                return None
-            content = file.read_bytes()
-            file.unlink()
+            file = self._find(path)
+            if file.stat().st_size > max_bytes:
+                raise Refused(413, "large", mb=f"{max_bytes / 1e6:g}")
+            return file.read_bytes()
         except OSError:
-            return None
-        if file.parent != Path(os.path.realpath(self.folder)):  # Gradio makes a folder for each upload
-            shutil.rmtree(file.parent, ignore_errors=True)
-        return content
+            raise Refused(400, "gone") from None
+        finally:
+            self.remove(path)
+
+    def remove(self, path: str) -> None:
+        """Remove an upload, if the path is one."""
+        with contextlib.suppress(OSError):
+            file = self._find(path)
+            file.unlink()
+            if file.parent != self.folder:  # Gradio makes a folder for each upload
+                shutil.rmtree(file.parent, ignore_errors=True)
+
+    def _find(self, path: str) -> Path:
+        """The file of an upload. Raises FileNotFoundError."""
+        file = Path(os.path.realpath(path))
+        if not is_inside(file, self.folder) or str(file.relative_to(self.folder)) in self._own:
+            raise FileNotFoundError(path)
+        return file
 
     async def sweep(self) -> None:
         """Remove uploads that nobody asked about, until cancelled."""
