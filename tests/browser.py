@@ -1,6 +1,6 @@
 """Debian's Chromium without a window, for tests of pages, and for the picture in docs/serving.md:
 
-    python tests/browser.py URL OUT.png PICTURE…
+    python tests/browser.py URL OUT.jpg PICTURE…
 
 uploads the pictures to a page of `paddle-attn serve` and writes how it looks in a window and on a phone.
 """
@@ -146,7 +146,7 @@ def main() -> None:
     both = Image.new("RGB", (wide.width + 40 + phone.width, wide.height), "#d0d4da")
     both.paste(wide, (0, 0))
     both.paste(phone, (wide.width + 40, 0))
-    both.quantize(128).save(arguments.out, optimize=True)
+    both.save(arguments.out, quality=70, optimize=True)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,8 @@ def _looks(look: Look, label: str, language: str) -> Markup:
     shown = [(look.cam, say(language, "cam" if look.has_evidence else "cam_none", label=label))]
     if look.gate:
         low, high = look.limits
-        text = say(language, "gate", attention=look.attention, layer=look.layer, low=low, high=high)
+        key = "gate" if look.has_map else "channels"
+        text = say(language, key, attention=look.attention, layer=look.layer, low=low, high=high)
         shown.append((look.gate, text))
     return Markup(f'<div class="pa-looks">{join(_figure(*each) for each in shown)}</div>')
 

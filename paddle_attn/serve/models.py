@@ -32,6 +32,7 @@ class Look:
         cam: Grad-CAM of the predicted class over the picture.
         has_evidence: whether the map says anything.
         gate: the picture of an attention's gate; None without one.
+        has_map: whether the gate is spatial; else it has channel weights.
         attention, layer: the attention's class and the name of its sublayer.
         limits: the smallest and the largest value of the gate.
     """
@@ -39,6 +40,7 @@ class Look:
     cam: Image.Image
     has_evidence: bool
     gate: Image.Image | None = None
+    has_map: bool = True
     attention: str = ""
     layer: str = ""
     limits: tuple[float, float] = (0.0, 0.0)
@@ -78,7 +80,8 @@ class Explainer:
             values = gate.channels if gate.maps is None else gate.maps
             limits = (float(values.min()), float(values.max()))
             picture = gate_picture(pixels[0], gate)
-            look = Look(look.cam, look.has_evidence, picture, gate.attention, gate.layer, limits)
+            has_map = gate.maps is not None
+            look = Look(look.cam, look.has_evidence, picture, has_map, gate.attention, gate.layer, limits)
         return look
 
     def probabilities(self, image: Image.Image) -> np.ndarray:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 TEXTS: dict[str, dict[str, str]] = {
     "en": {
-        "drop": "Pictures: drop them here, paste them with Ctrl-V, or tap to choose",
+        "drop": "Drop, paste or choose pictures",
         "examples": "Examples: click one",
-        "results": "Results",
         "intro": "Drop pictures to see their classes. No picture is kept once it is answered.",
         "limits": "At most {pictures} pictures at a time, {mb} MB and {megapixels} million pixels each.",
         "api": "HTTP API",
@@ -16,6 +15,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "cam": "Grad-CAM: what speaks for “{label}”",
         "cam_none": "Grad-CAM: at this layer nothing speaks for “{label}”",
         "gate": "Gate of {attention} ({layer}), {low:.2f} to {high:.2f}",
+        "channels": "Channel weights of {attention} ({layer}), {low:.2f} to {high:.2f}",
         "waiting": "{done} of {count} pictures answered …",
         "more": "{more} more pictures were left out: at most {pictures} at a time.",
         "empty": "The file is empty: expected a picture.",
@@ -30,12 +30,10 @@ TEXTS: dict[str, dict[str, str]] = {
         "method": "Expected a POST request with a picture as its body.",
         "topk": "topk must be a whole number from 1 to {classes}.",
         "nothing": "There is nothing at this address: the page is at /, the API at /predict.",
-        "failed": "The server failed; its terminal shows why.",
     },
     "zh": {
-        "drop": "图片：拖到此处，用 Ctrl-V 粘贴，或点击选择",
+        "drop": "拖入、粘贴或选择图片",
         "examples": "示例：点击一张",
-        "results": "结果",
         "intro": "拖入图片即可查看类别。图片不会保存，得到结果后即丢弃。",
         "limits": "一次最多 {pictures} 张，每张不超过 {mb} MB、{megapixels}00 万像素。",
         "api": "HTTP 接口",
@@ -45,6 +43,7 @@ TEXTS: dict[str, dict[str, str]] = {
         "cam": "Grad-CAM：支持“{label}”的区域",
         "cam_none": "Grad-CAM：该层没有支持“{label}”的区域",
         "gate": "{attention} 的门控（{layer}），{low:.2f} 至 {high:.2f}",
+        "channels": "{attention} 的通道权重（{layer}），{low:.2f} 至 {high:.2f}",
         "waiting": "已完成 {done} / {count} 张……",
         "more": "另有 {more} 张未处理：一次最多 {pictures} 张。",
         "empty": "文件是空的，请选择图片。",
@@ -59,7 +58,6 @@ TEXTS: dict[str, dict[str, str]] = {
         "method": "请用 POST 请求，正文为图片。",
         "topk": "topk 必须是 1 到 {classes} 的整数。",
         "nothing": "该地址没有内容：页面在 /，接口在 /predict。",
-        "failed": "服务器出错，原因见其终端。",
     },
 }
 

@@ -355,7 +355,7 @@ def test_the_page_shows_the_answers_of_both_networks_and_keeps_no_picture(work: 
         (expected,) = Predictor(work / name).predict(image)
         assert f"{100 * expected['scores'][0]:.1f} %" in html and expected["labels"][0] in html
     assert (
-        html.count("Grad-CAM") >= 4 and "SimAM 的门控" in html and "SqueezeExcite 的门控" in html
+        html.count("Grad-CAM") >= 4 and "SimAM 的门控" in html and "SqueezeExcite 的通道权重" in html
     )  # alt and caption
     assert all(sentence(key, "zh").search(html) for key in ("kind", "pixels_many", "large"))
     assert "<b>.jpg" not in html
