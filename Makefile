@@ -65,7 +65,7 @@ $(STAMP): setup.py
 		echo "error: expected Python 3.10, 3.11 or 3.12, found $$($(PYTHON) --version 2>&1): pass PYTHON=python3.12" >&2; \
 		exit 2; \
 	fi
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[cpu,dev,onnx]"
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[cpu,dev,onnx,web]"
 	touch $(STAMP)
 
 clean:

@@ -62,7 +62,8 @@ setup(
         "cpu": ["paddlepaddle>=3.3,<3.4"],
         "onnx": ONNX,  # export.py --format onnx, and ONNX Runtime
         "openvino": ["openvino>=2025,<2027"],  # the fastest engine on most CPUs
+        "web": ["gradio>=6.31,<7"],  # the page of `paddle-attn serve`
         "bench": ["torch>=2.4,<3", *ONNX],  # the baselines of tools/benchmark.py
-        "dev": ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.17,<0.18"],
+        "dev": ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.17,<0.18", "selenium>=4.20,<5"],
     },
 )

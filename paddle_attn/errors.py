@@ -85,6 +85,7 @@ _INSTALL = {  # package: the command that installs it
     "ml_dtypes": _ONNX,
     "paddle2onnx": _ONNX,
     "openvino": 'pip install "paddle_attn[openvino]"',
+    "gradio": 'pip install "paddle_attn[web]"',
 }
 
 

@@ -26,6 +26,7 @@ COMMANDS = {  # what the list of commands says about each
     "explain": "show what trained networks look at",
     "export": "export trained weights",
     "predict": "classify images with an exported network",
+    "serve": "a page and an HTTP API that classify pictures",
     "study": "train a grid of variants over folds and seeds",
     "models": "list the models with their sizes",
     "configs": "list the configs, or copy them",

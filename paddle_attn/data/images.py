@@ -7,9 +7,10 @@ import stat
 from collections.abc import Hashable, Iterable
 from itertools import zip_longest
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError, one_line
 from ..files import fits_on_a_line
@@ -26,6 +27,20 @@ class ImageError(UserError):
     def __init__(self, path: str | os.PathLike, reason: str):
         super().__init__(f"cannot decode the image {path}: {reason}")
         self.reason = one_line(reason)
+
+
+class NotAnImage(ImageError):
+    """A file of another kind, or of a format that this package does not open."""
+
+    def __init__(self, path: str | os.PathLike):
+        super().__init__(path, "it is not an image")
+
+
+class TooManyPixels(ImageError):
+    """An image with more than `MAX_PIXELS` pixels. It is not decoded."""
+
+    def __init__(self, path: str | os.PathLike, size: str = "too many"):
+        super().__init__(path, f"{size} pixels, expected at most {MAX_PIXELS / 1e6:.0f} million")
 
 
 def is_image_name(path: str | os.PathLike) -> bool:
@@ -99,19 +114,34 @@ def load_image(path: str | os.PathLike) -> Image.Image:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would block
             raise ImageError(path, "it is not a regular file")
-        with Image.open(path, formats=FORMATS) as image:
+        with open(path, "rb") as file:
+            return decode_image(file, path)
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:  # a missing file; a null in the path
+        raise ImageError(path, getattr(error, "strerror", None) or str(error)) from None
+
+
+def decode_image(file: IO[bytes], name: str | os.PathLike) -> Image.Image:
+    """Decode an open file, or bytes in a `BytesIO`, as `load_image` does; `name` stands in the errors.
+
+    Raises: NotAnImage, TooManyPixels, or ImageError for a damaged file.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                limit = f"{MAX_PIXELS / 1e6:.0f} million"
-                raise ImageError(path, f"{image.width}x{image.height} pixels, expected at most {limit}")
+                raise TooManyPixels(name, f"{image.width}x{image.height}")
             image.load()
             ImageOps.exif_transpose(image, in_place=True)  # a copy would double the memory
     except ImageError:
         raise
-    except OSError as error:  # Pillow's UnidentifiedImageError is one
-        reason = "it is not an image" if "cannot identify" in str(error) else str(error)
-        raise ImageError(path, error.strerror or reason) from None
+    except UnidentifiedImageError:
+        raise NotAnImage(name) from None
+    except Image.DecompressionBombError:
+        raise TooManyPixels(name) from None
     except Exception as error:  # decoders raise any kind of error for damaged files
-        raise ImageError(path, str(error) or type(error).__name__) from None
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(name, reason) from None
     return to_rgb(image)
 
 

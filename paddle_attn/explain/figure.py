@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colorbar import Colorbar
@@ -21,16 +20,13 @@ from matplotlib.ticker import MaxNLocator
 from ..plotting.text import plain_text, save
 from .faithfulness import Curves, Randomisation
 from .gates import Gate
+from .overlay import COLOURS, OPACITY, PALE, limits_of, pale_grey, tile_masks
 
-COLOURS = colormaps["inferno"]  # of maps: its brightness grows with the value, for every kind of sight
-OPACITY = 0.55  # of a map over its image, which is grey and pale so that the brightness is the map's
-PALE = (0.3, 1.0)  # the grey of the image's black and white
 # the colours of a map over a middle grey, for the colour bar
 OVERLAY = ListedColormap(OPACITY * COLOURS(np.linspace(0, 1, 256))[:, :3] + (1 - OPACITY) * sum(PALE) / 2)
 LINES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito's safe colours
 CELL = 1.9  # inches, a picture's side
 MAX_CELLS = 6  # pictures beside each other
-MIN_RANGE = 0.02  # of a gate's colours: the noise of a constant gate is not amplified
 SMALL = 8  # points
 MAX_LAYER = 20  # characters of a layer's name
 MAX_NAME = 26  # characters of an image's name, its end
@@ -61,8 +57,7 @@ class Overlay:
         image = self.images[index]
         height, width = image.shape[:2]
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-        grey = PALE[0] + (PALE[1] - PALE[0]) * (image @ np.asarray([0.299, 0.587, 0.114])) / 255
-        axes.imshow(grey, cmap="gray", vmin=0, vmax=1, extent=extent)
+        axes.imshow(pale_grey(image), cmap="gray", vmin=0, vmax=1, extent=extent)
         low, high = self.limits
         axes.imshow(
             self.maps[index],
@@ -87,15 +82,7 @@ class Masks:
     colours: ClassVar[Colormap] = COLOURS
 
     def draw(self, axes: Axes, index: int) -> None:
-        masks = self.masks[index]
-        count, height, width = masks.shape
-        across = int(np.ceil(np.sqrt(count)))
-        down = -(-count // across)
-        gap = max(1, height // 8)
-        sheet = np.full([down * (height + gap) - gap, across * (width + gap) - gap], np.nan)
-        for number, mask in enumerate(masks):
-            top, left = number // across * (height + gap), number % across * (width + gap)
-            sheet[top : top + height, left : left + width] = mask
+        sheet = tile_masks(self.masks[index])
         axes.imshow(sheet, cmap=COLOURS, vmin=self.limits[0], vmax=self.limits[1], interpolation="nearest")
 
 
@@ -213,7 +200,7 @@ def gate_columns(images: np.ndarray, gates: Sequence[Gate]) -> list[Column]:
     for gate in gates:
         title = gate.layer
         if gate.maps is not None:
-            limits = _limits(gate.maps)
+            limits = limits_of(gate.maps)
             captions = [_range(values) for values in gate.maps]
             if gate.maps.shape[1] == 1:
                 column = Overlay(title, images, gate.maps[:, 0], captions, limits, gate.content)
@@ -223,13 +210,6 @@ def gate_columns(images: np.ndarray, gates: Sequence[Gate]) -> list[Column]:
         if gate.channels is not None:
             columns.append(Bars(title, gate.channels, [_range(values) for values in gate.channels]))
     return columns
-
-
-def _limits(values: np.ndarray) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    if high - low < MIN_RANGE:
-        low, high = (low + high - MIN_RANGE) / 2, (low + high + MIN_RANGE) / 2
-    return low, high
 
 
 def _range(values: np.ndarray) -> str:

@@ -22,7 +22,7 @@ ROOT_MODULES = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__ma
 LAYERS = (
     {"__main__"},
     {"commands"},
-    {"study", "diagnose"},
+    {"study", "diagnose", "serve"},
     {"train", "deploy", "explain"},
     {"builders"},
     {"models"},

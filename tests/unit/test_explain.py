@@ -33,6 +33,8 @@ from paddle_attn.explain import (
 )
 from paddle_attn.explain.command import Options, read_images
 from paddle_attn.explain.figure import Overlay, gate_columns, plot_columns
+from paddle_attn.explain.gates import Gate
+from paddle_attn.explain.overlay import gate_picture, overlay
 from paddle_attn.files import atomic_write
 
 SIZE = 64  # px, of the images for ImageNet's networks
@@ -541,3 +543,29 @@ def test_a_limit_takes_one_image_of_each_folder_in_turn(tmp_path: Path):
     found = read_images([str(tmp_path)], 3, pytest.fail)
     assert found.names == ["ant/0.png", "ant/1.png", "bee/0.png"]
     assert len(found.images) == 3 and found.left_out == 3
+
+
+# ---- pixels of a page
+
+
+def test_an_overlay_is_brightest_where_the_map_is_largest():
+    image, map_ = np.full([60, 40, 3], 128, "uint8"), np.zeros([6, 4])
+    map_[1, 2] = 1
+    grey = np.asarray(overlay(image, map_).convert("L")).astype(int)
+    assert grey.shape == (60, 40)
+    assert divmod(int(grey.argmax()), 40) == pytest.approx((15, 25), abs=1)
+    assert grey.max() > grey[50, 5] + 60
+
+
+@pytest.mark.parametrize("kind", ["map", "masks", "channels"])
+def test_every_kind_of_gate_is_a_picture_of_the_size_of_its_image(kind: str):
+    image, rng = np.full([48, 48, 3], 128, "uint8"), np.random.default_rng(0)
+    maps = {"map": rng.random([2, 1, 3, 3]), "masks": rng.random([2, 8, 3, 3]), "channels": None}[kind]
+    weights = np.stack([np.zeros(64), np.linspace(0, 1, 64)]) if kind == "channels" else None
+    first, second = (
+        np.asarray(gate_picture(image, Gate("attn", "X", maps, weights, ""), index)) for index in range(2)
+    )
+    assert first.shape == second.shape == image.shape and (first != second).any()
+    if kind == "channels":  # each bar is as high as its weight
+        heights = (second == second[-1, -1]).all(2).sum(0)
+        assert (np.diff(heights) >= 0).all() and heights[[0, 24, 47]] == pytest.approx([0, 24, 48], abs=1)
