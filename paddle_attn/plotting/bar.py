@@ -19,7 +19,10 @@ Item = TypeVar("Item")
 
 def plain_console() -> Console:
     """The console of a command: no markup, and in a notebook lines of text instead of pieces of HTML."""
-    return Console(markup=False, emoji=False, highlight=False, force_jupyter=False)
+    is_terminal = False if notebook_display() else None  # a kernel's FORCE_COLOR would make it one
+    return Console(
+        markup=False, emoji=False, highlight=False, force_jupyter=False, force_terminal=is_terminal
+    )
 
 
 class Bar(Progress):
@@ -32,10 +35,15 @@ class Bar(Progress):
         columns: what the line consists of, as in `rich.progress.Progress`.
         console: where it is drawn; None is the terminal or the notebook.
         transient: a finished bar disappears from the terminal.
+        expand: the line fills the width.
     """
 
     def __init__(
-        self, *columns: ProgressColumn | str, console: Console | None = None, transient: bool = True
+        self,
+        *columns: ProgressColumn | str,
+        console: Console | None = None,
+        transient: bool = True,
+        expand: bool = False,
     ):
         console = console or plain_console()
         on_screen = console.file is sys.stdout and not console.quiet
@@ -47,7 +55,7 @@ class Bar(Progress):
             console=console,
             auto_refresh=console.is_terminal,
             transient=transient,
-            expand=True,
+            expand=expand,
             disable=not console.is_terminal,
         )
 

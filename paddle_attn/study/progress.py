@@ -25,6 +25,7 @@ class GridBar:
             TaskProgressColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
+            expand=True,
         )
         self._task = self._progress.add_task("study", total=sum(self._epochs.values()), left="")
 

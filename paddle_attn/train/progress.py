@@ -36,6 +36,7 @@ class ProgressBar:
             TextColumn("{task.description}"),
             TextColumn("{task.fields[metrics]}"),
             console=console,
+            expand=True,
         )
         self._task = self._progress.add_task(
             f"epoch {done // steps_per_epoch + 1}/{epochs}",
