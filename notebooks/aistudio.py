@@ -6,13 +6,13 @@
 # # paddle_attn 入门：训练、解释和部署带注意力模块的网络
 #
 # 本 notebook 从头到尾演示一遍完整流程：准备图片、训练 TowerNet-SimAM、查看曲线和混淆矩阵、用 Grad-CAM
-# 看网络关注哪里、比较两种注意力、导出、预测。双核 CPU 上全部运行不到八分钟。
+# 看网络关注哪里、比较两种注意力、导出、预测。
 #
 # **在 AI Studio 上使用**：把项目文件夹（克隆或解压的压缩包）放到 `work/`，打开本文件，点击“全部运行”。
 # 照片所在的数据集挂载在 `data/`；结果写入 `work/`，重新启动环境后仍然保留。**在克隆的项目中使用**：
 # 直接打开 `notebooks/aistudio.ipynb`，照片取自 `datasets/`，结果写入项目文件夹。
 #
-# 下面保存的输出来自合成的演示图片，由 `python notebooks/build.py --execute` 生成。
+# `python notebooks/build.py --execute` 在合成的演示图片上运行全部代码并保存输出。
 # 英文版是 `aistudio.en.ipynb`，两者代码相同。
 
 # %% [markdown] en
@@ -20,14 +20,13 @@
 #
 # This notebook goes through all steps: prepare images, train TowerNet-SimAM, look at its curves and its
 # confusion matrix, see with Grad-CAM what the network looks at, compare two attentions, export, predict.
-# Two CPU cores run all of it in less than eight minutes.
 #
 # **On AI Studio**: put the folder of the project (a clone, or an unpacked archive) into `work/`, open this
 # file and run all cells. Data sets with photographs are mounted in `data/`; the results go to `work/`, which
 # outlives the session. **In a clone**: open `notebooks/aistudio.en.ipynb` where it is. Photographs come from
 # `datasets/`, and the results go to the folder of the project.
 #
-# The outputs below come from the synthetic demo images; `python notebooks/build.py --execute` made them.
+# `python notebooks/build.py --execute` runs the code on the synthetic demo images and stores the outputs.
 # The Chinese twin is `aistudio.ipynb`; its code is the same.
 
 # %% [markdown] zh

@@ -35,7 +35,7 @@ def code_cells(language: str) -> list[dict]:
 def texts(outputs: list[dict]) -> str:
     """All text in the outputs of cells."""
     parts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in outputs]
-    return "".join("".join(part) for part in parts)
+    return "\n".join("".join(part) for part in parts)  # a picture's text has no end of line
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
