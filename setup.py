@@ -64,6 +64,13 @@ setup(
         "openvino": ["openvino>=2025,<2027"],  # the fastest engine on most CPUs
         "web": ["gradio>=6.31,<7"],  # the page of `paddle-attn serve`
         "bench": ["torch>=2.4,<3", *ONNX],  # the baselines of tools/benchmark.py
-        "dev": ["hypothesis>=6.100,<7", "pytest>=8,<10", "ruff>=0.17,<0.18", "selenium>=4.20,<5"],
+        "notebook": ["ipykernel>=6.29,<8", "nbclient>=0.10,<1"],  # runs notebooks/ for build.py and its test
+        "dev": [
+            "hypothesis>=6.100,<7",
+            "nbformat>=5.9,<6",
+            "pytest>=8,<10",
+            "ruff>=0.17,<0.18",
+            "selenium>=4.20,<5",
+        ],
     },
 )

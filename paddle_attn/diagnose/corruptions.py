@@ -14,9 +14,9 @@ import numpy as np
 import paddle
 from paddle import nn
 from PIL import Image, ImageFilter
-from rich.progress import track
 
 from ..data.base import ImageDataset
+from ..plotting.bar import track
 from ..train.intervals import wilson
 
 
@@ -78,7 +78,7 @@ def corrupted_top1(network: nn.Layer, dataset: ImageDataset, batch_size: int) ->
     cases = [(name, strength) for name, kind in CORRUPTIONS.items() for strength in kind.strengths]
     hits = np.zeros(len(cases), dtype=int)
     starts = range(0, len(dataset), batch_size)
-    for start in track(starts, description="corrupting images", transient=True):
+    for start in track(starts, "corrupting images"):
         indices = range(start, min(start + batch_size, len(dataset)))
         images = [dataset.preprocess.resize(dataset.image(index)) for index in indices]
         labels = np.array([dataset.label(index) for index in indices])

@@ -1,1 +1,1 @@
-"""What all figures share. A leaf, without Paddle."""
+"""What all figures and progress bars share. A leaf, without Paddle."""

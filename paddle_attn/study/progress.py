@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 
+from ..plotting.bar import Bar
 from ..train.progress import duration
 from .plan import PlannedRun
 
@@ -18,15 +19,13 @@ class GridBar:
 
     def __init__(self, console: Console, plan: Sequence[PlannedRun]):
         self._epochs = {run.name: run.config.train.epochs for run in plan}
-        self._progress = Progress(
+        self._progress = Bar(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),  # what the other columns leave
             TaskProgressColumn(),
             TextColumn("{task.fields[left]}"),
             console=console,
-            transient=True,
             expand=True,
-            disable=not (console.is_terminal or console.is_jupyter),
         )
         self._task = self._progress.add_task("study", total=sum(self._epochs.values()), left="")
 

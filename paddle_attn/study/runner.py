@@ -21,6 +21,7 @@ from ..config import dump_config
 from ..data.prepare.split import make_split
 from ..errors import Stopped, UserError
 from ..files import open_regular, read_regular, write_text
+from ..plotting.bar import plain_console
 from ..runtime import default_threads, this_machine
 from ..train.progress import duration
 from ..train.signals import StopSignal
@@ -75,7 +76,7 @@ def run_study(study: Study, jobs: int = 1, console: Console | None = None, comma
         Stopped after Ctrl-C or SIGTERM, when all runs in progress have saved and stopped.
     """
     check_jobs(jobs)
-    console = console or Console(markup=False, emoji=False, highlight=False)
+    console = console or plain_console()
     plan, results = plan_runs(study), Results(results_folder(study))
     results.check(study, plan)
     with results.lock() as lock:

@@ -31,6 +31,7 @@ from ..data.loader import Loader
 from ..data.transforms import Preprocess
 from ..errors import Stopped, UserError
 from ..models.complexity import profile
+from ..plotting.bar import plain_console
 from ..weights import load_weights, non_finite
 from .distributed import ProcessGroup, check_device, hide_paddle_flags, is_launched
 from .ema import ExponentialMovingAverage
@@ -84,7 +85,7 @@ def fit(config: Config, console: Console | None = None, on_step: OnStep | None =
 
     Args:
         config: of the run.
-        console: where progress is printed; None is the terminal.
+        console: where progress is printed; None is the terminal or the notebook.
         on_step: called with the state after each update; it may observe, log, or raise to end the run.
 
     Returns: the metrics of each epoch.
@@ -101,7 +102,7 @@ def fit(config: Config, console: Console | None = None, on_step: OnStep | None =
         paddle.utils.unique_name.guard(),
         FolderLock() as lock,
     ):
-        run = prepare(config, console or Console(markup=False, emoji=False, highlight=False), lock, stop)
+        run = prepare(config, console or plain_console(), lock, stop)
         state = run.state
         if is_finished(state, train):
             run.print(f"nothing to do: train.epochs is {train.epochs}, train.patience {train.patience}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.progress import BarColumn, TaskProgressColumn, TextColumn
 
+from ..plotting.bar import Bar
 from .state import TrainState
 
 
@@ -28,16 +29,14 @@ class ProgressBar:
         self, console: Console, epochs: int, steps_per_epoch: int, images_per_step: int, done: int = 0
     ):
         self._epochs, self._steps, self._images_per_step = epochs, steps_per_epoch, images_per_step
-        self._progress = Progress(
+        self._progress = Bar(
             TextColumn("run"),
             BarColumn(bar_width=None),  # what the other columns leave
             TaskProgressColumn(),
             TextColumn("{task.description}"),
             TextColumn("{task.fields[metrics]}"),
             console=console,
-            transient=True,
             expand=True,
-            disable=not (console.is_terminal or console.is_jupyter),
         )
         self._task = self._progress.add_task(
             f"epoch {done // steps_per_epoch + 1}/{epochs}",

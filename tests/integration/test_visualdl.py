@@ -21,6 +21,7 @@ from visualdl import LogReader
 
 from paddle_attn.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig
 from paddle_attn.errors import Stopped
+from paddle_attn.plotting.bar import NOTEBOOK_WIDTH, plain_console
 from paddle_attn.train import EpochMetrics, TrainState, fit
 from paddle_attn.train.history import MAX_PICTURES, RunLog, picture_epochs, read_steps
 from paddle_attn.train.progress import ProgressBar, duration, epoch_line
@@ -230,8 +231,21 @@ def test_without_a_terminal_there_is_no_bar():
     assert not console.file.getvalue()
 
 
-def test_a_notebook_has_a_bar(monkeypatch: pytest.MonkeyPatch):
-    """It is one of ipywidgets; without that package it says so."""
+def test_a_notebook_has_a_bar_that_needs_no_ipywidgets(monkeypatch: pytest.MonkeyPatch):
+    """One line of text, which changes in place; the last state stays."""
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
-    with pytest.warns(UserWarning, match='install "ipywidgets"'):
-        bar_of(Console(force_jupyter=True))
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, line: dict[str, str], raw: bool) -> None:
+            shown[-1] = line["text/plain"]
+
+    def display(line: dict[str, str], raw: bool, display_id: bool) -> Handle:
+        shown.append(line["text/plain"])
+        return Handle()
+
+    monkeypatch.setattr("paddle_attn.plotting.bar.notebook_display", lambda: display)
+    bar_of(plain_console())
+    (line,) = shown
+    assert re.fullmatch(r"run [━╸╺ ]+ 50% epoch 2/4 loss 0\.750  top1 30\.0%  10 images/s  10 s left", line)
+    assert len(line) <= NOTEBOOK_WIDTH

@@ -21,7 +21,6 @@ from typing import IO
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    Progress,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -29,6 +28,7 @@ from rich.progress import (
 
 from ...errors import UserError
 from ...files import checksum, shown
+from ...plotting.bar import Bar
 from ..images import is_clutter, is_image_name
 from .synthetic import write_synthetic
 
@@ -318,7 +318,7 @@ def download(url: str, target: Path, sha1: str) -> None:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress:
+    with Bar(*columns, transient=False) as progress:
         task = progress.add_task(target.name, total=None)
         failures = 0
         while True:

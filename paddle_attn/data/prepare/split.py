@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
 
 from ...errors import UserError, unknown_name
 from ...files import atomic_directory, files_below, is_inside, read_regular, shown
+from ...plotting.bar import track
 from ..images import ImageError, check_class_name, is_clutter, list_images, list_images_and_links, load_image
 from .duplicates import thumbnail
 from .report import SplitImage, near_duplicates, write_report
@@ -254,7 +254,7 @@ def _distribute(
     counts: dict[str, dict[str, int]] = {}
     skipped: dict[str, str] = {}
     sums, squares = np.zeros(3), np.zeros(3)
-    for name, folder in track(folders.items(), description="checking images", transient=True):
+    for name, folder in track(folders.items(), "checking images"):
         images, reasons = _check_images(folder, report)
         skipped |= reasons
         if len(images) < max(2, fold + 1):
