@@ -53,7 +53,7 @@ class Engine:
         self._requests[shape] = request
         if len(self._requests) > MAX_SHAPES:
             self._requests.popitem(last=False)
-        return request.infer([images], share_inputs=True)[0]  # it reads them where they are
+        return request.infer([images])[0]
 
     def _compile(self, shape: Shape) -> Any:
         model = self._core.read_model(self._path)
