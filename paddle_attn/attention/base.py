@@ -131,6 +131,16 @@ def at_least_one(count: int | Tensor) -> int | Tensor:
     return paddle.clip(count.astype("float32"), min=1.0)
 
 
+def norm_maps(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """A group norm with one channel in each group.
+
+    A graph has it as an instance norm: paddle2onnx 2.1 gives a group norm a random epsilon.
+    """
+    if paddle.in_dynamic_mode():
+        return norm(x)
+    return F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm._epsilon)
+
+
 def adaptive_mean(x: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
     """`F.adaptive_avg_pool2d`, also upwards: `[N, C, h, w] -> [N, C, height, width]`.
 

@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import HALF, Attention, sides
+from .base import HALF, Attention, norm_maps, sides
 
 
 class ShuffleAttention(Attention):
@@ -85,13 +85,7 @@ class ShuffleAttention(Attention):
         return F.sigmoid(self.cweight * F.adaptive_avg_pool2d(a, 1) + self.cbias)
 
     def _spatial_gate(self, b: Tensor) -> Tensor:
-        return F.sigmoid(self.sweight * self._norm(b) + self.sbias)
-
-    def _norm(self, b: Tensor) -> Tensor:
-        """The norm. It has one channel in each group: an instance norm, which ONNX has, and no group norm."""
-        if paddle.in_dynamic_mode():
-            return self.gn(b)
-        return F.instance_norm(b, weight=self.gn.weight, bias=self.gn.bias, eps=self.gn._epsilon)
+        return F.sigmoid(self.sweight * norm_maps(b, self.gn) + self.sbias)
 
     def macs(self, height: int, width: int) -> int:
         # a: mean, product; b: mean, difference, square, sum, two scales and shifts, sigmoid, product;
