@@ -119,7 +119,9 @@ def test_every_attention_converts_with_dynamic_sizes(attn: str | None, tmp_path:
     predictor = check_dynamic_export(net, 16, tmp_path)
     attributes = [attribute for node in onnx.load(predictor.path).graph.node for attribute in node.attribute]
     epsilons = [attribute.f for attribute in attributes if attribute.name == "epsilon"]
-    assert all(0 < epsilon < 0.01 for epsilon in epsilons), epsilons  # paddle2onnx gives group norms random ones
+    assert all(0 < epsilon < 0.01 for epsilon in epsilons), (
+        epsilons
+    )  # paddle2onnx gives group norms random ones
     for images in (noise(3, 2, 2), noise(2, 2, 22)):  # maps of 1x1, 1x11
         np.testing.assert_allclose(predictor.probabilities(images), softmax_of(net, images), atol=1e-4)
 
