@@ -10,6 +10,7 @@ version = re.search(
     r'__version__ = "(.+)"', (here / "paddle_attn" / "__init__.py").read_text(encoding="utf-8")
 ).group(1)
 
+OPENVINO = ["openvino>=2025,<2027"]
 ONNX = [
     "ml_dtypes>=0.4,<1",  # needed by ONNX Runtime's quantisation
     "onnx>=1.17,<1.18",  # paddle2onnx 2.1 needs it
@@ -61,9 +62,9 @@ setup(
     extras_require={
         "cpu": ["paddlepaddle>=3.3,<3.4"],
         "onnx": ONNX,  # export.py --format onnx, and ONNX Runtime
-        "openvino": ["openvino>=2025,<2027"],  # the fastest engine on most CPUs
+        "openvino": OPENVINO,  # the fastest engine on most CPUs
         "web": ["gradio>=6.31,<7"],  # the page of `paddle-attn serve`
-        "bench": ["torch>=2.4,<3", *ONNX],  # the baselines of tools/benchmark.py
+        "bench": ["torch>=2.4,<3", *ONNX, *OPENVINO],  # the baselines of tools/benchmark.py
         "notebook": ["ipykernel>=6.29,<8", "nbclient>=0.10,<1"],  # runs notebooks/ for build.py and its test
         "dev": [
             "hypothesis>=6.100,<7",

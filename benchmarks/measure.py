@@ -193,8 +193,8 @@ def run(
 ) -> list[Result]:
     """Measure sections, and write `out/performance.csv`, its page and its chart after each line.
 
-    Reports and skips lines whose baseline is not installed. The results of other sections stay, and those of
-    lines that no longer exist go.
+    Reports and skips lines that need a package that is not installed. The results of other sections stay, and
+    those of lines that no longer exist go.
 
     Args:
         sections: of `SECTIONS`.
@@ -239,8 +239,10 @@ def run(
 
 
 def missing_package(line: Line) -> str:
-    """A package that a baseline needs and that is not installed, or ""."""
+    """A package that a side needs and that is not installed, or ""."""
     packages = [PACKAGES[side] for side in sorted(line.sides) if side in PACKAGES]
+    if line.section == "engines":
+        packages.append("openvino")
     return next((package for package in packages if importlib.util.find_spec(package) is None), "")
 
 

@@ -258,7 +258,7 @@ def machine() -> str:
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         cpu = next((line.partition(":")[2].strip() for line in file if line.startswith("model name")), cpu)
     versions = []
-    for package in ("paddlepaddle", "torch", "onnxruntime", "numpy"):
+    for package in ("paddlepaddle", "torch", "onnxruntime", "openvino", "numpy"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{package} {importlib.metadata.version(package)}")
     return f"{cpu}, {runtime.this_machine().cores} cores ({', '.join(versions)})"

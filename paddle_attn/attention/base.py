@@ -129,3 +129,52 @@ def at_least_one(count: int | Tensor) -> int | Tensor:
     if isinstance(count, int):
         return max(count, 1)
     return paddle.clip(count.astype("float32"), min=1.0)
+
+
+def norm_maps(x: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """A group norm with one channel in each group.
+
+    A graph has it as an instance norm: paddle2onnx 2.1 gives a group norm a random epsilon.
+    """
+    if paddle.in_dynamic_mode():
+        return norm(x)
+    return F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm._epsilon)
+
+
+def adaptive_mean(x: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
+    """`F.adaptive_avg_pool2d`, also upwards: `[N, C, h, w] -> [N, C, height, width]`.
+
+    In a graph it is two products with matrices of means: ONNX has no such pooling. There, a side may be
+    unknown; an unknown one of the result is a tensor of one whole number.
+    """
+    if paddle.in_dynamic_mode():
+        return F.adaptive_avg_pool2d(x, [height, width])
+    rows, columns = _means(sides(x)[0], height, axis=0), _means(sides(x)[1], width, axis=1)
+    # Paddle's engine is wrong for four dimensions in oneDNN's layout, and for a transposed matrix of one row
+    products = paddle.matmul(paddle.matmul(rows, x.flatten(0, 1)), columns)
+    return products.reshape([-1, x.shape[1], height, width])
+
+
+def sides(x: Tensor) -> list[int | Tensor]:
+    """The height and the width of `[N, C, H, W]`: ints where known, tensors of one whole number elsewhere."""
+    return [x.shape[axis] if x.shape[axis] > 0 else paddle.shape(x)[axis] for axis in (2, 3)]
+
+
+def _means(size: int | Tensor, count: int | Tensor, axis: int) -> Tensor:
+    """The means over `count` adaptive regions of a side: `[count, size]` for axis 0, else `[size, count]`."""
+    region, pixel = _numbers(count).unsqueeze(1 - axis), _numbers(size).unsqueeze(axis)
+    size, count = _number(size), _number(count)
+    # region * size // count, and its end rounded up; the halves keep a rounded quotient off the whole numbers
+    first = paddle.floor((region * size + 0.5) / count)
+    end = paddle.floor(((region + 1) * size - 0.5) / count) + 1
+    inside = paddle.logical_and(pixel >= first, pixel < end).astype("float32")
+    return inside / (end - first)
+
+
+def _numbers(count: int | Tensor) -> Tensor:
+    """0 to `count - 1` in float32."""
+    return paddle.arange(count).astype("float32")
+
+
+def _number(side: int | Tensor) -> int | Tensor:
+    return side if isinstance(side, int) else side.astype("float32")

@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import HALF, Attention, is_static, mean_along
+from .base import HALF, Attention, is_static, mean_along, norm_maps
 from .layers import conv2d
 
 
@@ -89,7 +89,7 @@ class EfficientMultiScaleAttention(Attention):
         strip = F.sigmoid(self.conv1x1(paddle.concat([rows, columns], axis=2)))
         height = x.shape[2] if is_static(x) else paddle.shape(x)[2]
         column_gate = strip[:, :, height:].transpose([0, 1, 3, 2])
-        x1 = self.gn(x * strip[:, :, :height] * column_gate)
+        x1 = norm_maps(x * strip[:, :, :height] * column_gate, self.gn)
         x2 = self.conv3x3(x)
         a1 = F.softmax(self.gn.bias.reshape([1, -1, 1, 1]), axis=1)
         a2 = F.softmax(F.adaptive_avg_pool2d(x2, 1), axis=1)

@@ -9,10 +9,9 @@ import math
 from typing import Any
 
 import paddle
-import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import HALF, Attention, is_static, scale
+from .base import HALF, Attention, adaptive_mean, is_static, scale
 from .layers import linear
 from .se import hidden_width
 
@@ -115,7 +114,7 @@ class FrequencyChannelAttention(Attention):
         if x.dtype in HALF:
             return self.gate(x.astype("float32")).astype(x.dtype)
         if not self._fits(x):
-            x = F.adaptive_avg_pool2d(x, self.size)
+            x = adaptive_mean(x, *self.size)
         count, pixels, _ = self.table.shape
         runs = x.reshape([-1, count, self.channels // count, pixels])
         return self.fc(paddle.matmul(runs, self.table).flatten(1)).unsqueeze([2, 3])

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import Attention, is_static
+from .base import Attention, adaptive_mean, sides
 from .layers import uniform
 
 MAX_LOCAL_SIZE = 64  # the paper has 5
@@ -84,7 +82,8 @@ class MixedLocalChannelAttention(Attention):
         local = F.sigmoid(self.conv_local(sequence)).reshape([0, side * side, self.channels])
         overall = F.sigmoid(self.conv(regions.mean(1, keepdim=True)))  # [N, 1, C]
         mixed = self.local_weight * local + (1 - self.local_weight) * overall
-        return spread(mixed.transpose([0, 2, 1]).reshape([0, self.channels, side, side]), x)
+        gates = mixed.transpose([0, 2, 1]).reshape([0, self.channels, side, side])
+        return adaptive_mean(gates, *sides(x))
 
     def macs(self, height: int, width: int) -> int:
         regions = self.local_size**2 * self.channels
@@ -93,28 +92,3 @@ class MixedLocalChannelAttention(Attention):
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, local_size={self.local_size}, k_size={self.k_size}"
-
-
-def spread(gates: Tensor, x: Tensor) -> Tensor:
-    """Adaptive average pooling of `[N, C, h, w]` to the height and width of x, also upwards."""
-    if is_static(x):
-        return adaptive_mean(gates, *x.shape[2:])
-    shape = paddle.shape(x)
-    return F.adaptive_avg_pool2d(gates, [shape[2], shape[3]])
-
-
-def adaptive_mean(x: Tensor, height: int, width: int) -> Tensor:
-    """`F.adaptive_avg_pool2d`. In a graph of known sizes two products: ONNX has no such pooling."""
-    if paddle.in_dynamic_mode() or not is_static(x):
-        return F.adaptive_avg_pool2d(x, [height, width])
-    rows, columns = means(x.shape[2], height), means(x.shape[3], width)
-    return paddle.matmul(paddle.matmul(paddle.to_tensor(rows), x), paddle.to_tensor(columns.T))
-
-
-def means(size: int, count: int) -> np.ndarray:
-    """The matrix `[count, size]` of the means over `count` adaptive regions of a side."""
-    weights = np.zeros([count, size], "float32")
-    for region, row in enumerate(weights):
-        first, last = region * size // count, -(-(region + 1) * size // count)
-        row[first:last] = 1 / (last - first)
-    return weights

@@ -111,7 +111,11 @@ class NonLocal(Attention):
         weights = paddle.matmul(theta.flatten(2), phi.flatten(2), transpose_x=True)  # [N, H*W, positions]
         if self.mode == "embedded_gaussian":
             weights = F.softmax(weights, axis=2)
-        return paddle.matmul(g.flatten(2), weights, transpose_y=True).reshape(paddle.shape(theta))
+        if paddle.in_dynamic_mode():
+            z = paddle.matmul(g.flatten(2), weights, transpose_y=True)
+        else:  # Paddle's engine is wrong for a transposed matrix of one row, which a map of 3x3 px gives
+            z = paddle.matmul(g.flatten(2), weights.transpose([0, 2, 1]))
+        return z.reshape(paddle.shape(theta))
 
     def gate(self, x: Tensor) -> Tensor:
         raise UserError("the non-local block adds to its input: expected an attention that has a gate")
@@ -130,4 +134,5 @@ def half_size(x: Tensor) -> Tensor:
         sides = [min(side, 2) for side in x.shape[2:]]
         return F.max_pool2d(x, sides, sides)
     height, width = (paddle.clip(side // 2, min=1) for side in paddle.shape(x)[2:])
-    return F.max_pool2d(x, 2, 2, ceil_mode=True)[:, :, :height, :width]
+    # padded below and right: OpenVINO refuses a window larger than the map
+    return F.max_pool2d(x, 2, 2, [0, 1, 0, 1])[:, :, :height, :width]

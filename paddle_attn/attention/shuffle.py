@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import HALF, Attention
+from .base import HALF, Attention, norm_maps, sides
 
 
 class ShuffleAttention(Attention):
@@ -67,7 +67,7 @@ class ShuffleAttention(Attention):
             return self.forward(x.astype("float32")).astype(x.dtype)
         a, b = self._halves(x)
         gated = paddle.concat([a * self._channel_gate(a), b * self._spatial_gate(b)], axis=1)
-        return F.channel_shuffle(gated.reshape([-1, self.channels, 0, 0]), 2)
+        return alternate_halves(gated.reshape([-1, self.channels, 0, 0]))
 
     def gate(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
@@ -85,7 +85,7 @@ class ShuffleAttention(Attention):
         return F.sigmoid(self.cweight * F.adaptive_avg_pool2d(a, 1) + self.cbias)
 
     def _spatial_gate(self, b: Tensor) -> Tensor:
-        return F.sigmoid(self.sweight * self.gn(b) + self.sbias)
+        return F.sigmoid(self.sweight * norm_maps(b, self.gn) + self.sbias)
 
     def macs(self, height: int, width: int) -> int:
         # a: mean, product; b: mean, difference, square, sum, two scales and shifts, sigmoid, product;
@@ -94,3 +94,12 @@ class ShuffleAttention(Attention):
 
     def extra_repr(self) -> str:
         return f"channels={self.channels}, groups={self.groups}"
+
+
+def alternate_halves(x: Tensor) -> Tensor:
+    """Channels 0, C/2, 1, C/2 + 1, … of `[N, C, H, W]`. ONNX has no operator for it."""
+    if paddle.in_dynamic_mode():
+        return F.channel_shuffle(x, 2)
+    channels = x.shape[1]
+    pairs = x.reshape([0, 2, channels // 2, -1]).transpose([0, 2, 1, 3])
+    return pairs.reshape([-1, channels, *sides(x)])

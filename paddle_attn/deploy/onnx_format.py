@@ -113,4 +113,6 @@ def quantise(folder: Path, batches: Iterable[np.ndarray]) -> None:
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            # the mean of the batches' extremes: one unusual image does not widen the steps of all
+            extra_options={"CalibMovingAverage": True},
         )
