@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import HALF, Attention, is_static, scale
+from .base import HALF, Attention, in_float32, is_static, keep_float32, scale
 from .layers import linear
 from .se import hidden_width
 
@@ -100,6 +100,7 @@ class FrequencyChannelAttention(Attention):
             linear(hidden, channels, bias=False),
             nn.Sigmoid(),
         )
+        keep_float32(self)
 
     @classmethod
     def stage_kwargs(cls, side: int) -> dict[str, Any]:
@@ -108,12 +109,12 @@ class FrequencyChannelAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:  # a sum over the map would overflow
-            return self.forward(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.forward, x)
         return scale(x, self.gate(x))
 
     def gate(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
-            return self.gate(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.gate, x)
         if not self._fits(x):
             x = F.adaptive_avg_pool2d(x, self.size)
         count, pixels, _ = self.table.shape
