@@ -61,12 +61,14 @@ TEXT: dict[str, dict[str, str]] = {
         "a fused form could pay there, and none is written yet.",
         "would not pay": "For no module is PyTorch more than {pays} times as fast as ours.",
         "half": "## Half precision\n\n"
-        "On a GPU with `train.amp`, these modules compute maps of half precision in float32, because their\n"
-        "sums of squares or of products would overflow in float16: {cast}. The tests run them on a\n"
-        "CPU with such maps. `nonlocal` does the same for its weights behind its convolutions. The others\n"
-        "have no such sums: they rely on Paddle's kernels for a GPU. Paddle has none for a CPU ({others}),\n"
-        "so the tests do not run those modules in half precision. On a CPU `train.amp` changes\n"
-        "convolutions and linear layers of the networks alone, and every attention sees float32.",
+        "In float16, sums of squares and of products of maps overflow. On a GPU with `train.amp`, modules\n"
+        "that have such sums compute them in float32:\n\n"
+        "- the whole module, which the tests run on a CPU with such maps: {cast}\n"
+        "- the weights behind the convolutions, with a test from there on: `nonlocal`\n"
+        "- without such sums: {others}. Paddle has no half-precision kernels for them on a CPU, so no\n"
+        "  test runs them in half precision.\n\n"
+        "Nothing was run on a GPU. On a CPU, `train.amp` casts for the convolutions and linear layers of\n"
+        "the networks alone, and every attention computes in float32.",
         "modules": "## The modules\n\n"
         "[Models](models.md) describes the places. In a network that lacks one, `paper` is its usual place.",
         "channel": "channel",
@@ -111,11 +113,13 @@ TEXT: dict[str, dict[str, str]] = {
         "在那里融合实现可能值得，目前还没有写。",
         "would not pay": "没有一个模块在 PyTorch 中的速度超过本项目的 {pays} 倍。",
         "half": "## 半精度\n\n"
-        "在 GPU 上使用 `train.amp` 时，下列模块用 float32 计算半精度特征图，因为它们的平方和或乘积和\n"
-        "在 float16 中会溢出：{cast}。测试在 CPU 上用这样的特征图运行它们。\n"
-        "`nonlocal` 在卷积之后计算权重时也是如此。其余模块没有这样的求和，依靠 Paddle 的 GPU 算子；\n"
-        "Paddle 没有相应的 CPU 半精度算子（{others}），所以测试不以半精度运行这些模块。\n"
-        "在 CPU 上，`train.amp` 只影响网络的卷积和线性层，所有注意力模块看到的都是 float32。",
+        "特征图的平方和或乘积和在 float16 中会溢出。在 GPU 上使用 `train.amp` 时，有这种求和的模块\n"
+        "用 float32 计算：\n\n"
+        "- 整个模块，测试在 CPU 上用会溢出的特征图运行：{cast}\n"
+        "- 卷积之后的权重，测试从那里开始：`nonlocal`\n"
+        "- 没有这种求和：{others}。Paddle 没有相应的 CPU 半精度算子，所以没有测试以半精度运行它们。\n\n"
+        "没有在 GPU 上运行过。在 CPU 上，`train.amp` 只转换网络的卷积和线性层，\n"
+        "所有注意力模块都用 float32 计算。",
         "modules": "## 各模块\n\n"
         "位置的含义见[模型](models.zh-CN.md)。网络没有该位置时，`paper` 指它通常的位置。",
         "channel": "通道",
@@ -228,7 +232,7 @@ def _takes_half(name: str) -> bool:
     """Whether a CPU computes the module on half-precision maps: it casts them, or Paddle has the kernels."""
     try:
         create_attention(name, 256)(paddle.zeros([2, 256, 14, 14]).astype("float16"))
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # Paddle raises either for a kernel that it lacks
         return False
     return True
 
