@@ -23,6 +23,7 @@ from .page import machine
 
 TIMES = "attention_times.csv"  # beside the page
 SIZES = ((128, 28), (256, 14), (512, 7))  # channels and side of the last three stages of a ResNet-18
+COMPARED = SIZES[1]  # also measured in PyTorch, which compiles for minutes
 BATCH = 16
 TURN = 0.1  # seconds: a turn of one module
 PYTORCH: dict[str, dict[str, Any]] = {"eager_ms": {}, "compiled_ms": {"compiled": True}}
@@ -46,7 +47,8 @@ def measure(
     pytorch: Mapping[str, Mapping[str, Any]] = PYTORCH,
     report: Callable[[str], object] = lambda line: None,
 ) -> None:
-    """Write the times of modules with their default arguments at every size: medians over the rounds.
+    """Write the times of modules with their default arguments at every size, and of the same in PyTorch at
+    `COMPARED`: medians over the rounds.
 
     Args:
         names: of the modules.
@@ -62,7 +64,10 @@ def measure(
     sides = {
         "ours": [(cell, column, more) for cell in cells for column, more in ours.items()],
         "pytorch": [
-            (cell, column, more) for cell in cells if cell[0] in IN_PYTORCH for column, more in theirs.items()
+            (cell, column, more)
+            for cell in cells
+            if cell[0] in IN_PYTORCH and cell[1:] == COMPARED
+            for column, more in theirs.items()
         ],
     }
     report("starting, and compiling with PyTorch")

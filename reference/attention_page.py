@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
-from benchmarks.attention_times import BATCH, SIZES, TIMES, Times, read
+from benchmarks.attention_times import BATCH, COMPARED, SIZES, TIMES, Times, read
 from paddle_attn import ops
 from paddle_attn.attention import ATTENTION, create_attention, list_attention
 from paddle_attn.models.complexity import Profile, profile
@@ -52,13 +52,12 @@ TEXT: dict[str, dict[str, str]] = {
         "time columns": "| module | "
         + " | ".join(f"{c}×{s}×{s}: forward | and backward" for c, s in SIZES)
         + " |",
-        "pytorch": "The time of the same module in PyTorch, eager and compiled (`torch.compile`), divided\n"
-        "by ours, forward and backward, with the allocator set as ours: above 1, ours is faster.",
-        "pytorch columns": "| module | "
-        + " | ".join(f"{c}×{s}×{s}: eager | compiled" for c, s in SIZES)
-        + " |",
-        "would pay": "At one size or more, PyTorch is more than {pays} times as fast as ours for {names}:\n"
-        "a fused form could pay there, and none is written yet.",
+        "pytorch": "The same modules in PyTorch, {size}, forward and backward, with the allocator set as\n"
+        "ours: milliseconds, eager and compiled (`torch.compile`), and how many times ours is as fast as\n"
+        "the faster of the two.",
+        "pytorch columns": "| module | ours | PyTorch, eager | PyTorch, compiled | ours is faster by |",
+        "would pay": "PyTorch is more than {pays} times as fast as ours for {names}: a fused form could pay\n"
+        "there, and none is written yet.",
         "would not pay": "For no module is PyTorch more than {pays} times as fast as ours.",
         "half": "## Half precision\n\n"
         "In float16, sums of squares and of products of maps overflow. On a GPU with `train.amp`, modules\n"
@@ -106,11 +105,11 @@ TEXT: dict[str, dict[str, str]] = {
         "一批 {batch} 张特征图的毫秒数，测量机器为 {machine}：仅前向，以及前向加反向。\n"
         "有融合实现的模块使用融合实现。",
         "time columns": "| 模块 | " + " | ".join(f"{c}×{s}×{s}：前向 | 加反向" for c, s in SIZES) + " |",
-        "pytorch": "下表是 PyTorch 中同一模块前向加反向的时间（即时执行，以及用 `torch.compile` 编译）除以\n"
-        "本项目的时间，内存分配器的设置与本项目相同：大于 1 表示本项目更快。",
-        "pytorch columns": "| 模块 | " + " | ".join(f"{c}×{s}×{s}：即时 | 编译" for c, s in SIZES) + " |",
-        "would pay": "在至少一种尺寸下，PyTorch 的速度超过本项目 {pays} 倍的模块有 {names}：\n"
-        "在那里融合实现可能值得，目前还没有写。",
+        "pytorch": "PyTorch 中的同一模块，{size}，前向加反向，内存分配器的设置与本项目相同：即时执行和\n"
+        "编译（`torch.compile`）的毫秒数，以及本项目的速度是两者中较快者的多少倍。",
+        "pytorch columns": "| 模块 | 本项目 | PyTorch，即时 | PyTorch，编译 | 本项目的倍数 |",
+        "would pay": "PyTorch 的速度超过本项目 {pays} 倍的模块有 {names}：在那里融合实现可能值得，\n"
+        "目前还没有写。",
         "would not pay": "没有一个模块在 PyTorch 中的速度超过本项目的 {pays} 倍。",
         "half": "## 半精度\n\n"
         "特征图的平方和或乘积和在 float16 中会溢出。在 GPU 上使用 `train.amp` 时，有这种求和的模块\n"
@@ -258,29 +257,30 @@ def _page(language: str, facts: dict[str, dict], times: Times) -> str:
 
 
 def _table(columns: str, rows: dict[str, list[str]]) -> list[str]:
-    """A row for each module, with two cells for each size."""
-    separator = "|---" * (1 + 2 * len(SIZES)) + "|"
+    """A row for each module; a cell may hold several columns."""
+    separator = "|---" * (columns.count("|") - 1) + "|"
     return [columns, separator, *(f"| `{name}` | {' | '.join(cells)} |" for name, cells in rows.items())]
 
 
 def _time(text: dict[str, str], facts: dict[str, dict], times: Times) -> list[str]:
-    ours, ratios, slower = {}, {}, []
+    ours, compared, slower = {}, {}, []
     for name in facts:
         measured = [times.cells.get((name, *size), {}) for size in SIZES]
         if all("train_ms" in cell for cell in measured):
             ours[name] = [f"{cell['forward_ms']:.3g} | {cell['train_ms']:.3g}" for cell in measured]
-        if all("compiled_ms" in cell for cell in measured):
-            eager, compiled = (
-                [cell[column] / cell["train_ms"] for cell in measured]
-                for column in ("eager_ms", "compiled_ms")
-            )
-            ratios[name] = [f"{one:.2f} | {other:.2f}" for one, other in zip(eager, compiled, strict=True)]
-            if min(eager + compiled) < 1 / PAYS:
+        cell = times.cells.get((name, *COMPARED), {})
+        if "compiled_ms" in cell:
+            ratio = min(cell["eager_ms"], cell["compiled_ms"]) / cell["train_ms"]
+            columns = ("train_ms", "eager_ms", "compiled_ms")
+            compared[name] = [*(f"{cell[column]:.3g}" for column in columns), f"{ratio:.2f}×"]
+            if ratio < 1 / PAYS:
                 slower.append(f"`{name}`")
     lines = [text["time"].format(batch=BATCH, machine=times.machine), "", *_table(text["time columns"], ours)]
-    if ratios:
+    if compared:
+        channels, side = COMPARED
         key = "would pay" if slower else "would not pay"
-        lines += ["", text["pytorch"], "", *_table(text["pytorch columns"], ratios)]
+        lines += ["", text["pytorch"].format(size=f"{channels}×{side}×{side}"), ""]
+        lines += _table(text["pytorch columns"], compared)
         lines += ["", text[key].format(pays=PAYS, names=", ".join(slower))]
     return lines
 
