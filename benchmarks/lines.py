@@ -17,7 +17,7 @@ SIDES = {  # module in benchmarks/baselines: name on the page
     "onnx_runtime": "ONNX Runtime",
 }
 PACKAGES = {"pytorch": "torch", "onnx_runtime": "onnxruntime"}  # side: the package that it needs
-SECTIONS = ("modules", "train", "infer", "engines", "data")
+SECTIONS = ("modules", "attention", "train", "infer", "engines", "data")
 SIZES = {"towernet": 256, "resnet50": 224, "mobilenet_v2": 224}  # of the images of inference
 TRAINED = {  # in training: size and number of the images
     "towernet": (256, 8),
@@ -48,6 +48,12 @@ SHARES = (  # kinds of operators, in the tables of a training step's time
     OTHER,
 )
 SHAPES = ([32, 64, 56, 56], [8, 256, 32, 32], [32, 512, 7, 7])
+# the modules without a fused form that PyTorch has too
+NEWER = (
+    *("coordatt", "ema", "fca", "gct", "lsk", "lska", "mlca"),
+    *("nam", "nonlocal", "psa", "scse", "shuffle", "triplet"),
+)
+IN_PYTORCH = ("cbam", "se", "sge", "simam", *NEWER)
 FORMULA = "stock Paddle, formula as written"
 PYTORCH: dict[str, dict[str, Any]] = {  # its configurations: arguments of the baseline
     "PyTorch, eager": {},
@@ -151,6 +157,7 @@ def lines(section: str, data: Path, scratch: Path) -> list[Line]:
     """
     make: dict[str, Callable[[], list[Line]]] = {
         "modules": modules,
+        "attention": attention,
         "train": train,
         "infer": functools.partial(infer, scratch),
         "engines": functools.partial(engines, scratch),
@@ -189,6 +196,17 @@ def modules() -> list[Line]:
         both = {"name": name, "shape": [8, 96, 112, 112], "mode": "train"}
         found.append(pytorch(f"{title}, {text(both['shape'])}", 1, **both))
     return found
+
+
+def attention() -> list[Line]:
+    """The modules without a fused form, on the middle one of `SHAPES`: below 1 / 1.5 one would pay."""
+    shape = SHAPES[1]
+    return [
+        best_pytorch(
+            "attention", "module", f"{name}, {text(shape)}", 1 / 1.5, name=name, shape=shape, mode="train"
+        )
+        for name in NEWER
+    ]
 
 
 def text(shape: list[int]) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 TITLES = {
     "modules": "Modules, forward and backward",
+    "attention": "The other attention modules, forward and backward",
     "train": "Training, a whole step",
     "infer": "Inference of the exported model",
     "engines": "The export to ONNX, in the fastest engine",

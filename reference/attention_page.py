@@ -2,16 +2,13 @@
 
 What only a person can say is in `reference/modules/NAME.json`: what a module does in a line, its formula,
 paper, licence and known differences, in both languages. Costs, gates and agreement are computed. Times come
-from a file that `python tools/attention.py --measure` writes on an otherwise idle machine.
+from a file that `python tools/attention.py --measure` writes (`benchmarks/attention_times.py`).
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,9 @@ import numpy as np
 import paddle
 from paddle import Tensor, nn
 
+from benchmarks.attention_times import BATCH, COMPARED, SIZES, TIMES, Times, read
 from paddle_attn import ops
 from paddle_attn.attention import ATTENTION, create_attention, list_attention
-from paddle_attn.files import write_text
 from paddle_attn.models.complexity import Profile, profile
 from paddle_attn.models.placement import REPLACEMENTS
 
@@ -29,15 +26,13 @@ from .compare import is_statistic, module_cases, module_differences
 from .fidelity import bound
 
 MODULES = Path(__file__).parent / "modules"
-TIMES = "attention_times.csv"  # beside the page
-SIZES = ((128, 28), (256, 14), (512, 7))  # channels and side of the last three stages of a ResNet-18
-BATCH, WARM_UP, RUNS = 16, 3, 21
+PAYS = 1.5  # a fused form pays when it is this much faster
 PAGES = {"en": "attention.md", "zh": "attention.zh-CN.md"}
 TEXT: dict[str, dict[str, str]] = {
     "en": {
         "head": "# Attention modules\n\nEnglish | [中文](attention.zh-CN.md)\n\n"
         "`python tools/attention.py` makes this page. Costs and agreement are computed; times are those\n"
-        "that `python tools/attention.py --measure` measured last, on two CPU cores.",
+        "that `python tools/attention.py --measure` measured last.",
         "guide": "## Which one when\n\n"
         "No line of this page says which module makes a network more accurate: that depends on the data\n"
         "and the network, and [a study](studies.md) answers it for yours. The table has what is known\n"
@@ -47,13 +42,32 @@ TEXT: dict[str, dict[str, str]] = {
         "guide columns": "| module | one weight for each | mean at the start | needs |",
         "cost": "## Cost\n\n"
         "Trainable parameters and millions of multiply-accumulates (MMACs) for one map, with the default\n"
-        "arguments; then the milliseconds of a batch of {batch} maps, forward and backward.",
+        "arguments.",
         "cost columns": "| module | "
         + " | ".join(f"{c}×{s}×{s}: parameters | MMACs" for c, s in SIZES)
         + " |",
+        "time": "## Time\n\n"
+        "Milliseconds of a batch of {batch} maps, measured on {machine}: the forward pass alone, and\n"
+        "forward and backward. Modules with a fused form run in it.",
         "time columns": "| module | "
-        + " | ".join(f"{c}×{s}×{s}: forward | backward" for c, s in SIZES)
+        + " | ".join(f"{c}×{s}×{s}: forward | and backward" for c, s in SIZES)
         + " |",
+        "pytorch": "The same modules in PyTorch, {size}, forward and backward, with the allocator set as\n"
+        "ours: milliseconds, eager and compiled (`torch.compile`), and how many times ours is as fast as\n"
+        "the faster of the two.",
+        "pytorch columns": "| module | ours | PyTorch, eager | PyTorch, compiled | ours is faster by |",
+        "would pay": "PyTorch is more than {pays} times as fast as ours for {names}: a fused form could pay\n"
+        "there, and none is written yet.",
+        "would not pay": "For no module is PyTorch more than {pays} times as fast as ours.",
+        "half": "## Half precision\n\n"
+        "In float16, sums of squares and of products of maps overflow. On a GPU with `train.amp`, modules\n"
+        "that have such sums compute them in float32:\n\n"
+        "- the whole module, which the tests run on a CPU with such maps: {cast}\n"
+        "- the weights behind the convolutions, with a test from there on: `nonlocal`\n"
+        "- without such sums: {others}. Paddle has no half-precision kernels for them on a CPU, so no\n"
+        "  test runs them in half precision.\n\n"
+        "Nothing was run on a GPU. On a CPU, `train.amp` casts for the convolutions and linear layers of\n"
+        "the networks alone, and every attention computes in float32.",
         "modules": "## The modules\n\n"
         "[Models](models.md) describes the places. In a network that lacks one, `paper` is its usual place.",
         "channel": "channel",
@@ -64,6 +78,7 @@ TEXT: dict[str, dict[str, str]] = {
         "formula": "Formula",
         "paper": "Paper",
         "code": "Authors' code",
+        "data flow": "Data flow of {name}",
         "no licence": "no licence file",
         "place": "Place",
         "agreement": "Agreement",
@@ -77,18 +92,33 @@ TEXT: dict[str, dict[str, str]] = {
     "zh": {
         "head": "# 注意力模块\n\n[English](attention.md) | 中文\n\n"
         "`python tools/attention.py` 生成本页。开销和一致性由程序计算；时间是最近一次\n"
-        "`python tools/attention.py --measure` 在两个 CPU 核上测得的。",
+        "`python tools/attention.py --measure` 测得的。",
         "guide": "## 如何选择\n\n"
         "本页不说明哪个模块能让网络更准确：这取决于数据和网络，可以用\n"
         "[对比实验](studies.zh-CN.md)得到答案。下表列出训练之前就知道的事：每个权重属于什么、\n"
         "权重初始的均值，以及模块的要求（数字是相应参数的默认值）。初始权重为 0.5 时，模块所在的\n"
         "分支减半；为 1.0 时，数值的平均大小不变。",
         "guide columns": "| 模块 | 每个权重对应 | 初始均值 | 要求 |",
-        "cost": "## 开销\n\n"
-        "默认参数下，一张特征图的可训练参数量和百万次乘加（MMACs）；然后是一批 {batch} 张的\n"
-        "毫秒数，分前向和反向。",
+        "cost": "## 开销\n\n默认参数下，一张特征图的可训练参数量和百万次乘加（MMACs）。",
         "cost columns": "| 模块 | " + " | ".join(f"{c}×{s}×{s}：参数量 | MMACs" for c, s in SIZES) + " |",
-        "time columns": "| 模块 | " + " | ".join(f"{c}×{s}×{s}：前向 | 反向" for c, s in SIZES) + " |",
+        "time": "## 时间\n\n"
+        "一批 {batch} 张特征图的毫秒数，测量机器为 {machine}：仅前向，以及前向加反向。\n"
+        "有融合实现的模块使用融合实现。",
+        "time columns": "| 模块 | " + " | ".join(f"{c}×{s}×{s}：前向 | 加反向" for c, s in SIZES) + " |",
+        "pytorch": "PyTorch 中的同一模块，{size}，前向加反向，内存分配器的设置与本项目相同：即时执行和\n"
+        "编译（`torch.compile`）的毫秒数，以及本项目的速度是两者中较快者的多少倍。",
+        "pytorch columns": "| 模块 | 本项目 | PyTorch，即时 | PyTorch，编译 | 本项目的倍数 |",
+        "would pay": "PyTorch 的速度超过本项目 {pays} 倍的模块有 {names}：在那里融合实现可能值得，\n"
+        "目前还没有写。",
+        "would not pay": "没有一个模块在 PyTorch 中的速度超过本项目的 {pays} 倍。",
+        "half": "## 半精度\n\n"
+        "特征图的平方和或乘积和在 float16 中会溢出。在 GPU 上使用 `train.amp` 时，有这种求和的模块\n"
+        "用 float32 计算：\n\n"
+        "- 整个模块，测试在 CPU 上用会溢出的特征图运行：{cast}\n"
+        "- 卷积之后的权重，测试从那里开始：`nonlocal`\n"
+        "- 没有这种求和：{others}。Paddle 没有相应的 CPU 半精度算子，所以没有测试以半精度运行它们。\n\n"
+        "没有在 GPU 上运行过。在 CPU 上，`train.amp` 只转换网络的卷积和线性层，\n"
+        "所有注意力模块都用 float32 计算。",
         "modules": "## 各模块\n\n"
         "位置的含义见[模型](models.zh-CN.md)。网络没有该位置时，`paper` 指它通常的位置。",
         "channel": "通道",
@@ -99,6 +129,7 @@ TEXT: dict[str, dict[str, str]] = {
         "formula": "公式",
         "paper": "论文",
         "code": "作者的代码",
+        "data flow": "{name} 的数据流",
         "no licence": "无许可证文件",
         "place": "位置",
         "agreement": "一致性",
@@ -128,44 +159,20 @@ def pages(
         for name in names:
             progress(name)
             facts[name] = _facts(name, golden)
-    times = _read_times(folder / TIMES)
+    times = read(folder / TIMES)
     return {file: _page(language, facts, times) for language, file in PAGES.items()}
-
-
-def measure(
-    file: Path,
-    names: Sequence[str] | None = None,
-    runs: int = RUNS,
-    progress: Callable[[str], object] = lambda line: None,
-) -> None:
-    """Write the times of modules at every size: medians of wall time over some runs, in ms.
-
-    Args:
-        names: of the modules, all of them by default.
-        runs: beside those that warm up.
-    """
-    lines = ["attention,channels,side,forward_ms,backward_ms"]
-    for name in names or list_attention():
-        progress(name)
-        for channels, side in SIZES:
-            forward, backward = _times(_create(name, channels, side), channels, side, runs)
-            lines.append(f"{name},{channels},{side},{forward:.2f},{backward:.2f}")
-    write_text(file, "\n".join([*lines, ""]))
-
-
-def _create(name: str, channels: int, side: int) -> nn.Layer:
-    return create_attention(name, channels, **ATTENTION[name].stage_kwargs(side))
 
 
 def _facts(name: str, golden: Path) -> dict[str, Any]:
     written = json.loads((MODULES / f"{name}.json").read_text(encoding="utf-8"))
-    costs = [_cost(_create(name, *size), *size) for size in SIZES]
+    costs = [_cost(create_attention(name, size[0]), *size) for size in SIZES]
     kind, mean = _start(name)
     return {
         "written": written,
         "costs": costs,
         "kind": kind,
         "mean": mean,
+        "half": _takes_half(name),
         "agreement": _agreement(name, golden),
     }
 
@@ -220,64 +227,62 @@ def _agreement(name: str, golden: Path) -> dict[str, Any]:
     return found
 
 
-def _times(attn: nn.Layer, channels: int, side: int, runs: int) -> tuple[float, float]:
-    x = paddle.randn([BATCH, channels, side, side])
-    x.stop_gradient = False
-    upstream = paddle.randn([BATCH, channels, side, side])
-    forward, backward = [], []
-    for _ in range(WARM_UP + runs):
-        began = time.perf_counter()
-        y = attn(x)
-        between = time.perf_counter()
-        y.backward(upstream)
-        forward.append(between - began)
-        backward.append(time.perf_counter() - between)
-        x.clear_gradient()
-        for parameter in attn.parameters():
-            parameter.clear_gradient()
-    return tuple(1e3 * statistics.median(seconds[WARM_UP:]) for seconds in (forward, backward))
+def _takes_half(name: str) -> bool:
+    """Whether a CPU computes the module on half-precision maps: it casts them, or Paddle has the kernels."""
+    try:
+        create_attention(name, 256)(paddle.zeros([2, 256, 14, 14]).astype("float16"))
+    except (RuntimeError, ValueError):  # Paddle raises either for a kernel that it lacks
+        return False
+    return True
 
 
-def _read_times(file: Path) -> dict[tuple[str, int, int], tuple[str, str]]:
-    if not file.exists():
-        return {}
-    with open(file, newline="", encoding="utf-8") as rows:
-        return {
-            (row["attention"], int(row["channels"]), int(row["side"])): (
-                row["forward_ms"],
-                row["backward_ms"],
-            )
-            for row in csv.DictReader(rows)
-        }
-
-
-def _page(language: str, facts: dict[str, dict], times: dict[tuple[str, int, int], tuple[str, str]]) -> str:
+def _page(language: str, facts: dict[str, dict], times: Times) -> str:
     text = TEXT[language]
     lines = [text["head"], "", text["guide"], "", text["guide columns"], "|---|---|---|---|"]
     for name, fact in facts.items():
         needs = ATTENTION[name].needs if language == "en" else fact["written"]["needs"]
         lines.append(f"| `{name}` | {text[fact['kind']]} | {fact['mean']} | {needs} |")
-    lines += [
-        "",
-        text["cost"].format(batch=BATCH),
-        "",
-        text["cost columns"],
-        "|---" * (1 + 2 * len(SIZES)) + "|",
-    ]
-    for name, fact in facts.items():
-        cells = [f"{cost.attn_params:,} | {cost.attn_macs / 1e6:.3f}" for cost in fact["costs"]]
-        lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    if times:
-        lines += ["", text["time columns"], "|---" * (1 + 2 * len(SIZES)) + "|"]
-        for name in facts:
-            cells = [" | ".join(times.get((name, *size), ("", ""))) for size in SIZES]
-            lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    else:
-        lines += ["", text["not measured"]]
-    lines += ["", text["modules"]]
+    rows = {
+        name: [f"{cost.attn_params:,} | {cost.attn_macs / 1e6:.3f}" for cost in fact["costs"]]
+        for name, fact in facts.items()
+    }
+    lines += ["", text["cost"], "", *_table(text["cost columns"], rows), ""]
+    lines += _time(text, facts, times) if times.cells else [text["not measured"]]
+    cast = ", ".join(f"`{name}`" for name, fact in facts.items() if fact["half"])
+    others = ", ".join(f"`{name}`" for name, fact in facts.items() if not fact["half"] and name != "nonlocal")
+    lines += ["", text["half"].format(cast=cast, others=others), "", text["modules"]]
     for name, fact in facts.items():
         lines += ["", *_module(language, name, fact)]
     return "\n".join([*lines, ""])
+
+
+def _table(columns: str, rows: dict[str, list[str]]) -> list[str]:
+    """A row for each module; a cell may hold several columns."""
+    separator = "|---" * (columns.count("|") - 1) + "|"
+    return [columns, separator, *(f"| `{name}` | {' | '.join(cells)} |" for name, cells in rows.items())]
+
+
+def _time(text: dict[str, str], facts: dict[str, dict], times: Times) -> list[str]:
+    ours, compared, slower = {}, {}, []
+    for name in facts:
+        measured = [times.cells.get((name, *size), {}) for size in SIZES]
+        if all("train_ms" in cell for cell in measured):
+            ours[name] = [f"{cell['forward_ms']:.3g} | {cell['train_ms']:.3g}" for cell in measured]
+        cell = times.cells.get((name, *COMPARED), {})
+        if "compiled_ms" in cell:
+            ratio = min(cell["eager_ms"], cell["compiled_ms"]) / cell["train_ms"]
+            columns = ("train_ms", "eager_ms", "compiled_ms")
+            compared[name] = [*(f"{cell[column]:.3g}" for column in columns), f"{ratio:.2f}×"]
+            if ratio < 1 / PAYS:
+                slower.append(f"`{name}`")
+    lines = [text["time"].format(batch=BATCH, machine=times.machine), "", *_table(text["time columns"], ours)]
+    if compared:
+        channels, side = COMPARED
+        key = "would pay" if slower else "would not pay"
+        lines += ["", text["pytorch"].format(size=f"{channels}×{side}×{side}"), ""]
+        lines += _table(text["pytorch columns"], compared)
+        lines += ["", text[key].format(pays=PAYS, names=", ".join(slower))]
+    return lines
 
 
 def _module(language: str, name: str, fact: dict[str, Any]) -> list[str]:
@@ -295,6 +300,8 @@ def _module(language: str, name: str, fact: dict[str, Any]) -> list[str]:
         f"- {text['agreement']}: {_agreement_text(text, name, fact['agreement'])}",
         f"- {text['differences']}:",
         *(f"  - {difference}" for difference in written["differences"][language]),
+        "",
+        f"![{text['data flow'].format(name=name)}](images/attention/{name}.svg)",
     ]
 
 

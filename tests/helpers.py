@@ -9,6 +9,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import subprocess
 import sys
@@ -16,12 +17,16 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from paddle_attn.config import AugmentConfig, Config, DataConfig, ModelConfig, OptimConfig, TrainConfig
+
+if TYPE_CHECKING:
+    import paddle  # the tests import it when they need it
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -185,6 +190,32 @@ def is_quick(model: str, attn: str | None) -> bool:
     families = ("cifar_resnet20", "cifar_mobilenetv2", "resnet50", "cifar_preresnet20")
     chosen = next((family for family in families if slot in model_spec(family).slots), families[0])
     return model == chosen
+
+
+def assert_learns(net: paddle.nn.Layer, x: paddle.Tensor) -> None:
+    """One forward and backward pass gives every part of a classifier a finite gradient that is not zero."""
+    import paddle
+
+    for layer in net.sublayers():  # a dropped or zero-initialised unit has no gradient
+        if isinstance(layer, paddle.nn.Dropout):
+            layer.p = 0.0
+    for name, parameter in net.named_parameters():
+        if "attn." in name and not parameter.stop_gradient:
+            parameter.set_value(paddle.uniform(parameter.shape, min=0.005, max=0.03))
+    net.train()
+    outputs = net(x)  # GoogLeNet also returns those of its auxiliary classifiers
+    for logits in outputs if isinstance(outputs, (list, tuple)) else [outputs]:
+        labels = paddle.arange(logits.shape[0]) % logits.shape[1]
+        paddle.nn.functional.cross_entropy(logits, labels).backward(retain_graph=True)
+    # all places of an attention count as one: a ReLU or a 1x1 map may block the gradient at some of them
+    learns: dict[str, bool] = {}
+    for name, parameter in net.named_parameters():
+        if not parameter.stop_gradient:
+            assert parameter.grad is not None and np.isfinite(parameter.grad.numpy()).all(), name
+            part = re.sub(r".*attn\.(\d+\.)?", "attn.", name)
+            learns[part] = learns.get(part, False) or np.abs(parameter.grad.numpy()).max() > 0
+    # a bias before a batch norm has no gradient
+    assert not [part for part, found in learns.items() if not found and not part.endswith("bias")]
 
 
 def config_for(data: Path, output: Path, **train) -> Config:

@@ -21,17 +21,24 @@ def main() -> None:
     parser.add_argument(
         "--measure", action="store_true", help="first measure the times, on an otherwise idle machine"
     )
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="of turns when measuring (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     with one_sentence_errors():
         prepare_paddle()
-        sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # reference/ is not installed
+        sys.path.insert(
+            0, str(Path(__file__).resolve().parent.parent)
+        )  # neither reference/ nor benchmarks/ is installed
+        from benchmarks.attention_times import TIMES, measure
+        from paddle_attn import list_attention
         from paddle_attn.files import write_text
-        from reference.attention_page import TIMES, measure, pages
+        from reference.attention_page import pages
 
         progress = partial(print, file=sys.stderr, flush=True)
         out = Path(arguments.out)
         if arguments.measure:
-            measure(out / TIMES, progress=progress)
+            measure(out / TIMES, list_attention(), max(1, arguments.rounds), report=progress)
         for file, text in pages(Path(arguments.golden), out, progress).items():
             write_text(out / file, text)
             print(f"wrote {out / file}")

@@ -1,4 +1,4 @@
-"""Measure speed against the baselines: python tools/benchmark.py [SECTION …]"""
+"""Measure speed against the baselines: python tools/benchmark.py [modules attention train … time seeds]"""
 
 import functools
 import sys
@@ -17,7 +17,7 @@ def main() -> None:
         "sections",
         nargs="*",
         metavar="SECTION",
-        help="modules train infer engines data time seeds (default: all but time and seeds)",
+        help="modules attention train infer engines data time seeds (default: all but time and seeds)",
     )
     add(
         "--rounds",

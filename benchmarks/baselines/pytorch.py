@@ -10,6 +10,8 @@ import torch._inductor.compile_fx  # otherwise the compiler counts as memory of 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import pytorch_attention
+
 
 class SimAM(nn.Module):
     def __init__(self, channels: int, e_lambda: float = 1e-4):
@@ -71,6 +73,7 @@ MODULES: dict[str, Callable[[int], nn.Module]] = {
     "se": SE,
     "cbam": CBAM,
     "sge": SGE,
+    **pytorch_attention.MODULES,
     "batch_norm": nn.BatchNorm2d,
     "relu": lambda channels: nn.ReLU(),
 }
@@ -314,7 +317,8 @@ def configured(
     """The module and its tensors in the memory layout, and the module compiled at its first step."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module, tensors = module.to(memory_format=layout), [x.contiguous(memory_format=layout) for x in tensors]
-    return torch.compile(module) if compiled else module, tensors
+    # a module that comes in several sizes is compiled for each, as the first one is
+    return torch.compile(module, dynamic=False) if compiled else module, tensors
 
 
 def module_step(

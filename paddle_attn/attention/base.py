@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import paddle
@@ -79,6 +80,21 @@ class Attention(nn.Layer):
         inside are counted apart (`complexity.profile`).
         """
         raise NotImplementedError(f"{type(self).__name__} lacks macs(height, width), which profile needs")
+
+
+def in_float32(method: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`method(x)` for a map of half precision, computed in float32, because its sums would overflow.
+
+    AMP casts nothing inside. A module with parameters calls `keep_float32` in `__init__`.
+    """
+    with paddle.amp.auto_cast(enable=False):
+        return method(x.astype("float32")).astype(x.dtype)
+
+
+def keep_float32(module: nn.Layer) -> None:
+    """Let AMP's level O2 leave the parameters of a module in float32, as it leaves those of batch norms."""
+    for layer in module.sublayers(include_self=True):
+        layer._cast_to_low_precision = False  # `paddle.amp.decorate` reads it; it has no public setter
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import HALF, Attention, is_static, mean_along, norm_maps
+from .base import HALF, Attention, in_float32, is_static, keep_float32, mean_along, norm_maps
 from .layers import conv2d
 
 
@@ -66,16 +66,17 @@ class EfficientMultiScaleAttention(Attention):
         self.gn = nn.GroupNorm(width, width)
         self.conv1x1 = conv2d(width, width)
         self.conv3x3 = conv2d(width, width, 3, padding=1)
+        keep_float32(self)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
-            return self.forward(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.forward, x)
         grouped = self._grouped(x)
         return (grouped * self._gate(grouped)).reshape([-1, self.channels, 0, 0])
 
     def gate(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
-            return self.gate(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.gate, x)
         grouped = self._grouped(x)
         return (self._gate(grouped) + paddle.zeros_like(grouped)).reshape([-1, self.channels, 0, 0])
 

@@ -11,7 +11,7 @@ from typing import Any
 import paddle
 from paddle import Tensor, nn
 
-from .base import HALF, Attention, adaptive_mean, is_static, scale
+from .base import HALF, Attention, adaptive_mean, in_float32, is_static, keep_float32, scale
 from .layers import linear
 from .se import hidden_width
 
@@ -99,6 +99,7 @@ class FrequencyChannelAttention(Attention):
             linear(hidden, channels, bias=False),
             nn.Sigmoid(),
         )
+        keep_float32(self)
 
     @classmethod
     def stage_kwargs(cls, side: int) -> dict[str, Any]:
@@ -107,12 +108,12 @@ class FrequencyChannelAttention(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:  # a sum over the map would overflow
-            return self.forward(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.forward, x)
         return scale(x, self.gate(x))
 
     def gate(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
-            return self.gate(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.gate, x)
         if not self._fits(x):
             x = adaptive_mean(x, *self.size)
         count, pixels, _ = self.table.shape

@@ -8,7 +8,7 @@ from __future__ import annotations
 import paddle
 from paddle import ParamAttr, Tensor, nn
 
-from .base import HALF, NO_DECAY, Attention
+from .base import HALF, NO_DECAY, Attention, in_float32, keep_float32
 
 MODES = ("l2", "l1")
 
@@ -51,15 +51,16 @@ class GatedChannelTransformation(Attention):
         self.alpha = self.create_parameter(shape, default_initializer=one)
         self.gamma = self.create_parameter(shape, default_initializer=zero)
         self.beta = self.create_parameter(shape, attr=ParamAttr(initializer=zero, regularizer=NO_DECAY))
+        keep_float32(self)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:  # a sum of squares would overflow
-            return self.forward(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.forward, x)
         return super().forward(x)
 
     def gate(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
-            return self.gate(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.gate, x)
         alpha, gamma, beta = (value.astype(x.dtype) for value in (self.alpha, self.gamma, self.beta))
         if self.mode == "l2":
             e = alpha * paddle.sqrt((x * x).sum([2, 3], keepdim=True) + self.epsilon)

@@ -36,7 +36,7 @@ class LargeSelectiveKernel(Attention):
     v = u -> depthwise 7×7, dilation 3 @conv_spatial [C, H, W]
     a = u -> conv 1×1 @conv1 [C/2, H, W]
     b = v -> conv 1×1 @conv2 [C/2, H, W]
-    s = a, b -> concatenate [C, H, W] -> mean, max over C [2, H, W]
+    s = a, b -> join [C, H, W] -> mean, max over C [2, H, W]
         -> conv 7×7 @conv_squeeze [2, H, W] -> sigmoid
     p = a, s -> × first map [C/2, H, W]
     q = b, s -> × second map [C/2, H, W]

@@ -42,7 +42,7 @@ class NormalizationAttention(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         scales = self.bn.weight.detach().abs()
-        share = scales / paddle.clip(scales.sum(), min=1e-30)
+        share = (scales / paddle.clip(scales.sum(), min=1e-30)).astype(x.dtype)
         return F.sigmoid(self.bn(x) * share.reshape([1, -1, 1, 1]))
 
     def macs(self, height: int, width: int) -> int:

@@ -93,16 +93,14 @@ class NonLocal(Attention):
         theta, phi, g = self.theta(x), self.phi(pooled), self.g(pooled)
         if self.sub_sample and not self.pool_input:
             phi, g = half_size(phi), half_size(g)
-        if theta.dtype in HALF:
-            with paddle.amp.auto_cast(enable=False):
-                z = self._gather(*(map_.astype("float32") for map_ in (theta, phi, g))).astype(theta.dtype)
-        else:
-            z = self._gather(theta, phi, g)
-        z = self.out(z)
+        z = self.out(self._gather(theta, phi, g))
         return x + (z if self.bn is None else self.bn(z))
 
     def _gather(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
         """For each position of theta the weighted sum over g: `[N, C/2, H, W]`."""
+        if theta.dtype in HALF:  # the scores are sums of products of two maps
+            with paddle.amp.auto_cast(enable=False):
+                return self._gather(*(map_.astype("float32") for map_ in (theta, phi, g))).astype(theta.dtype)
         if self.mode == "dot_product":
             count = spatial_size(g)
             phi = phi / (count if isinstance(count, int) else count.astype(phi.dtype))

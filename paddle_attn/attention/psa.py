@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
-from .base import Attention, scale
+from .base import HALF, Attention, in_float32, keep_float32, scale
 from .layers import conv2d
 
 KINDS = {"parallel": 2, "sequential": 8}  # and the smallest number of channels
@@ -28,7 +28,7 @@ class PolarizedSelfAttention(Attention):
         kind: 'parallel' (the authors' PSA_p) or 'sequential' (PSA_s).
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W. `gate(x)` is `[N, C, H, W]`. The parallel gate lies
-    between 0.5 and 1.74.
+    between 0.5 and 1.74. Half-precision maps are computed in float32.
 
     Known difference: this is the released code, not the paper. The paper's spatial branch takes a softmax
     over the channels of the averaged query, before the product. The released parallel form takes a softmax
@@ -77,18 +77,23 @@ class PolarizedSelfAttention(Attention):
             )
         self.conv_q_left = self._conv(inner)
         self.conv_v_left = self._conv(inner)
+        keep_float32(self)
 
     def _conv(self, out_channels: int) -> nn.Conv2D:
         he_fan_in = ParamAttr(initializer=nn.initializer.Normal(0.0, (2 / self.channels) ** 0.5))
         return nn.Conv2D(self.channels, out_channels, 1, weight_attr=he_fan_in, bias_attr=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype in HALF:  # the spatial score is a sum of products of two maps
+            return in_float32(self.forward, x)
         if self.kind == "parallel":
             return scale(x, self.gate(x))
         y = scale(x, self._channel_gate(x))
         return scale(y, self._spatial_gate(y))
 
     def gate(self, x: Tensor) -> Tensor:
+        if x.dtype in HALF:
+            return in_float32(self.gate, x)
         channel = self._channel_gate(x)
         if self.kind == "parallel":
             return channel + self._spatial_gate(x)

@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from .. import ops
-from .base import HALF, Attention, at_least_one, spatial_size
+from .base import HALF, Attention, at_least_one, in_float32, keep_float32, spatial_size
 
 
 class SpatialGroupEnhance(Attention):
@@ -49,10 +49,11 @@ class SpatialGroupEnhance(Attention):
             [1, groups, 1, 1], default_initializer=nn.initializer.Constant(0.0)
         )
         self.bias = self.create_parameter([1, groups, 1, 1], default_initializer=nn.initializer.Constant(1.0))
+        keep_float32(self)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
-            return self.forward(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.forward, x)
         fused = ops.find("sge", x)
         if fused and self.weight.dtype == x.dtype:
             return fused(x, self.weight, self.bias)
@@ -61,7 +62,7 @@ class SpatialGroupEnhance(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
-            return self.gate(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.gate, x)
         gate = self._gate(self._grouped(x), spatial_size(x))
         gate = gate.expand([-1, -1, self.channels // self.groups, -1])
         return gate.reshape(paddle.shape(x))

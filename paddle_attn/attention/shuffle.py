@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import HALF, Attention, norm_maps, sides
+from .base import HALF, Attention, in_float32, keep_float32, norm_maps, sides
 
 
 class ShuffleAttention(Attention):
@@ -61,17 +61,18 @@ class ShuffleAttention(Attention):
         self.sweight = self.create_parameter([1, half, 1, 1], default_initializer=zero)
         self.sbias = self.create_parameter([1, half, 1, 1], default_initializer=one)
         self.gn = nn.GroupNorm(half, half)
+        keep_float32(self)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
-            return self.forward(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.forward, x)
         a, b = self._halves(x)
         gated = paddle.concat([a * self._channel_gate(a), b * self._spatial_gate(b)], axis=1)
         return alternate_halves(gated.reshape([-1, self.channels, 0, 0]))
 
     def gate(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
-            return self.gate(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.gate, x)
         a, b = self._halves(x)
         channel_gate = self._channel_gate(a) + paddle.zeros_like(a)
         gates = paddle.concat([channel_gate, self._spatial_gate(b)], axis=1)

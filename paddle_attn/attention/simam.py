@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from .. import ops
-from .base import HALF, Attention, at_least_one, is_static, spatial_size
+from .base import HALF, Attention, at_least_one, in_float32, is_static, spatial_size
 
 
 class SimAM(Attention):
@@ -45,13 +45,13 @@ class SimAM(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:  # a sum of squares would overflow
-            return self.forward(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.forward, x)
         fused = ops.find("simam", x)
         return fused(x, self.e_lambda) if fused else x * self.gate(x)
 
     def gate(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
-            return self.gate(x.astype("float32")).astype(x.dtype)
+            return in_float32(self.gate, x)
         return F.sigmoid(self.inverse_energy(x))
 
     def inverse_energy(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
-from .base import NO_DECAY, Attention, at_least_one, spatial_size
+from .base import HALF, NO_DECAY, Attention, at_least_one, in_float32, keep_float32, spatial_size
 
 
 class SRM(Attention):
@@ -22,6 +22,7 @@ class SRM(Attention):
         channels: of the input.
 
     Shape: `[N, C, H, W] -> [N, C, H, W]`, any H and W (a 1x1 map has variance 0); the gate is `[N, C, 1, 1]`.
+    Half-precision maps are computed in float32.
     """
 
     torch_names = ((r"\.rclb\.", ".attn."),)
@@ -42,8 +43,16 @@ class SRM(Attention):
         self.bn = nn.BatchNorm2D(
             channels, weight_attr=ParamAttr(regularizer=NO_DECAY), bias_attr=ParamAttr(regularizer=NO_DECAY)
         )
+        keep_float32(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype in HALF:  # a sum of squares would overflow
+            return in_float32(self.forward, x)
+        return super().forward(x)
 
     def gate(self, x: Tensor) -> Tensor:
+        if x.dtype in HALF:
+            return in_float32(self.gate, x)
         mean = x.mean([2, 3], keepdim=True)
         centred = x - mean
         variance = (centred * centred).sum([2, 3], keepdim=True) / at_least_one(spatial_size(x) - 1)

@@ -12,6 +12,8 @@ before.
 from __future__ import annotations
 
 import html
+import itertools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +26,14 @@ INPUT = "x"
 HEIGHT, PITCH, GAP, MARGIN = 40, 72, 26, 16  # px: of a box, from row to row, between columns, around all
 LETTER = 7.4  # px, the mean width of a letter of 13 px
 CIRCLE = 15  # px, the radius of a step of one sign, such as ×
+APART = 14  # px, between the lines that reach a step from one side
 # attributes and no style sheet, which some viewers ignore
 TEXT = 'font-family="sans-serif" font-size="13" text-anchor="middle" fill="#111"'
 SMALL = 'font-size="11" fill="#444"'
 BOX = 'fill="#fff" stroke="#333"'
 PARAMETERS = 'fill="#cfe5f5" stroke="#0072b2"'
 END = 'fill="#eee" stroke="#333"'
+Point = tuple[float, float]
 NOTE = "blue: has parameters, under the name below; brackets: the shape without the batch"
 
 
@@ -154,6 +158,7 @@ def draw(title: str, description: str) -> str:
     top = 2 * MARGIN + 10
     boxes: list[str] = []
     lines: list[str] = []
+    leaving: dict[str, list[list[Point]]] = {chain.name: [] for chain in chains}
 
     def middle(row: int) -> float:
         return top + row * PITCH + HEIGHT / 2
@@ -176,10 +181,12 @@ def draw(title: str, description: str) -> str:
                 points = [(centres[other], start), (centres[other], turn)]
                 points += [(centres[own], turn), (centres[own], arrive)]
             else:
-                reach = half(chain.steps[0])[0] or widths[own] / 2
-                side = centres[own] + (reach if other > own else -reach)
-                points = [(centres[other], start), (centres[other], middle(row)), (side, middle(row))]
+                radius, off = half(chain.steps[0])[0], _offset(chain, name, places)
+                reach = math.sqrt(radius**2 - off**2) if radius else widths[own] / 2
+                side, y = centres[own] + (reach if other > own else -reach), middle(row) + off
+                points = [(centres[other], start), (centres[other], y), (side, y)]
             lines.append(_line(points))
+            leaving[name].append(points)
         for offset, step in enumerate(chain.steps):
             if offset:
                 above = middle(row + offset - 1) + half(chain.steps[offset - 1])[1]
@@ -187,6 +194,8 @@ def draw(title: str, description: str) -> str:
                 lines.append(_line([(centres[own], above), (centres[own], below)]))
             is_end = chain.name == INPUT
             boxes.append(_box(step, centres[own], middle(row + offset), widths[own], is_end))
+    forks = {_fork(*pair) for others in leaving.values() for pair in itertools.combinations(others, 2)}
+    lines += [f'<circle cx="{x:g}" cy="{y:g}" r="2.5" fill="#333"/>' for x, y in sorted(forks)]
     output = chains[-1]
     x, bottom = centres[places.column[output.name]], middle(places.last[output.name])
     tail = bottom + half(output.steps[-1])[1]
@@ -204,6 +213,28 @@ def draw(title: str, description: str) -> str:
         + f'\n<text x="{MARGIN}" y="{height - 10:g}" text-anchor="start" {SMALL}>{NOTE}</text>\n'
         "</g>\n</svg>\n"
     )
+
+
+def _offset(chain: Chain, source: str, places: Places) -> float:
+    """How far below its middle a line reaches a chain's first step: the nearest line is on top."""
+    own, column = places.column[chain.name], places.column[source]
+    beside = [
+        places.column[name] for name in chain.inputs if (places.column[name] - own) * (column - own) > 0
+    ]
+    rank = sorted(beside, key=lambda other: abs(other - own)).index(column)
+    return APART * (rank - (len(beside) - 1) / 2)
+
+
+def _fork(one: Sequence[Point], other: Sequence[Point]) -> Point:
+    """Where two lines part that begin at one point and first go down."""
+    for (start, first), second in zip(itertools.pairwise(one), other[1:], strict=False):
+        ends = sorted((first, second), key=lambda end: math.dist(start, end))
+        on_the_way = math.isclose(math.dist(start, ends[0]) + math.dist(*ends), math.dist(start, ends[1]))
+        if not on_the_way:
+            return start
+        if first != second:
+            return ends[0]
+    return one[-1]
 
 
 def _width(chains: Sequence[Chain], places: Places, column: int) -> float:
@@ -235,7 +266,7 @@ def _box(step: Step, x: float, y: float, width: float, is_end: bool) -> str:
     return shape + text + (f"<text {place} {SMALL}>{second}</text>" if second else "")
 
 
-def _line(points: Sequence[tuple[float, float]]) -> str:
+def _line(points: Sequence[Point]) -> str:
     """A line through the points with an arrowhead at the last."""
     (x0, y0), (x, y) = points[-2:]
     length = max(abs(x - x0), abs(y - y0)) or 1.0

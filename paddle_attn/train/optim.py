@@ -172,7 +172,7 @@ def make_optimizer(
     optim: OptimConfig, learning_rate: LRScheduler | float, parameters: list[Tensor]
 ) -> Optimizer:
     """The optimiser of a config over these parameters."""
-    # AdamW ignores a parameter's own regulariser, by which SRM's parameters are exempt from weight decay
+    # AdamW ignores a parameter's own regulariser, by which some authors exempt parameters from weight decay
     exempt = {parameter.name for parameter in parameters if parameter.regularizer is not None}
     optimizers = {
         "momentum": partial(Momentum, momentum=optim.momentum),

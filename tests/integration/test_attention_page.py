@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from helpers import COMMITTED, ROOT
 
+from benchmarks.attention_times import COLUMNS, COMPARED, SIZES, TIMES, measure, read
+from benchmarks.lines import IN_PYTORCH
 from paddle_attn import list_attention
 from paddle_attn.attention import ATTENTION
-from reference.attention_page import MODULES, PAGES, SIZES, TIMES, measure, pages
+from reference.attention_page import MODULES, PAGES, pages
 
 WRITTEN = {language: (ROOT / "docs" / page).read_text(encoding="utf-8") for language, page in PAGES.items()}
 
@@ -26,13 +28,21 @@ def test_every_attention_is_described_in_both_languages(name: str):
 
 
 def test_measured_times_have_a_row_for_each_module_and_size(tmp_path: Path):
-    measure(tmp_path / TIMES, names=["simam", "se"], runs=1)
-    header, *rows = (tmp_path / TIMES).read_text().splitlines()
-    assert header == "attention,channels,side,forward_ms,backward_ms"
-    assert [row.split(",")[:3] for row in rows] == [
-        [name, str(channels), str(side)] for name in ("simam", "se") for channels, side in SIZES
-    ]
-    assert all(float(cell) > 0 for row in rows for cell in row.split(",")[3:])
+    measure(tmp_path / TIMES, ["simam"], rounds=1, pytorch={})
+    times = read(tmp_path / TIMES)
+    assert list(times.cells) == [("simam", *size) for size in SIZES]
+    assert all(set(cell) == {"forward_ms", "train_ms"} for cell in times.cells.values())
+    assert all(value > 0 for cell in times.cells.values() for value in cell.values())
+    assert "cores" in times.machine and "paddlepaddle" in times.machine
+
+
+def test_the_committed_times_are_complete_and_on_the_page():
+    times = read(ROOT / "docs" / TIMES)
+    assert set(times.cells) == {(name, *size) for name in list_attention() for size in SIZES}
+    for (name, *size), cell in times.cells.items():
+        in_pytorch = name in IN_PYTORCH and tuple(size) == COMPARED
+        assert set(cell) == set(COLUMNS if in_pytorch else COLUMNS[:2]), name
+    assert all(times.machine in page for page in WRITTEN.values())
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import pkgutil
+import sys
 import zlib
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from reference.compare import Case, is_statistic, module_cases, module_differenc
 from reference.initialisation import has_distribution
 
 FLUSHED = 2**-13  # Paddle's conversion to float16 makes 0 of smaller numbers
+# modules whose sums would overflow in half precision
+IN_FLOAT32 = ["simam", "sge", "srm", *(name for name in EXPECTED if EXPECTED[name].get("half_in_float32"))]
 CASES = [(case, shape) for case in module_cases() for shape in case.maps]
 
 
@@ -168,10 +171,7 @@ def test_gc_starts_as_the_identity_and_has_no_gate_when_it_adds():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize(
-    "name",
-    ["simam", "sge", *(name for name, expected in EXPECTED.items() if expected.get("half_in_float32"))],
-)
+@pytest.mark.parametrize("name", IN_FLOAT32)
 def test_half_precision_is_computed_in_float32(name: str, dtype: str):
     attn = make(name)
     x = (paddle.randn([2, 32, 9, 9]) * 200).astype(dtype)  # the sum of squares overflows float16
@@ -185,6 +185,29 @@ def test_half_precision_is_computed_in_float32(name: str, dtype: str):
         rtol=1e-2,
         atol=FLUSHED,
     )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kwargs", [{}, {"mode": "dot_product"}, {"sub_sample": False}], ids=str)
+def test_the_weights_of_the_nonlocal_block_are_computed_in_float32(kwargs: dict, dtype: str):
+    """Paddle has no half-precision convolution for a CPU, so the test begins behind those."""
+    block = create_attention("nonlocal", 32, **kwargs)
+    # scores up to 10^6; small values, so that the result fits
+    half = [(paddle.randn([2, 16, 6, 5]) * size).astype(dtype) for size in (200, 200, 0.01)]
+    found = block._gather(*half)
+    exact = block._gather(*(map_.astype("float32") for map_ in half)).numpy()
+    assert str(found.dtype) == f"paddle.{dtype}"
+    np.testing.assert_allclose(
+        found.astype("float32").numpy(), exact, rtol=1e-2, atol=1e-2 * np.abs(exact).max()
+    )
+
+
+@pytest.mark.parametrize("name", IN_FLOAT32)
+def test_amp_leaves_the_parameters_in_float32_where_the_sums_are(name: str):
+    """What `paddle.amp.decorate` calls on a GPU for level O2; on a CPU it returns before that."""
+    attn = make(name)
+    sys.modules["paddle.amp.auto_cast"].amp_initialize([attn], "float16", None)
+    assert {parameter.dtype for parameter in attn.parameters()} <= {paddle.float32}
 
 
 def test_initial_gates_are_those_of_the_authors():

@@ -76,3 +76,18 @@ def test_the_shapes_are_those_of_the_layers(name: str):
 def test_a_line_that_is_no_step_is_one_sentence(line: str):
     with pytest.raises(UserError, match="expected 'name = input, … -> step -> …' with known inputs, found"):
         parse(line)
+
+
+def test_a_dot_tells_lines_that_part_from_lines_that_cross():
+    """x goes to a, b and y; a and b part once each, and their lines to c cross without a dot."""
+    drawn = draw(
+        "example", "a = x -> f\nb = x -> g\nc = a, b -> +\np = a, c -> ×\nq = b, c -> ×\ny = p, q -> +"
+    )
+    dots = re.findall(r'<circle cx="([\d.]+)" cy="[\d.]+" r="2.5"', drawn)
+    assert len(dots) == 4  # behind x, a, b and c
+
+
+def test_two_lines_that_reach_a_step_from_one_side_are_apart():
+    drawn = draw("example", "a = x -> f\nb = x -> g\nc = x -> h\ny = a, b, c -> +")
+    ends = re.findall(r'<polyline points="[^"]* [\d.]+,([\d.]+)" ', drawn)
+    assert len(ends) == len(set(ends)) + 2  # the three lines from x end at one height, all others elsewhere

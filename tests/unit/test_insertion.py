@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 from pathlib import Path
 
 import numpy as np
 import paddle
 import pytest
+from helpers import assert_learns, smaller_kwargs
 from paddle.static import InputSpec
 from paddle.vision import models
 
@@ -133,6 +135,36 @@ def test_state_dict_training_and_export_work_in_other_networks(name: str, tmp_pa
     before = net.state_dict()[key].numpy().copy()
     model.train_batch([x], [paddle.to_tensor([0, 1])])
     assert not np.array_equal(net.state_dict()[key].numpy(), before)
+
+
+def learns_and_exports(network: str, attn: str, folder: Path) -> None:
+    """Insert, train a step, export, and compare at another size and batch."""
+    size, other = (224, 216) if network == "googlenet" else (SIZE, SIZE + 40)
+    net = small(network)
+    assert insert_attention(net, attn, after=NETWORKS[network][1], size=size, **smaller_kwargs(attn))
+    assert_learns(net, paddle.randn([2, 3, size, size]))
+    net.eval()
+    # Paddle's own ShuffleNet has no export with a dynamic height: its reshape takes one unknown side
+    sides = [other, other] if network == "shufflenet_v2" else [None, None]
+    spec = [InputSpec([None, 3, *sides], "float32", "x")]
+    x = paddle.randn([3, 3, other, other])
+    expected = answer(net, x)
+    paddle.jit.save(paddle.jit.to_static(net, input_spec=spec, full_graph=True), str(folder / "net"))
+    found = answer(paddle.jit.load(str(folder / "net")), x)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    gc.collect()  # traced programs and their networks form cycles
+
+
+@pytest.mark.parametrize("attn", list_attention())
+def test_every_attention_learns_and_exports_in_one_network(attn: str, tmp_path: Path):
+    learns_and_exports("squeezenet", attn, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attn", list_attention())
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "squeezenet"])
+def test_every_attention_learns_and_exports_in_every_other_network(network: str, attn: str, tmp_path: Path):
+    learns_and_exports(network, attn, tmp_path)
 
 
 def test_a_layer_that_is_called_more_than_once_is_an_error():

@@ -8,10 +8,11 @@ import math
 import numpy as np
 import paddle
 import pytest
+from helpers import EXPECTED, smaller_kwargs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_attn import create_attention, ops
+from paddle_attn import create_attention, list_attention, ops
 from paddle_attn.config import OptimConfig
 from paddle_attn.train.ema import ExponentialMovingAverage
 from paddle_attn.train.loss import ClassificationLoss
@@ -102,17 +103,27 @@ def test_weight_decay_shrinks_a_weight_without_a_gradient(name: str):
     assert float(weight) == pytest.approx(1 - 0.1 * 0.5, rel=1e-5)
 
 
+# the parameters that their authors exempt from weight decay; of a later module in `tests/attention/NAME.json`
+WITHOUT_DECAY = {
+    "srm": ["cfc", "bn.weight", "bn.bias"],
+    **{name: expected["without_decay"] for name, expected in EXPECTED.items() if "without_decay" in expected},
+}
+
+
+@pytest.mark.parametrize("attn", list_attention())
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_srm_is_exempt_from_weight_decay(name: str):
-    srm, fc = create_attention("srm", 4), paddle.nn.Linear(4, 4)
-    srm.cfc.set_value(np.ones([4, 2], "float32"))
-    fc.weight.set_value(np.ones([4, 4], "float32"))
-    parameters = [*srm.parameters(), *fc.parameters()]
+def test_weight_decay_spares_what_the_authors_exempt_and_nothing_else(name: str, attn: str):
+    layer = create_attention(attn, 32, **smaller_kwargs(attn))
+    own = {key: value for key, value in layer.named_parameters() if not value.stop_gradient}
+    other = paddle.nn.Linear(4, 4)  # SimAM has no parameters
+    parameters = [*own.values(), *other.parameters()]
+    for value in parameters:
+        value.set_value(np.ones(value.shape, "float32"))
     optimizer = make_optimizer(OptimConfig(name=name, weight_decay=0.5), 0.1, parameters)
-    sum((value * 0).sum() for value in parameters if not value.stop_gradient).backward()
+    sum((value * 0).sum() for value in parameters).backward()
     optimizer.step()
-    assert np.all(srm.cfc.numpy() == 1) and np.all(srm.bn.weight.numpy() == 1)
-    assert np.all(fc.weight.numpy() < 1)
+    assert [key for key, value in own.items() if np.all(value.numpy() == 1)] == WITHOUT_DECAY.get(attn, [])
+    assert all(np.all(value.numpy() < 1) for value in other.parameters())
 
 
 @pytest.mark.parametrize("name", ["sgd", "momentum"])
