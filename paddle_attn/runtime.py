@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import io
@@ -164,7 +165,7 @@ def tune() -> list[Step]:
         elif step.where == "malloc":
             libc.mallopt(MALLOPT[step.name], step.value)
         else:
-            _use_huge_pages(libc, step.value)
+            _use_huge_pages(step.value)
     if os.environ.get("PADDLE_ATTN_TUNE") == "verbose":
         for step in steps:
             print(f"paddle_attn.runtime: {step.name}={step.value} ({step.why})", file=sys.stderr)
@@ -173,11 +174,13 @@ def tune() -> list[Step]:
     return steps
 
 
-def _use_huge_pages(libc: ctypes.CDLL, size: int) -> None:
-    """Enlarge the heap by addresses that get huge pages when they are used; no memory is used before.
+@functools.cache
+def _use_huge_pages(size: int) -> None:
+    """Enlarge the heap, once, by addresses that get huge pages when they are used; no memory is used before.
 
     Large tensors must come from the heap (M_MMAP_MAX).
     """
+    libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
     block = libc.malloc(ctypes.c_size_t(size))
     if block is None:  # a limit on addresses

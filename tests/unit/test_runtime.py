@@ -107,7 +107,7 @@ libc = ctypes.CDLL(None)
 if WITH_STEP:
     for name, value in (("M_MMAP_MAX", 0), ("M_TRIM_THRESHOLD", -1)):
         libc.mallopt(runtime.MALLOPT[name], value)
-    runtime._use_huge_pages(libc, 1 << 30)
+    runtime._use_huge_pages(1 << 30)
 after = int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1])
 libc.malloc_trim(0)  # as protobuf does
 tensor = bytearray(64 << 20)
