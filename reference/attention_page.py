@@ -47,17 +47,17 @@ TEXT: dict[str, dict[str, str]] = {
         + " | ".join(f"{c}×{s}×{s}: parameters | MMACs" for c, s in SIZES)
         + " |",
         "time": "## Time\n\n"
-        "Milliseconds of a batch of {batch} maps, measured on {machine}: the forward pass alone, and\n"
-        "forward and backward. Modules with a fused form run in it.",
+        "Milliseconds of a batch of {batch} maps, the forward pass alone, and forward and backward. Modules\n"
+        "with a fused form run in it. Measured on {machine}.",
         "time columns": "| module | "
         + " | ".join(f"{c}×{s}×{s}: forward | and backward" for c, s in SIZES)
         + " |",
         "pytorch": "The same modules in PyTorch, {size}, forward and backward, with the allocator set as\n"
-        "ours: milliseconds, eager and compiled (`torch.compile`), and how many times ours is as fast as\n"
-        "the faster of the two.",
-        "pytorch columns": "| module | ours | PyTorch, eager | PyTorch, compiled | ours is faster by |",
-        "would pay": "PyTorch is more than {pays} times as fast as ours for {names}: a fused form could pay\n"
-        "there, and none is written yet.",
+        "ours: milliseconds, eager and compiled (`torch.compile`). The last column divides the shorter of\n"
+        "the two by ours: below 1, PyTorch is faster.",
+        "pytorch columns": "| module | ours | PyTorch, eager | PyTorch, compiled | PyTorch ÷ ours |",
+        "would pay": "PyTorch is more than {pays} times as fast as ours for {names}.\n"
+        "A fused form could pay there; none is written yet.",
         "would not pay": "For no module is PyTorch more than {pays} times as fast as ours.",
         "half": "## Half precision\n\n"
         "In float16, sums of squares and of products of maps overflow. On a GPU with `train.amp`, modules\n"
@@ -102,12 +102,13 @@ TEXT: dict[str, dict[str, str]] = {
         "cost": "## 开销\n\n默认参数下，一张特征图的可训练参数量和百万次乘加（MMACs）。",
         "cost columns": "| 模块 | " + " | ".join(f"{c}×{s}×{s}：参数量 | MMACs" for c, s in SIZES) + " |",
         "time": "## 时间\n\n"
-        "一批 {batch} 张特征图的毫秒数，测量机器为 {machine}：仅前向，以及前向加反向。\n"
-        "有融合实现的模块使用融合实现。",
+        "一批 {batch} 张特征图的毫秒数：仅前向，以及前向加反向。有融合实现的模块使用融合实现。\n"
+        "测量机器：{machine}。",
         "time columns": "| 模块 | " + " | ".join(f"{c}×{s}×{s}：前向 | 加反向" for c, s in SIZES) + " |",
         "pytorch": "PyTorch 中的同一模块，{size}，前向加反向，内存分配器的设置与本项目相同：即时执行和\n"
-        "编译（`torch.compile`）的毫秒数，以及本项目的速度是两者中较快者的多少倍。",
-        "pytorch columns": "| 模块 | 本项目 | PyTorch，即时 | PyTorch，编译 | 本项目的倍数 |",
+        "编译（`torch.compile`）的毫秒数。最后一列是其中较短的时间除以本项目的时间：小于 1 表示\n"
+        "PyTorch 更快。",
+        "pytorch columns": "| 模块 | 本项目 | PyTorch，即时 | PyTorch，编译 | PyTorch ÷ 本项目 |",
         "would pay": "PyTorch 的速度超过本项目 {pays} 倍的模块有 {names}：在那里融合实现可能值得，\n"
         "目前还没有写。",
         "would not pay": "没有一个模块在 PyTorch 中的速度超过本项目的 {pays} 倍。",
@@ -267,12 +268,12 @@ def _time(text: dict[str, str], facts: dict[str, dict], times: Times) -> list[st
     for name in facts:
         measured = [times.cells.get((name, *size), {}) for size in SIZES]
         if all("train_ms" in cell for cell in measured):
-            ours[name] = [f"{cell['forward_ms']:.3g} | {cell['train_ms']:.3g}" for cell in measured]
+            ours[name] = [f"{_ms(cell['forward_ms'])} | {_ms(cell['train_ms'])}" for cell in measured]
         cell = times.cells.get((name, *COMPARED), {})
         if "compiled_ms" in cell:
             ratio = min(cell["eager_ms"], cell["compiled_ms"]) / cell["train_ms"]
             columns = ("train_ms", "eager_ms", "compiled_ms")
-            compared[name] = [*(f"{cell[column]:.3g}" for column in columns), f"{ratio:.2f}×"]
+            compared[name] = [*(_ms(cell[column]) for column in columns), f"{ratio:.2f}"]
             if ratio < 1 / PAYS:
                 slower.append(f"`{name}`")
     lines = [text["time"].format(batch=BATCH, machine=times.machine), "", *_table(text["time columns"], ours)]
@@ -283,6 +284,10 @@ def _time(text: dict[str, str], facts: dict[str, dict], times: Times) -> list[st
         lines += _table(text["pytorch columns"], compared)
         lines += ["", text[key].format(pays=PAYS, names=", ".join(slower))]
     return lines
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def _module(language: str, name: str, fact: dict[str, Any]) -> list[str]:
