@@ -188,9 +188,11 @@ def _use_huge_pages(size: int) -> None:
     start = -(-block // HUGE_PAGE) * HUGE_PAGE
     libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(block + size - start), MADV_HUGEPAGE)
     # malloc_trim, which protobuf calls, cuts off the free end of the heap: let something unused lie above
-    while (libc.malloc(ctypes.c_size_t(HUGE_PAGE)) or sys.maxsize) < block:
-        pass
-    libc.free(ctypes.c_void_p(block))
+    below = []
+    while (unused := libc.malloc(ctypes.c_size_t(HUGE_PAGE))) and unused < block:
+        below.append(unused)
+    for address in (block, *below):
+        libc.free(ctypes.c_void_p(address))
 
 
 def import_paddle() -> None:

@@ -104,10 +104,14 @@ import ctypes, json, re
 from paddle_attn import runtime
 before = int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1])
 libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 if WITH_STEP:
     for name, value in (("M_MMAP_MAX", 0), ("M_TRIM_THRESHOLD", -1)):
         libc.mallopt(runtime.MALLOPT[name], value)
+    block = libc.malloc(256 << 20)  # an earlier tensor
+    libc.free(block)
     runtime._use_huge_pages(1 << 30)
+    runtime._use_huge_pages(1 << 30)  # a process may be tuned again
 after = int(re.search(r"VmRSS:\\s*(\\d+)", open("/proc/self/status").read())[1])
 libc.malloc_trim(0)  # as protobuf does
 tensor = bytearray(64 << 20)
