@@ -192,6 +192,21 @@ def is_quick(model: str, attn: str | None) -> bool:
     return model == chosen
 
 
+def leave_the_start(net: paddle.nn.Layer) -> None:
+    """Give the attentions small parameters, where many of theirs start at 0 or do nothing.
+
+    Weights of one sign would add up over hundreds of channels: a gate without a sigmoid grows from block to
+    block, and of two gates, of which the larger one counts, it is always the same. Biases and the scales of
+    norms are positive, so that few ReLUs are dead.
+    """
+    import paddle
+
+    for name, parameter in net.named_parameters():
+        if "attn." in name and not parameter.stop_gradient:
+            lowest = -0.03 if parameter.ndim > 1 else 0.005
+            parameter.set_value(paddle.uniform(parameter.shape, min=lowest, max=0.03))
+
+
 def assert_learns(net: paddle.nn.Layer, x: paddle.Tensor) -> None:
     """One forward and backward pass gives every part of a classifier a finite gradient that is not zero."""
     import paddle
@@ -199,9 +214,7 @@ def assert_learns(net: paddle.nn.Layer, x: paddle.Tensor) -> None:
     for layer in net.sublayers():  # a dropped or zero-initialised unit has no gradient
         if isinstance(layer, paddle.nn.Dropout):
             layer.p = 0.0
-    for name, parameter in net.named_parameters():
-        if "attn." in name and not parameter.stop_gradient:
-            parameter.set_value(paddle.uniform(parameter.shape, min=0.005, max=0.03))
+    leave_the_start(net)
     net.train()
     outputs = net(x)  # GoogLeNet also returns those of its auxiliary classifiers
     for logits in outputs if isinstance(outputs, (list, tuple)) else [outputs]:

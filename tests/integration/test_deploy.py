@@ -21,7 +21,19 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 import yaml
-from helpers import COLOURS, HANG, ROOT, assert_one_sentence, fits, is_quick, kwargs_for, picture, tool, tree
+from helpers import (
+    COLOURS,
+    HANG,
+    ROOT,
+    assert_one_sentence,
+    fits,
+    is_quick,
+    kwargs_for,
+    leave_the_start,
+    picture,
+    tool,
+    tree,
+)
 from PIL import Image
 
 from paddle_attn import Predictor, create_model, list_attention, list_models, model_spec
@@ -43,9 +55,7 @@ PREPROCESS = Preprocess(128, "stretch", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
 def network(model: str = "towernet", attn: str | None = "simam") -> paddle.nn.Layer:
     """A network in eval mode whose attention parameters are not at their neutral initial values."""
     net = create_model(model, attn, kwargs_for(model, attn), num_classes=4)
-    for name, parameter in net.named_parameters():
-        if "attn." in name and not parameter.stop_gradient:
-            parameter.set_value(paddle.uniform(parameter.shape, min=0.005, max=0.03))
+    leave_the_start(net)
     net.eval()
     return net
 
