@@ -31,7 +31,8 @@ $(DEMO)/split.json: | $(STAMP)
 test: $(STAMP)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest -m "not slow"
+	$(PY) -c "from paddle_attn import ops; ops.available('simam')"  # compiles the operators, before two processes do
+	$(PY) -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(STAMP)
 	$(PY) -m pytest

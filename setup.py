@@ -70,6 +70,7 @@ setup(
             "hypothesis>=6.100,<7",
             "nbformat>=5.9,<6",
             "pytest>=8,<10",
+            "pytest-xdist>=3.5,<4",
             "ruff>=0.17,<0.18",
             "selenium>=4.20,<5",
         ],
