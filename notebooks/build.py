@@ -35,7 +35,7 @@ class Cell:
 
 
 def read_cells(source: Path = SOURCE) -> list[Cell]:
-    """The cells of the source; what stands before the first one is about the source itself."""
+    """The cells of the source, without the comments above the first one."""
     parts = re.split(r"^# %%(?: \[markdown\] (zh|en))?\n", source.read_text(encoding="utf-8"), flags=re.M)
     cells = []
     for language, text in zip(parts[1::2], parts[2::2], strict=True):

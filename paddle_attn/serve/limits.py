@@ -1,6 +1,6 @@
 """Which requests reach the page, and how large they may be.
 
-Gradio has many routes; the page needs a few. Others are not found. A browser is told to load nothing from
+Gradio has many routes; the page needs a few. Others are not found. A browser must load nothing from
 elsewhere.
 """
 
@@ -136,7 +136,7 @@ class _Body:
     """The body of a request, of which a refusal discards the rest: a client that still sends reads no answer.
 
     Args:
-        waits: the client sends it only when it is told to.
+        waits: the client sends it only when the server asks.
     """
 
     def __init__(self, receive: Receive, waits: bool):
