@@ -242,3 +242,19 @@ def column(text: str, width: int) -> str:
 
     text = escaped(text)
     return text + " " * (width - cell_len(text))
+
+
+def add_engine_arguments(parser: Parser) -> None:
+    """The options of commands that run an exported network."""
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "paddle", "onnxruntime", "openvino"),
+        default="auto",
+        help="auto: the fastest one that is installed and runs the export (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("fp32", "bf16", "int8"),
+        default="fp32",
+        help="bf16 and int8 are faster and less exact; for --format onnx (default: %(default)s)",
+    )

@@ -8,7 +8,7 @@ import argparse
 import time
 from pathlib import Path
 
-from ..cli import InputErrors, Parser, prepare_paddle
+from ..cli import InputErrors, Parser, add_engine_arguments, prepare_paddle
 from ..errors import UserError
 
 
@@ -24,18 +24,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="K",
         help="classes per image, best first (default: %(default)s)",
     )
-    parser.add_argument(
-        "--engine",
-        choices=("auto", "paddle", "onnxruntime", "openvino"),
-        default="auto",
-        help="auto: the fastest one that is installed and runs the export (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "int8"),
-        default="fp32",
-        help="bf16 and int8 are faster and less exact; for --format onnx (default: %(default)s)",
-    )
+    add_engine_arguments(parser)
     parser.add_argument("--csv", metavar="FILE", help="write a table with one line per image and class")
     parser.add_argument("--json", metavar="FILE", help="write the results as a list")
     parser.add_argument(

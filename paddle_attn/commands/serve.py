@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..cli import Parser, prepare_paddle, trained_config
+from ..cli import Parser, add_engine_arguments, prepare_paddle, trained_config
 from ..errors import UserError
 
 MAX_EXAMPLES = 16
@@ -49,18 +49,7 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="requests that may wait; one more is refused (default: %(default)s)",
     )
-    parser.add_argument(
-        "--engine",
-        choices=("auto", "paddle", "onnxruntime", "openvino"),
-        default="auto",
-        help="see paddle-attn predict (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "int8"),
-        default="fp32",
-        help="see paddle-attn predict (default: %(default)s)",
-    )
+    add_engine_arguments(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:

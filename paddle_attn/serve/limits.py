@@ -21,7 +21,8 @@ from .texts import Refused
 from .uploads import Uploads
 
 GET = re.compile(  # routes of Gradio that the page uses
-    r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon.*|/(assets|static|svelte)/.*"
+    r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon.*"
+    r"|/(assets|static|svelte)/.*"
     r"|/gradio_api/(queue/data|heartbeat/\w+|startup-events|upload_progress|info/?|app_id|file=.*)"
 )
 UPLOAD = "/gradio_api/upload"
