@@ -1,4 +1,4 @@
-"""Paddle's convolution, linear layer, batch norm and max-pool, fused (`ops`) when supported."""
+"""Paddle's convolution, linear layer, batch norm, ReLU and max-pool, fused (`ops`) when supported."""
 
 from __future__ import annotations
 
@@ -45,63 +45,71 @@ class Conv2D(nn.Conv2D):
         self.bfloat16 = self._bfloat16_name(kernel_size) if same else None
 
     def _fused_name(self, side: int) -> str | None:
-        """The fastest form for the channels, the kernel and the stride.
+        """The fastest form for the channels, the kernel and the stride. `fused_for` makes an exception.
 
-        Forward and backward of float32 in ms, CPU time of one thread on an AMD with AVX-512 (Zen 4). An image
-        with three channels needs no gradient:
+        Forward and backward in float32, in ms, on two cores of an Intel with AVX-512 (Sapphire Rapids). An
+        image with three channels needs no gradient:
 
-            x                  out  kernel  stride   Paddle  direct  Winograd
-            128x16x32x32        16     3       1       119      26      23
-            128x32x16x16        32     3       1        41      24      17
-            128x64x8x8          64     3       1        34      23      14
-            128x3x32x32         16     3       1        12       5      16
-            128x32x16x16        64     3       2        24      16
-            8x64x56x56         128     3       2        45      38
-            8x128x56x56        128     3       2        88      72
-            8x256x28x28        256     3       2        83     100
-            128x16x32x32        32     1       2        12       6
-            128x32x16x16        64     1       2       4.3     3.8
-            8x64x56x56         128     1       2         7      10
-            8x3x224x224         32     3       2        13      10
-            4x3x224x224         64     7       2        37      26
+            x              out  kernel  stride   Paddle  direct  Winograd  oneDNN
+            8x64x56x56      64     3       1        66      24      18       24
+            8x128x28x28    128     3       1        46      27      17       23
+            8x256x14x14    256     3       1        36      32      18       21
+            8x512x7x7      512     3       1        39      48      28       23
+            8x512x16x16    512     3       1       127     139      92       98
+            128x16x32x32    16     3       1        66    10.2    10.2     12.4
+            128x32x16x16    32     3       1        38     8.8     6.9      7.8
+            8x3x256x256     32     3       1        38      28      60       32
+            8x64x56x56     128     3       2        25    13.6             13.6
+            8x256x14x14    512     3       2        22      25               13
+            128x16x32x32    32     3       2        25     6.2              6.6
+            8x3x224x224     64     7       2        41      23               21
+            8x256x56x56    128     1       1        25      25               22
+            8x512x7x7     2048     1       1        16      23               11
+            8x144x56x56     24     1       1       3.4     3.9              4.8
+            8x256x56x56    512     1       2        38      32               26
         """
-        channels, filters, stride = self._in_channels, self._out_channels, self.stride
+        channels, end = self._in_channels, "" if self.bias is None else "_bias"
         if self._groups > 1:
-            depthwise = side == 3 and channels == filters == self._groups and self.bias is None
+            depthwise = side == 3 and channels == self._out_channels == self._groups and self.bias is None
             return "depthwise" if depthwise else None
-        if self.bias is not None:  # Paddle's costs more than the convolution of an image's channels
-            return "conv3x3_bias" if side == 3 and stride == 1 else None
-        if side == 3 and stride == 1:
-            return "conv_direct" if channels < 8 else "conv3x3"
-        if side == 3:
-            return "conv_direct" if channels <= 128 else None
-        return "conv_direct" if channels <= 32 and (side > 1 or stride > 1) else None
+        if side != 3 or self.stride != 1:
+            return "onednn_conv" + end
+        if channels < 8:
+            return "conv_direct" if self.bias is None else "onednn_conv_bias"
+        return "conv3x3" + end
+
+    def fused_for(self, x: Tensor) -> str | None:
+        """`self.fused`, but on a tiny map Winograd's transform of many filters takes too long."""
+        many = self.fused in ("conv3x3", "conv3x3_bias") and self._in_channels >= 512
+        tiny = many and x.shape[2] * x.shape[3] <= 64
+        return self.fused.replace("conv3x3", "onednn_conv") if tiny else self.fused
 
     def _bfloat16_name(self, side: int) -> str | None:
         """An image's few channels would fill half of a vector: they stay float32, as do groups."""
         if self._groups > 1 or self._in_channels < 8:
             return None
-        name = "bfloat16_conv3x3" if side == 3 and self.stride == 1 else "bfloat16_conv"
-        return name if self.bias is None else f"{name}_bias"
+        return "bfloat16_conv" if self.bias is None else "bfloat16_conv_bias"
 
     def _in_bfloat16(self, x: Tensor) -> Tensor | None:
         fused = self.bfloat16 and ops.find(self.bfloat16, x)
         if not fused or x.shape[1] != self._in_channels:
             return None
         tensors = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
-        return fused(*tensors, *([] if "3x3" in self.bfloat16 else [self.stride, not x.stop_gradient]))
+        return fused(*tensors, self.stride, not x.stop_gradient)
 
     def forward(self, x: Tensor) -> Tensor:
         if ops.casts() and (y := self._in_bfloat16(x)) is not None:
             return y
-        fused = self.fused and ops.find(self.fused, x)
+        name = self.fused_for(x)
+        fused = name and ops.find(name, x)
         if not fused or x.shape[1] != self._in_channels:  # Paddle's operator has the better error
             return super().forward(x)
-        if self.fused == "conv_direct":
-            return fused(x, self.weight, self.stride, not x.stop_gradient)
-        if self.fused == "depthwise":
-            return fused(x, self.weight, self.stride)
-        return fused(x, self.weight) if self.bias is None else fused(x, self.weight, self.bias)
+        tensors = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
+        if name.startswith("conv3x3"):
+            return fused(*tensors)
+        if name == "depthwise":
+            return fused(*tensors, self.stride)
+        return fused(*tensors, self.stride, not x.stop_gradient)
 
 
 class Linear(nn.Linear):
@@ -175,6 +183,18 @@ def _fused_batch_norm(bn: nn.Layer, x: Tensor, residual: Tensor | None, activati
         return None
     statistics = bn._mean, bn._variance
     return fused(*maps, bn.weight, bn.bias, *statistics, activation, frozen, bn._momentum, bn._epsilon)
+
+
+class ReLU(nn.ReLU):
+    """`nn.ReLU`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """`F.relu` of `[N, C, H, W]`."""
+    return (ops.find("relu", x) or F.relu)(x)
 
 
 class MaxPool2D(nn.Layer):

@@ -17,7 +17,7 @@ from paddle.nn.initializer import KaimingNormal
 from paddle.vision.models.resnet import model_urls
 
 from ..attention.layers import initialise, pytorch_default
-from .layers import BatchNorm2D, Conv2D, Linear, MaxPool2D, batch_norm
+from .layers import BatchNorm2D, Conv2D, Linear, MaxPool2D, batch_norm, relu
 from .placement import Placement
 from .spec import CifarSpec, ModelSpec
 
@@ -92,9 +92,9 @@ class BasicBlock(nn.Layer):
         if self.slot == "pre_bn":
             x = self.attn(x)
         if self.slot == "post_bn":
-            return F.relu(self.attn(self.bn2(x)) + shortcut)
+            return relu(self.attn(self.bn2(x)) + shortcut)
         if self.slot == "post_add":
-            return F.relu(self.attn(batch_norm(self.bn2, x, shortcut)))
+            return relu(self.attn(batch_norm(self.bn2, x, shortcut)))
         x = batch_norm(self.bn2, x, shortcut, F.relu)
         return self.attn(x) if self.slot == "post_relu" else x
 
@@ -151,9 +151,9 @@ class BottleneckBlock(nn.Layer):
             x = self.attn(x)
         x = self.conv3(attend(self, "conv3", x))
         if self.slot == "post_bn":
-            return F.relu(self.attn(self.bn3(x)) + shortcut)
+            return relu(self.attn(self.bn3(x)) + shortcut)
         if self.slot == "post_add":
-            return F.relu(self.attn(batch_norm(self.bn3, x, shortcut)))
+            return relu(self.attn(batch_norm(self.bn3, x, shortcut)))
         x = batch_norm(self.bn3, x, shortcut, F.relu)
         return self.attn(x) if self.slot == "post_relu" else x
 

@@ -19,7 +19,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ..errors import UserError
-from .layers import BatchNorm2D, Conv2D, Linear, max_pool2d
+from .layers import BatchNorm2D, Conv2D, Linear, max_pool2d, relu
 from .placement import Placement
 from .spec import ModelSpec
 
@@ -41,10 +41,10 @@ class Inception(nn.Layer):
         self.route1x1_4 = Conv2D(in_channels, 32, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        route1 = F.relu(self.route1x1_1(x))
-        route2 = F.relu(self.route3x3_2(F.relu(self.route1x1_2(x))))
-        route3 = F.relu(self.route5x5_3(F.relu(self.route1x1_3(x))))
-        route4 = F.relu(self.route1x1_4(max_pool2d(x, 3, stride=1, padding=1)))
+        route1 = relu(self.route1x1_1(x))
+        route2 = relu(self.route3x3_2(relu(self.route1x1_2(x))))
+        route3 = relu(self.route5x5_3(relu(self.route1x1_3(x))))
+        route4 = relu(self.route1x1_4(max_pool2d(x, 3, stride=1, padding=1)))
         return paddle.concat([route1, route2, route3, route4], axis=1)
 
 
@@ -90,10 +90,10 @@ class TowerNet(nn.Layer):
             raise UserError(
                 f"towernet needs images of at least {MIN_SIZE}x{MIN_SIZE} px, found {x.shape[2]}x{x.shape[3]}"
             )
-        x1 = F.relu(max_pool2d(self.b1(x), 2, 2))
-        x2 = F.relu(max_pool2d(self.b2(x1), 2, 2))
-        x3 = self._attend(0, F.relu(max_pool2d(self.b3(x2), 2, 2)))
-        x4 = self._attend(1, F.relu(max_pool2d(self.b4(x3), 2, 2)))
+        x1 = relu(max_pool2d(self.b1(x), 2, 2))
+        x2 = relu(max_pool2d(self.b2(x1), 2, 2))
+        x3 = self._attend(0, relu(max_pool2d(self.b3(x2), 2, 2)))
+        x4 = self._attend(1, relu(max_pool2d(self.b4(x3), 2, 2)))
         return [x1, x2, x3, x4]
 
     def forward(self, x: Tensor) -> Tensor:

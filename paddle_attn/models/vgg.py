@@ -14,7 +14,7 @@ from typing import ClassVar
 from paddle import Tensor, nn
 from paddle.vision.models.vgg import model_urls
 
-from .layers import Conv2D, Linear, MaxPool2D
+from .layers import Conv2D, Linear, MaxPool2D, ReLU
 from .placement import Placement
 from .spec import ModelSpec
 
@@ -43,7 +43,7 @@ class VGG(nn.Layer):
         channels = 3
         for width, depth in stages:
             for _ in range(depth):
-                features += [Conv2D(channels, width, 3, padding=1), nn.ReLU()]
+                features += [Conv2D(channels, width, 3, padding=1), ReLU()]
                 channels = width
             features.append(MaxPool2D(2, 2))
         self.features = nn.Sequential(*features)

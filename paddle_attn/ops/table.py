@@ -83,15 +83,14 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     # F.conv2d, k x k with k = 1, 3, 5 or 7, padding (k - 1) / 2: (x [N, C, H, W], weight [K, C, k, k],
     # stride 1 or 2, whether x needs a gradient) -> [N, K, H', W']
     "conv_direct": {"cpu": Fused("cpu/direct.cc", "paddle_attn_conv_direct", min_places=1)},
-    # the convolutions that `autocast` multiplies in bfloat16; with a bias [K] as the third input
-    # conv3x3 and conv3x3_bias; where Paddle gives Inf, these may give NaN
-    "bfloat16_conv3x3": {"cpu": Bfloat16("cpu/bfloat16_winograd.cc", "paddle_attn_bfloat16_conv3x3")},
-    "bfloat16_conv3x3_bias": {
-        "cpu": Bfloat16("cpu/bfloat16_winograd.cc", "paddle_attn_bfloat16_conv3x3_bias")
-    },
-    # conv_direct, and the same with a bias
-    "bfloat16_conv": {"cpu": Bfloat16("cpu/bfloat16_direct.cc", "paddle_attn_bfloat16_conv")},
-    "bfloat16_conv_bias": {"cpu": Bfloat16("cpu/bfloat16_direct.cc", "paddle_attn_bfloat16_conv_bias")},
+    # the same, by oneDNN, and with a bias [K] as the third input
+    "onednn_conv": {"cpu": Fused("cpu/onednn_conv.cc", "paddle_attn_onednn_conv", min_places=1)},
+    "onednn_conv_bias": {"cpu": Fused("cpu/onednn_conv.cc", "paddle_attn_onednn_conv_bias", min_places=1)},
+    # the same two for `autocast`: multiplied in bfloat16
+    "bfloat16_conv": {"cpu": Bfloat16("cpu/onednn_conv.cc", "paddle_attn_bfloat16_conv")},
+    "bfloat16_conv_bias": {"cpu": Bfloat16("cpu/onednn_conv.cc", "paddle_attn_bfloat16_conv_bias")},
+    # F.relu: (x [N, C, H, W]) -> [N, C, H, W]
+    "relu": {"cpu": Fused("cpu/relu.cc", "paddle_attn_relu", min_places=1)},
     # F.max_pool2d: (x [N, C, H, W], kernel_size, stride, padding) -> [N, C, H', W']
     "max_pool": {"cpu": Fused("cpu/maxpool.cc", "paddle_attn_max_pool")},
     # activation(F.batch_norm): (x [N, C, H, W], scale [C], bias [C], running mean [C], running variance [C],

@@ -1,9 +1,8 @@
-"""Products in bfloat16 on a CPU: their error, what stays float32, and that threads change no bit."""
+"""Products in bfloat16 on a CPU: their error, and what stays float32."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -90,24 +89,41 @@ def assert_rounds_each_factor_once(layer: nn.Layer, x: np.ndarray) -> None:
     st.integers(1, 35),
     SIDE,
     SIDE,
-    st.sampled_from([(1, 1), (1, 2), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)]),
+    st.sampled_from([(1, 1), (1, 2), (3, 1), (3, 2), (5, 1), (5, 2), (7, 1), (7, 2)]),
     st.booleans(),
 )
-def test_direct_convolutions_round_each_factor_once(
+def test_convolutions_round_each_factor_once(
     batch: int, channels: int, filters: int, height: int, width: int, kernel: tuple[int, int], bias: bool
 ):
     side, stride = kernel
     layer = Convolution(channels, filters, side, stride, side // 2, 1, None, None if bias else False)
     assert layer.bfloat16 == ("bfloat16_conv_bias" if bias else "bfloat16_conv")
-    assert_rounds_each_factor_once(layer, noise(batch, channels, height, width))
+    assert_rounds_each_factor_once(layer, noise(batch, channels, height, width + 2 * (stride == 2)))
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("side", [1, 3, 5, 7])
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("height", [1, 2, 9])
+def test_one_column_of_outputs_is_right(height: int, width: int, side: int):
+    """oneDNN's bfloat16 would use memory that is not initialised."""
+    layer = Convolution(16, 20, side, 2, side // 2, 1, None, False)
+    x, gradient = noise(3, 16, height, width), noise(3, 20, (height + 1) // 2, 1)
+    with ops.using("on"), ops.autocast():
+        found = results(layer, x, gradient)
+    for own, (exact, absolute) in zip(found, exact_and_bound(layer, x, gradient), strict=True):
+        assert (np.abs(own - exact) <= PRODUCT * absolute + 1e-6).all()
 
 
 @needs_bfloat16
 @pytest.mark.parametrize(
     ("batch", "channels", "filters", "size", "side", "stride"),
-    [(3, 700, 20, 14, 1, 1), (2, 33, 40, 120, 3, 2), (5, 300, 9, 60, 1, 1), (1, 48, 17, 90, 5, 1)],
+    [
+        *((3, 700, 20, 14, 1, 1), (2, 33, 40, 120, 3, 2), (5, 300, 9, 60, 1, 1), (1, 48, 17, 90, 5, 1)),
+        *((9, 16, 33, 75, 3, 1), (3, 130, 520, 12, 3, 1), (3, 700, 20, 14, 1, 2), (2, 600, 700, 8, 1, 1)),
+    ],
 )
-def test_direct_convolutions_of_several_strips(
+def test_large_convolutions_round_each_factor_once(
     batch: int, channels: int, filters: int, size: int, side: int, stride: int
 ):
     layer = Convolution(channels, filters, side, stride, side // 2, 1, None, False)
@@ -121,60 +137,10 @@ def test_linear_layers_round_each_factor_once(batch: int, inputs: int, outputs: 
     assert_rounds_each_factor_once(Projection(inputs, outputs), noise(batch, inputs))
 
 
-def assert_winograd_is_close(layer: nn.Layer, x: np.ndarray) -> None:
-    """A tile shares its rounding errors: the largest sum of absolute products bounds the error of each."""
-    gradient = noise(*layer(paddle.to_tensor(x)).shape[::-1]).T
-    with ops.using("on"), ops.autocast():
-        found = results(layer, x, gradient)
-    for own, (exact, absolute) in zip(found, exact_and_bound(layer, x, gradient), strict=True):
-        assert np.abs(own - exact).max() <= PRODUCT * absolute.max()
-
-
-@needs_bfloat16
-@settings(max_examples=10)
-@given(BATCH, st.integers(8, 35), st.integers(1, 35), SIDE, SIDE, st.booleans())
-def test_3x3_convolutions_are_within_the_error_of_their_products(
-    batch: int, channels: int, filters: int, height: int, width: int, bias: bool
-):
-    layer = Convolution(channels, filters, 3, 1, 1, 1, None, None if bias else False)
-    assert layer.bfloat16 == ("bfloat16_conv3x3_bias" if bias else "bfloat16_conv3x3")
-    assert_winograd_is_close(layer, noise(batch, channels, height, width))
-
-
-@needs_bfloat16
-@pytest.mark.parametrize(
-    ("batch", "channels", "filters", "height", "width"), [(9, 16, 33, 70, 75), (3, 130, 520, 14, 9)]
-)
-def test_3x3_convolutions_of_several_bands_and_chunks(
-    batch: int, channels: int, filters: int, height: int, width: int
-):
-    layer = Convolution(channels, filters, 3, 1, 1, 1, None, False)
-    assert_winograd_is_close(layer, noise(batch, channels, height, width))
-
-
-@needs_bfloat16
-def test_winograd_loses_at_most_twice_what_rounded_factors_lose():
-    """The root mean squares of the errors, for random numbers."""
-    layer, x = Convolution(64, 64, 3, 1, 1, 1, None, False), noise(4, 64, 20, 20)
-    gradient = noise(4, 64, 20, 20)
-    rounded = Convolution(*layer.arguments)
-    for parameter in rounded.parameters():
-        parameter.set_value(to_bfloat16(parameter.numpy()))
-    with ops.autocast():
-        found = results(layer, x, gradient)
-    of_rounded = results(rounded, to_bfloat16(x), to_bfloat16(gradient))
-    for own, other, (exact, _) in zip(found, of_rounded, exact_and_bound(layer, x, gradient), strict=True):
-        assert np.square(own - exact).mean() < 4 * np.square(other - exact).mean()
-
-
-def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    return paddle.to_tensor(x).astype("bfloat16").astype("float32").numpy()
-
-
 @needs_bfloat16
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("kernel", [(1, 1), (1, 2), (3, 1), (3, 2), (5, 1)])
-def test_nan_and_inf_reach_the_outputs_that_they_reach_in_float32(kernel: tuple[int, int], value: float):
+def test_nan_and_inf_are_not_hidden(kernel: tuple[int, int], value: float):
     side, stride = kernel
     layer = Convolution(8, 9, side, stride, side // 2, 1, None, False)
     x = noise(2, 8, 7, 6)
@@ -183,12 +149,8 @@ def test_nan_and_inf_reach_the_outputs_that_they_reach_in_float32(kernel: tuple[
     reference = results(layer, x, gradient)
     with ops.autocast():
         found = results(layer, x, gradient)
-    if kernel == (3, 1):  # a tile of Winograd's shares them
-        assert not np.isfinite(found[0][~np.isfinite(reference[0])]).any()
-    else:
-        np.testing.assert_array_equal(np.isfinite(found[0]), np.isfinite(reference[0]))
-    for own, other in zip(found[1:], reference[1:], strict=True):
-        assert not np.isfinite(own[~np.isfinite(other)]).any()  # none is hidden
+    for own, other in zip(found, reference, strict=True):  # oneDNN may multiply them by zeros: more are NaN
+        assert not np.isfinite(own[~np.isfinite(other)]).any()
 
 
 # ---- what stays float32
@@ -249,9 +211,6 @@ def test_an_empty_batch_is_left_to_paddle():
         ("bfloat16_conv", [2, 8, 0, 6], ([2, 8, 3, 3], 1, True), "not empty"),
         ("bfloat16_conv", [2, 8, 6, 6], ([0, 8, 3, 3], 1, True), "a weight"),
         ("bfloat16_conv_bias", [2, 8, 6, 6], ([2, 8, 3, 3], [3], 1, True), "a bias of the shape"),
-        ("bfloat16_conv3x3", [0, 8, 6, 6], ([2, 8, 3, 3],), "not empty"),
-        ("bfloat16_conv3x3", [2, 8, 6, 6], ([2, 8, 1, 1],), "a weight of the shape"),
-        ("bfloat16_conv3x3_bias", [2, 8, 6, 6], ([2, 8, 3, 3], [1]), "a bias of the shape"),
     ],
 )
 def test_a_wrong_input_is_refused(name: str, shape: list[int], arguments: tuple, message: str):
@@ -323,42 +282,18 @@ def test_without_compiled_operators_there_is_no_bfloat16():
 # ---- the same bits
 
 
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Paddle's OpenMP uses this number of threads."""
-    library = next(Path(paddle.__file__).parent.glob("libs/libiomp5*"))
-    openmp = ctypes.CDLL(str(library))
-    before = openmp.omp_get_max_threads()
-    openmp.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        openmp.omp_set_num_threads(before)
-
-
 @needs_bfloat16
 @pytest.mark.parametrize(
-    ("arguments", "shape"),
-    [
-        ((24, 40, 1, 1, 0), (5, 24, 14, 14)),
-        ((300, 40, 1, 1, 0), (5, 300, 33, 31)),
-        ((24, 40, 1, 2, 0), (5, 24, 15, 14)),
-        ((24, 40, 3, 2, 1), (5, 24, 15, 14)),
-        ((24, 40, 3, 1, 1), (5, 24, 15, 14)),
-        ((130, 140, 3, 1, 1), (2, 130, 40, 40)),
-        ((16, 40, 5, 1, 2), (3, 16, 15, 14)),
-    ],
+    "arguments", [(24, 40, 1, 1, 0), (24, 40, 1, 2, 0), (24, 40, 3, 2, 1), (130, 140, 3, 1, 1)]
 )
-def test_the_number_of_threads_changes_no_bit(arguments: tuple, shape: tuple):
-    layer, x = Convolution(*arguments), noise(*shape)
+def test_equal_calls_give_equal_bits(arguments: tuple):
+    layer, x = Convolution(*arguments), noise(5, arguments[0], 15, 14)
     gradient = noise(*layer(paddle.to_tensor(x)).shape)
-    found = []
-    for count in (1, 2, 3, 7, 2):
-        with threads(count), ops.autocast():
-            found.append(results(layer, x, gradient))
-    for other in found[1:]:
-        for one, two in zip(found[0], other, strict=True):
-            np.testing.assert_array_equal(one, two)
+    with ops.autocast():
+        first = results(layer, x, gradient)
+        for _ in range(5):
+            for one, two in zip(first, results(layer, x, gradient), strict=True):
+                np.testing.assert_array_equal(one, two)
 
 
 # ---- networks

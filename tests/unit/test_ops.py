@@ -25,7 +25,7 @@ from paddle_attn.attention.base import global_mean, scale
 from paddle_attn.attention.cbam import ChannelGate, max_and_mean
 from paddle_attn.attention.se import plain_weights
 from paddle_attn.errors import UserError
-from paddle_attn.models.layers import BatchNorm2D, Conv2D, MaxPool2D, batch_norm
+from paddle_attn.models.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU, batch_norm
 from paddle_attn.ops.build import cache_folder
 from paddle_attn.runtime import this_machine
 
@@ -116,15 +116,17 @@ def test_dense_3x3_convolution(
 
 
 class Direct(nn.Layer):
-    """The direct convolution, or Paddle's, of any number of channels."""
+    """A fused convolution, or Paddle's, of any number of channels."""
 
-    def __init__(self, in_channels: int, out_channels: int, side: int, stride: int):
+    def __init__(
+        self, in_channels: int, out_channels: int, side: int, stride: int, form: str = "conv_direct"
+    ):
         super().__init__()
         self.weight = self.create_parameter([out_channels, in_channels, side, side])
-        self.stride = stride
+        self.stride, self.form = stride, form
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        fused = ops.find("conv_direct", x)
+        fused = ops.find(self.form, x)
         if fused:
             return fused(x, self.weight, self.stride, not x.stop_gradient)
         return F.conv2d(x, self.weight, None, self.stride, self.weight.shape[2] // 2)
@@ -141,6 +143,46 @@ def test_direct_convolution(
 ):
     layer = Direct(in_channels, out_channels, side, stride)
     assert_both_forms_are_exact("conv_direct", layer, noise(batch, in_channels, height, width))
+
+
+WIDE = st.integers(1, 40)
+
+
+@needs_fused
+@settings(max_examples=100)
+@given(BATCH, WIDE, WIDE, SIDE, SIDE, KERNEL, st.sampled_from([1, 2]))
+def test_convolution_by_onednn(
+    batch: int, in_channels: int, out_channels: int, height: int, width: int, side: int, stride: int
+):
+    layer = Direct(in_channels, out_channels, side, stride, "onednn_conv")
+    assert_both_forms_are_exact("onednn_conv", layer, noise(batch, in_channels, height, width))
+
+
+@needs_fused
+@settings(max_examples=25)
+@given(BATCH, WIDE, WIDE, SIDE, SIDE, KERNEL)
+def test_convolution_by_onednn_with_a_bias(
+    batch: int, in_channels: int, out_channels: int, height: int, width: int, side: int
+):
+    layer = Conv2D(in_channels, out_channels, side, 2, side // 2)
+    assert layer.fused == "onednn_conv_bias"
+    assert_both_forms_are_exact("onednn_conv_bias", layer, noise(batch, in_channels, height, width))
+
+
+@needs_fused
+def test_many_filters_on_a_tiny_map_are_left_to_onednn():
+    for channels, size, form in ((512, 7, "onednn_conv"), (512, 9, "conv3x3"), (256, 7, "conv3x3")):
+        layer = Conv2D(channels, 16, 3, padding=1, bias_attr=False)
+        assert layer.fused_for(paddle.zeros([1, channels, size, size])) == form
+    layer = Conv2D(512, 16, 3, padding=1)
+    assert_both_forms_are_exact("onednn_conv_bias", layer, noise(2, 512, 4, 3))
+
+
+@needs_fused
+@settings(max_examples=25)
+@given(BATCH, CHANNELS, SIDE, SIDE)
+def test_relu(batch: int, channels: int, height: int, width: int):
+    assert_both_forms_are_exact("relu", ReLU(), noise(batch, channels, height, width))
 
 
 @needs_fused
@@ -165,8 +207,11 @@ def test_dense_3x3_convolution_of_several_bands_and_of_bands_of_several_images(
 @needs_fused
 @pytest.mark.slow
 def test_convolutions_are_exact_at_real_sizes():
-    layer = Direct(3, 64, side=7, stride=2)
-    assert_both_forms_are_exact("conv_direct", layer, noise(8, 3, 224, 224))
+    for form in ("conv_direct", "onednn_conv"):
+        layer = Direct(3, 64, 7, 2, form)
+        assert_both_forms_are_exact(form, layer, noise(8, 3, 224, 224))
+    layer = Direct(64, 256, 1, 1, "onednn_conv")
+    assert_both_forms_are_exact("onednn_conv", layer, noise(32, 64, 56, 56))
     layer = Conv2D(16, 16, 3, padding=1, bias_attr=False)
     assert_both_forms_are_exact("conv3x3", layer, noise(8, 16, 112, 112))
 
@@ -175,15 +220,13 @@ def test_convolutions_are_exact_at_real_sizes():
 @pytest.mark.parametrize(
     ("arguments", "form"),
     [
-        ((3, 64, 7, 2, 3), "conv_direct"),
+        ((3, 64, 7, 2, 3), "onednn_conv"),
         ((3, 16, 3, 1, 1), "conv_direct"),
         ((16, 16, 3, 1, 1), "conv3x3"),
-        ((32, 64, 3, 2, 1), "conv_direct"),
-        ((32, 64, 1, 2, 0), "conv_direct"),
-        ((32, 32, 3, 1, 1), "conv3x3"),
-        ((32, 64, 1, 1, 0), None),
-        ((64, 64, 3, 2, 1), "conv_direct"),
-        ((129, 16, 3, 2, 1), None),
+        ((32, 64, 3, 2, 1), "onednn_conv"),
+        ((32, 64, 1, 2, 0), "onednn_conv"),
+        ((32, 64, 1, 1, 0), "onednn_conv"),
+        ((16, 16, 5, 1, 2), "onednn_conv"),
         ((16, 16, 3, 1, 0), None),
         ((16, 16, 3, 3, 1), None),
         ((16, 16, 4, 2, 2), None),
@@ -625,8 +668,13 @@ LAYERS = {  # for x [1, 8, 5, 6]
     "conv3x3": lambda: Conv2D(8, 17, 3, padding=1, bias_attr=False),
     "conv3x3_bias": lambda: Conv2D(8, 2, 3, padding=1),
     "direct": lambda: Direct(8, 2, side=3, stride=1),
-    "direct by 2": lambda: Conv2D(8, 2, 5, 2, padding=2, bias_attr=False),
-    "direct 1x1 by 2": lambda: Conv2D(8, 9, 1, 2, bias_attr=False),
+    "direct by 2": lambda: Direct(8, 2, side=5, stride=2),
+    "direct 1x1 by 2": lambda: Direct(8, 9, side=1, stride=2),
+    "onednn": lambda: Direct(8, 2, 5, 1, "onednn_conv"),
+    "onednn by 2": lambda: Direct(8, 2, 5, 2, "onednn_conv"),
+    "onednn 1x1": lambda: Direct(8, 9, 1, 1, "onednn_conv"),
+    "onednn 1x1 by 2": lambda: Direct(8, 9, 1, 2, "onednn_conv"),
+    "relu": lambda: ReLU(),
     "max_pool": lambda: MaxPool2D(3, 2, 1),
     "batch_norm": lambda: Function(lambda x: batch_norm(BatchNorm2D(8), x)),
     "batch_norm and relu": lambda: Function(lambda x: batch_norm(BatchNorm2D(8), x, None, F.relu)),
@@ -721,6 +769,9 @@ WRONG = {  # what is wrong: operator, x, the other arguments, the message
     "oblong kernel": ("conv_direct", [2, 8, 6, 6], (ONES([2, 8, 3, 5]), 1, True), "a weight of the shape"),
     "even kernel": ("conv_direct", [2, 8, 6, 6], (ONES([2, 8, 4, 4]), 1, True), "k = 1, 3, 5 or 7"),
     "large kernel": ("conv_direct", [2, 8, 6, 6], (ONES([2, 8, 9, 9]), 1, True), "k = 1, 3, 5 or 7"),
+    "oneDNN's weight": ("onednn_conv", [2, 8, 6, 6], (ONES([2, 7, 3, 3]), 1, True), "a weight of the shape"),
+    "oneDNN's kernel": ("onednn_conv", [2, 8, 6, 6], (ONES([2, 8, 9, 9]), 1, True), "k = 1, 3, 5 or 7"),
+    "oneDNN's stride": ("onednn_conv", [2, 8, 6, 6], (ONES([2, 8, 3, 3]), 3, True), "a stride of 1 or 2"),
     "direct stride": ("conv_direct", [2, 8, 6, 6], (ONES([2, 8, 3, 3]), 3, True), "a stride of 1 or 2"),
     "scale": ("batch_norm", [2, 8, 6, 6], changed(0, ONES([7])), "a scale of the shape"),
     "bias of batch norm": ("batch_norm", [2, 8, 6, 6], changed(1, ONES([7])), "a bias of the shape"),
@@ -937,8 +988,9 @@ ARGUMENTS = {  # after x [1, 8, 4, 4]
     "conv3x3": lambda: (paddle.ones([2, 8, 3, 3]),),
     "conv3x3_bias": lambda: (paddle.ones([2, 8, 3, 3]), paddle.ones([2])),
     "conv_direct": lambda: (paddle.ones([2, 8, 3, 3]), 1, True),
-    "bfloat16_conv3x3": lambda: (paddle.ones([2, 8, 3, 3]),),
-    "bfloat16_conv3x3_bias": lambda: (paddle.ones([2, 8, 3, 3]), paddle.ones([2])),
+    "onednn_conv": lambda: (paddle.ones([2, 8, 3, 3]), 1, True),
+    "onednn_conv_bias": lambda: (paddle.ones([2, 8, 3, 3]), paddle.ones([2]), 1, True),
+    "relu": lambda: (),
     "bfloat16_conv": lambda: (paddle.ones([2, 8, 3, 3]), 1, True),
     "bfloat16_conv_bias": lambda: (paddle.ones([2, 8, 3, 3]), paddle.ones([2]), 1, True),
     "max_pool": lambda: (2, 2, 0),
@@ -1254,8 +1306,8 @@ DAMAGE = {  # the first two end a process that loads them with a bus error
     "winograd": lambda library: os.chown(library, os.geteuid() or 54321, -1),
     "direct": lambda library: library.write_bytes(library.read_bytes()[:-1]),
     "optimizer": lambda library: library.write_bytes(library.read_bytes() + b"\0"),
-    "bfloat16_direct": lambda library: library.write_bytes(b"\0" + library.read_bytes()),
-    "bfloat16_winograd": lambda library: library.write_bytes(library.read_bytes()[1:]),
+    "onednn_conv": lambda library: library.write_bytes(b"\0" + library.read_bytes()),
+    "relu": lambda library: library.write_bytes(library.read_bytes()[1:]),
     "channel_gate": lambda library: library.write_bytes(library.read_bytes()[1:]),
 }
 

@@ -88,24 +88,31 @@ inline Vector interleave(const Vector& a, const Vector& b) {
   return __builtin_shuffle(a, b, from);
 }
 
-inline float sum_of_lanes(const Vector& v) {
-#ifdef __AVX512F__
-  return _mm512_reduce_add_ps((__m512)v);
-#else
-  float total = 0.0f;
-  for (Index i = 0; i < kLanes; ++i) total += v[i];
-  return total;
-#endif
+// v with the lanes exchanged whose numbers differ in the bit `step`
+template <int step>
+inline Vector exchanged(const Vector& v) {
+  Lanes from;
+  for (int i = 0; i < kLanes; ++i) from[i] = i ^ step;
+  return __builtin_shuffle(v, from);
 }
 
+// In pairs of lanes that are far apart, then nearer. Not _mm512_reduce_add_ps, of which GCC 12 warns
+template <int step = kLanes / 2>
+inline float sum_of_lanes(const Vector& v) {
+  const Vector sums = v + exchanged<step>(v);
+  if constexpr (step > 1)
+    return sum_of_lanes<step / 2>(sums);
+  else
+    return sums[0];
+}
+
+template <int step = kLanes / 2>
 inline float largest_of_lanes(const Vector& v) {  // none is NaN
-#ifdef __AVX512F__
-  return _mm512_reduce_max_ps((__m512)v);
-#else
-  float most = v[0];
-  for (Index i = 1; i < kLanes; ++i) most = std::max(most, v[i]);
-  return most;
-#endif
+  const Vector other = exchanged<step>(v), most = v > other ? v : other;
+  if constexpr (step > 1)
+    return largest_of_lanes<step / 2>(most);
+  else
+    return most[0];
 }
 
 // Calls body(i, count) for the places i, i + 1, ... of each vector; count is `Whole` but for the last one.

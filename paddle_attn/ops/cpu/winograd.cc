@@ -22,9 +22,9 @@ namespace paddle_attn {
 namespace {
 
 constexpr Index kPlaces = 16;  // in a transformed tile
-// The floats in the inputs and outputs of a band together. For few channels a band that fits into the second
-// level of the cache is fastest, for many the sums of the gradients of w must rarely be read and written.
-constexpr Index kBandFloats = 1 << 20, kSmallBandFloats = 1 << 18, kFewChannels = 128;
+// In a band: enough that the filters and the sums of their gradients are rarely read, and that the inputs and
+// outputs of a band of few channels fit into the second level of the cache
+constexpr Index kTiles = 128;
 
 // One matrix [rows, columns] for each place of a tile, in memory of the caller. A gap separates them: at
 // distances of a power of two they would evict each other from the cache.
@@ -47,11 +47,10 @@ struct Tiling : Bands {
   // For each tile of max_run + 1 rows of tiles: 0 in the first or last column, else all bits
   std::vector<int32_t> not_first, not_last;
 
-  Tiling(Index batch, Index height, Index width, Index channels)  // channels of x and y together
-      : Bands(batch, ceil_divide(height, 2), ceil_divide(width, 2),
-              (channels <= kFewChannels ? kSmallBandFloats : kBandFloats) /
-                  (kPlaces * channels * ceil_divide(width, 2))),
-        height(height), width(width) {
+  Tiling(Index batch, Index height, Index width)
+      : Bands(batch, ceil_divide(height, 2), ceil_divide(width, 2), kTiles / ceil_divide(width, 2)),
+        height(height),
+        width(width) {
     not_first.assign(of_columns(), -1);
     not_last = not_first;
     for (Index q = 0; q <= max_run * columns; q += columns) not_first[q] = not_last[q + columns - 1] = 0;
@@ -303,7 +302,7 @@ Tensor convolution(const Tensor& x, const Tensor& weight, const float* bias) {
   expect_inputs(x, weight);
   const Shape of_x = x.shape(), of_w = weight.shape();
   Tensor y = paddle::empty({of_x[0], of_w[0], of_x[2], of_x[3]}, x.dtype(), x.place());
-  const Tiling tiling(of_x[0], of_x[2], of_x[3], of_w[0] + of_w[1]);
+  const Tiling tiling(of_x[0], of_x[2], of_x[3]);
   const Scratch memory(Matrices::floats(of_w[0], of_w[1]), 1);
   const Matrices filters(of_w[0], of_w[1], memory.part(0));
   transform_filters(weight.data<float>(), of_w[0], of_w[1], filters);
@@ -326,7 +325,7 @@ std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor
   const Shape of_x = x.shape(), of_w = weight.shape();
   expect_gradient(grad, {of_x[0], of_w[0], of_x[2], of_x[3]});
   Tensor dx = paddle::empty_like(x), dweight = paddle::empty_like(weight);
-  const Tiling tiling(of_x[0], of_x[2], of_x[3], of_w[0] + of_w[1]);
+  const Tiling tiling(of_x[0], of_x[2], of_x[3]);
   const Scratch memory(Matrices::floats(of_w[0], of_w[1]), 1);
   const Matrices filters(of_w[0], of_w[1], memory.part(0));
   transform_filters(weight.data<float>(), of_w[0], of_w[1], filters);

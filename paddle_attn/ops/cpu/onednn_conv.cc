@@ -1,0 +1,272 @@
+// The dense convolution with an odd kernel k, padding (k - 1) / 2 and stride 1 or 2, by oneDNN:
+//   paddle_attn_onednn_conv(x [N, C, H, W], weight [K, C, k, k], stride, needs_dx) -> y [N, K, H', W']
+//   paddle_attn_onednn_conv_bias(x, weight, bias [K], stride, needs_dx) -> y
+//   k is 1, 3, 5 or 7, H' = ceil(H / stride), W' likewise; without needs_dx the gradient of x is zero
+//   paddle_attn_bfloat16_conv, paddle_attn_bfloat16_conv_bias: the same; x, the weight and the gradient of y
+//   are rounded to bfloat16, products are added in float32, and the results are float32
+//
+// A 1x1 convolution with stride 2 is one of every second row and column of x. A 1x1 convolution of a map that
+// is not tiny is a matrix product for each image, in the order of Paddle. Otherwise oneDNN multiplies channels
+// that adjoin in memory: x, y and their gradients are copied to that order and back.
+#include "onednn.h"
+
+#include <map>
+
+namespace paddle_attn {
+namespace {
+
+using namespace onednn;
+
+constexpr size_t kMaxOperators = 1000;  // that a thread keeps: all of some networks
+constexpr Index kTinyMap = 64;          // places; the weight's gradient would be more than the map
+
+enum Purpose { kForward, kOfX, kOfWeight };  // the output, or a gradient
+
+struct Geometry {
+  Index batch, channels, height, width, filters, side, stride;
+  bool bias;
+  Type type;  // of the factors
+
+  Geometry(const Tensor& x, const Tensor& weight, const Tensor* bias, int stride, Type type)
+      : stride(stride), bias(bias), type(type) {
+    expect_map(x);
+    const Shape found = weight.shape();
+    expect(found.size() == 4 && found[0] > 0 && found[2] % 2 == 1 && found[2] <= 7,
+           "a weight [K, C, k, k] with k = 1, 3, 5 or 7", found);
+    expect_tensor(weight, {found[0], x.shape()[1], found[2], found[2]}, "a weight");
+    if (bias) expect_tensor(*bias, {found[0]}, "a bias");
+    expect(stride == 1 || stride == 2, "a stride of 1 or 2", {stride});
+    batch = x.shape()[0], channels = x.shape()[1], height = x.shape()[2], width = x.shape()[3];
+    filters = found[0], side = found[2];
+    // with one column of outputs the bfloat16 of oneDNN 3.6 computes with memory that is not initialised
+    if (stride == 2 && width <= 2) this->type = kFloat32;
+  }
+
+  bool is_product() const { return side == 1 && stride == 1 && !bias && height * width > kTinyMap; }
+
+  Shape x() const { return {batch, channels, height, width}; }
+  Shape w() const { return {filters, channels, side, side}; }
+  Shape b() const { return {filters}; }
+  Shape y() const { return {batch, filters, (height + stride - 1) / stride, (width + stride - 1) / stride}; }
+  Shape key(Purpose purpose) const {
+    return {batch, channels, height, width, filters, side, stride, bias, type, purpose};
+  }
+};
+
+Operator make_product(Layout a, Layout b, Layout of_a, Layout of_b, const Shape& product) {
+  void* created;
+  const Layout sum = row_major(product);
+  expect_success(
+      dnnl_matmul_primitive_desc_create(&created, engine(), a.get(), b.get(), nullptr, sum.get(), nullptr),
+      "plan a product");
+  Operator found{Plan(created)};
+  found.with(kLeft, std::move(of_a)).with(kRight, std::move(of_b)).with(kProduct, row_major(product));
+  return found;
+}
+
+// y = weight x [N, K, HW], dx = weight' dy [N, C, HW], dweight = dy x' of each image [N, K, C]
+Operator make_product(const Geometry& g, Purpose purpose) {
+  const Index n = g.batch, c = g.channels, k = g.filters, places = g.height * g.width;
+  const auto weight = [&](Type type) { return row_major({1, k, c}, type); };
+  const auto weight_t = [&](Type type) { return layout({1, c, k}, {c * k, 1, c}, type); };
+  const auto x = [&](Type type) { return row_major({n, c, places}, type); };
+  const auto x_t = [&](Type type) { return layout({n, places, c}, {c * places, 1, places}, type); };
+  const auto y = [&](Type type) { return row_major({n, k, places}, type); };
+  if (purpose == kForward)
+    return make_product(weight(g.type), x(g.type), weight(kFloat32), x(kFloat32), {n, k, places});
+  if (purpose == kOfX)
+    return make_product(weight_t(g.type), y(g.type), weight_t(kFloat32), y(kFloat32), {n, c, places});
+  return make_product(y(g.type), x_t(g.type), y(kFloat32), x_t(kFloat32), {n, k, c});
+}
+
+Operator make_convolution(const Geometry& g, Purpose purpose) {
+  const Layout x = preferred(g.x(), g.type), w = preferred(g.w(), g.type), y = preferred(g.y(), g.type);
+  const Layout sum_x = preferred(g.x(), kFloat32), sum_w = preferred(g.w(), kFloat32),
+               sum_y = preferred(g.y(), kFloat32), b = g.bias ? preferred(g.b(), kFloat32) : nullptr;
+  const dnnl_dims strides = {g.stride, g.stride}, dilations = {}, padding = {g.side / 2, g.side / 2};
+  void* created;
+  expect_success(dnnl_convolution_forward_primitive_desc_create(
+                     &created, engine(), kForTraining, kDirect, x.get(), w.get(), b.get(), sum_y.get(),
+                     strides, dilations, padding, padding, nullptr),
+                 "plan a convolution");
+  Plan forward(created);
+  if (purpose == kForward) {
+    Operator found(std::move(forward));
+    found.with(kX, row_major(g.x())).with(kWeight, row_major(g.w())).with(kY, row_major(g.y()));
+    if (g.bias) found.with(kBias, row_major(g.b()));
+    return found;
+  }
+  if (purpose == kOfX) {
+    expect_success(dnnl_convolution_backward_data_primitive_desc_create(
+                       &created, engine(), kDirect, sum_x.get(), w.get(), y.get(), strides, dilations,
+                       padding, padding, forward.get(), nullptr),
+                   "plan a gradient");
+    Operator found{Plan(created)};
+    found.with(kWeight, row_major(g.w())).with(kDy, row_major(g.y())).with(kDx, row_major(g.x()));
+    return found;
+  }
+  expect_success(dnnl_convolution_backward_weights_primitive_desc_create(
+                     &created, engine(), kDirect, x.get(), sum_w.get(), b.get(), y.get(), strides, dilations,
+                     padding, padding, forward.get(), nullptr),
+                 "plan a gradient");
+  Operator found{Plan(created)};
+  found.with(kDy, row_major(g.y())).with(kX, row_major(g.x())).with(kDweight, row_major(g.w()));
+  if (g.bias) found.with(kDbias, row_major(g.b()));
+  return found;
+}
+
+// Planning takes longer than a small convolution. A primitive must not run in two threads at once.
+const Operator& operator_for(const Geometry& g, Purpose purpose) {
+  thread_local std::map<Shape, Operator> known;
+  const Shape key = g.key(purpose);
+  const auto found = known.find(key);
+  if (found != known.end()) return found->second;
+  if (known.size() >= kMaxOperators) known.clear();
+  Operator made = g.is_product() ? make_product(g, purpose) : make_convolution(g, purpose);
+  return known.emplace(key, std::move(made)).first->second;
+}
+
+// Every second row and column
+Tensor thin(const Tensor& x) {
+  const Index planes = x.shape()[0] * x.shape()[1], height = x.shape()[2], width = x.shape()[3];
+  const Index rows = (height + 1) / 2, columns = (width + 1) / 2;
+  Tensor thinned = paddle::empty({x.shape()[0], x.shape()[1], rows, columns}, x.dtype(), x.place());
+  const float* from = x.data<float>();
+  float* to = thinned.data<float>();
+#pragma omp parallel for
+  for (Index k = 0; k < planes * rows; ++k) {
+    const float* row = from + (k / rows * height + k % rows * 2) * width;
+#pragma omp simd
+    for (Index j = 0; j < columns; ++j) to[k * columns + j] = row[2 * j];
+  }
+  return thinned;
+}
+
+// The gradient of x from that of thin(x)
+Tensor spread(const Tensor& gradient, const Tensor& x) {
+  const Index planes = x.shape()[0] * x.shape()[1], height = x.shape()[2], width = x.shape()[3];
+  const Index rows = (height + 1) / 2, columns = (width + 1) / 2;
+  Tensor dx = paddle::empty_like(x);
+  const float* from = gradient.data<float>();
+  float* to = dx.data<float>();
+#pragma omp parallel for
+  for (Index k = 0; k < planes * rows; ++k) {
+    const Index row = k % rows * 2;
+    float* out = to + (k / rows * height + row) * width;
+#pragma omp simd
+    for (Index j = 0; j < width / 2; ++j) out[2 * j] = from[k * columns + j], out[2 * j + 1] = 0.0f;
+    if (width % 2) out[width - 1] = from[k * columns + columns - 1];
+    if (row + 1 < height) std::fill(out + width, out + 2 * width, 0.0f);
+  }
+  return dx;
+}
+
+bool is_thinned(const Tensor& weight, int stride) { return weight.shape()[2] == 1 && stride == 2; }
+
+template <Type type>
+Tensor convolution(const Tensor& x, const Tensor& weight, const Tensor* bias, int stride) {
+  const Geometry g(x, weight, bias, stride, type);
+  if (is_thinned(weight, stride)) return convolution<type>(thin(x), weight, bias, 1);
+  Tensor y = paddle::empty(g.y(), x.dtype(), x.place());
+  std::vector<const float*> tensors = {x.data<float>(), weight.data<float>(), y.data<float>()};
+  if (g.is_product()) std::swap(tensors[0], tensors[1]);
+  if (bias) tensors.push_back(bias->data<float>());
+  Copies copies;
+  operator_for(g, kForward).run(tensors, copies);
+  return y;
+}
+
+// The sum of matrices [N, K, C] over N
+void add_images(const float* matrices, Index images, Index size, float* sum) {
+#pragma omp parallel for
+  for (Index first = 0; first < size; first += kStretch) {
+    const Index count = std::min(kStretch, size - first);
+    std::copy(matrices + first, matrices + first + count, sum + first);
+    for (Index n = 1; n < images; ++n) {
+      const float* from = matrices + n * size + first;
+#pragma omp simd
+      for (Index i = 0; i < count; ++i) sum[first + i] += from[i];
+    }
+  }
+}
+
+template <Type type>
+std::vector<Tensor> gradients(const Tensor& x, const Tensor& weight, const Tensor* bias, const Tensor& grad,
+                              int stride, bool needs_dx) {
+  const Geometry g(x, weight, bias, stride, type);
+  expect_gradient(grad, g.y());
+  if (is_thinned(weight, stride)) {
+    std::vector<Tensor> found = gradients<type>(thin(x), weight, bias, grad, 1, needs_dx);
+    found[0] = spread(found[0], x);
+    return found;
+  }
+  std::vector<Tensor> found = {paddle::empty_like(x), paddle::empty_like(weight)};
+  const float *from = x.data<float>(), *w = weight.data<float>(), *dy = grad.data<float>();
+  float *dx = found[0].data<float>(), *dw = found[1].data<float>();
+  Copies copies;
+  if (g.is_product()) {
+    const Scratch of_images(g.batch * g.filters * g.channels, 1);
+    operator_for(g, kOfWeight).run({dy, from, of_images.part(0)}, copies);
+    add_images(of_images.part(0), g.batch, g.filters * g.channels, dw);
+  } else {
+    std::vector<const float*> tensors = {dy, from, dw};
+    if (bias) {
+      found.push_back(paddle::empty_like(*bias));
+      tensors.push_back(found.back().data<float>());
+    }
+    operator_for(g, kOfWeight).run(tensors, copies);
+  }
+  if (needs_dx)
+    operator_for(g, kOfX).run({w, dy, dx}, copies);
+  else
+    std::fill(dx, dx + x.numel(), 0.0f);
+  return found;
+}
+
+template <Type type>
+std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, int stride, bool) {
+  return {convolution<type>(x, weight, nullptr, stride)};
+}
+
+template <Type type>
+std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& grad, int stride,
+                             bool needs_dx) {
+  return gradients<type>(x, weight, nullptr, grad, stride, needs_dx);
+}
+
+template <Type type>
+std::vector<Tensor> forward_with_bias(const Tensor& x, const Tensor& weight, const Tensor& bias, int stride,
+                                      bool) {
+  return {convolution<type>(x, weight, &bias, stride)};
+}
+
+template <Type type>
+std::vector<Tensor> backward_with_bias(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                       const Tensor& grad, int stride, bool needs_dx) {
+  return gradients<type>(x, weight, &bias, grad, stride, needs_dx);
+}
+
+std::vector<Shape> shape_of_y(const Shape& x, const Shape& weight, int stride, bool) {
+  expect(x.size() == 4 && stride > 0, "a map [N, C, H, W] and a positive stride", x);
+  expect(weight.size() == 4, "a weight [K, C, k, k]", weight);
+  return {{x[0], weight[0], (x[2] + stride - 1) / stride, (x[3] + stride - 1) / stride}};
+}
+
+std::vector<Shape> shape_of_y_with_bias(const Shape& x, const Shape& weight, const Shape&, int stride,
+                                        bool needs_dx) {
+  return shape_of_y(x, weight, stride, needs_dx);
+}
+
+}  // namespace
+}  // namespace paddle_attn
+
+FUSED_OPERATOR(paddle_attn_onednn_conv, forward<paddle_attn::kFloat32>, backward<paddle_attn::kFloat32>,
+               PD_INFER_SHAPE(paddle_attn::shape_of_y), {"X", "Weight"}, {"stride: int", "needs_dx: bool"});
+FUSED_OPERATOR(paddle_attn_onednn_conv_bias, forward_with_bias<paddle_attn::kFloat32>,
+               backward_with_bias<paddle_attn::kFloat32>, PD_INFER_SHAPE(paddle_attn::shape_of_y_with_bias),
+               {"X", "Weight", "Bias"}, {"stride: int", "needs_dx: bool"});
+FUSED_OPERATOR(paddle_attn_bfloat16_conv, forward<paddle_attn::kBfloat16>, backward<paddle_attn::kBfloat16>,
+               PD_INFER_SHAPE(paddle_attn::shape_of_y), {"X", "Weight"}, {"stride: int", "needs_dx: bool"});
+FUSED_OPERATOR(paddle_attn_bfloat16_conv_bias, forward_with_bias<paddle_attn::kBfloat16>,
+               backward_with_bias<paddle_attn::kBfloat16>, PD_INFER_SHAPE(paddle_attn::shape_of_y_with_bias),
+               {"X", "Weight", "Bias"}, {"stride: int", "needs_dx: bool"});
