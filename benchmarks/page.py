@@ -232,18 +232,19 @@ def operator_table(text: str) -> str:
 
 def seed_table(text: str) -> str:
     rows = list(csv.DictReader(io.StringIO(text)))
-    columns = [[100 * float(row[name]) for row in rows] for name in ("with_operators", "without")]
+    forms = [name for name in rows[0] if name not in ("seed", "epochs", "images")]
+    columns = [[100 * float(row[form]) for row in rows] for form in forms]
     lines = [
-        "## Accuracy with and without the fused operators",
+        "## Accuracy with fused and with reference forms, and in bfloat16",
         "",
         "By `python tools/benchmark.py seeds --data PHOTOS`: TowerNet-SimAM at 128 px, eval top-1 on "
         f"{rows[0]['images']} images after {rows[0]['epochs']} epochs.",
         "",
-        "| seed | fused | reference |",
-        "|---|---|---|",
+        f"| seed | {' | '.join(forms)} |",
+        "|---" * (1 + len(forms)) + "|",
     ]
-    for row, fused, reference in zip(rows, *columns, strict=True):
-        lines.append(f"| {row['seed']} | {fused:.2f} % | {reference:.2f} % |")
+    for row, *values in zip(rows, *columns, strict=True):
+        lines.append(f"| {row['seed']} | " + " | ".join(f"{value:.2f} %" for value in values) + " |")
     spread = [statistics.stdev(column) if len(column) > 1 else 0.0 for column in columns]
     means = [f"{statistics.mean(column):.2f} ± {s:.2f} %" for column, s in zip(columns, spread, strict=True)]
     return "\n".join([*lines, f"| mean ± deviation | {' | '.join(means)} |", ""])

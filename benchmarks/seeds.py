@@ -1,4 +1,4 @@
-"""Accuracy over seeds, with and without the fused operators."""
+"""Accuracy over seeds: with and without the fused operators, and in bfloat16."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from pathlib import Path
 from paddle_attn.data.images import list_images
 from paddle_attn.files import write_text
 
+from .lines import BFLOAT16
 from .page import read, write
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
+FORMS = {  # how a run computes: its settings
+    "fused": ("train.ops=on",),
+    "reference": ("train.ops=off",),
+    **({"bfloat16": ("train.ops=on", "train.amp=O1")} if BFLOAT16 else {}),
+}
 RECIPE = (  # learns within minutes
     "data.size=128",
     "optim.name=adam",
@@ -27,7 +33,7 @@ RECIPE = (  # learns within minutes
 
 
 def run_seeds(data: Path, epochs: int, scratch: Path, out: Path, report: Callable[[str], None]) -> None:
-    """Train TowerNet-SimAM with each seed in both forms; writes `out/performance_seeds.csv` and the page.
+    """Train TowerNet-SimAM with each seed in all `FORMS`; writes `out/performance_seeds.csv` and the page.
 
     Args:
         data: a folder with train/ and eval/.
@@ -36,11 +42,13 @@ def run_seeds(data: Path, epochs: int, scratch: Path, out: Path, report: Callabl
         out: the folder of the page.
         report: called with a sentence about each seed.
     """
-    text, images = "seed,epochs,images,with_operators,without\n", len(list_images(data / "eval"))
+    text, images = f"seed,epochs,images,{','.join(FORMS)}\n", len(list_images(data / "eval"))
     for seed in SEEDS:
-        fused, reference = (train(data, epochs, seed, form, scratch) for form in ("on", "off"))
-        text += f"{seed},{epochs},{images},{fused:.4f},{reference:.4f}\n"
-        report(f"seed {seed}: top-1 {100 * fused:.2f} % fused, {100 * reference:.2f} % reference")
+        found = {form: train(data, epochs, seed, form, scratch) for form in FORMS}
+        text += f"{seed},{epochs},{images},{','.join(f'{top1:.4f}' for top1 in found.values())}\n"
+        report(
+            f"seed {seed}: top-1 " + ", ".join(f"{100 * top1:.2f} % {form}" for form, top1 in found.items())
+        )
         write_text(out / "performance_seeds.csv", text)
     write(read(out / "performance.csv"), out)
 
@@ -52,8 +60,8 @@ def train(data: Path, epochs: int, seed: int, form: str, scratch: Path) -> float
         f"data.root={data.resolve()}",
         f"train.epochs={epochs}",
         f"train.seed={seed}",
-        f"train.ops={form}",
         f"train.output={output}",
+        *FORMS[form],
     ]
     command = [
         sys.executable,

@@ -373,11 +373,12 @@ def test_an_unknown_network_is_one_sentence():
 
 
 @pytest.mark.slow
-def test_the_study_over_seeds_trains_both_forms(split_data: Path, tmp_path: Path):
+def test_the_study_over_seeds_trains_all_forms(split_data: Path, tmp_path: Path):
     reported: list[str] = []
     run_seeds(split_data, 1, tmp_path / "runs", tmp_path, reported.append)
     table = (tmp_path / "performance_seeds.csv").read_text()
-    assert len(reported) == 3 and table.startswith("seed,epochs,images,with_operators,without\n0,1,6,")
+    assert len(reported) == 3 and table.startswith("seed,epochs,images,fused,reference")
+    assert table.splitlines()[1].startswith("0,1,6,")
     assert "| mean ± deviation |" in (tmp_path / "performance.md").read_text()
 
 
