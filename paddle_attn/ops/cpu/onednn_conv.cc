@@ -115,13 +115,20 @@ Operator make_convolution(const Geometry& g, Purpose purpose) {
   return found;
 }
 
-// Planning takes longer than a small convolution. A primitive must not run in two threads at once.
-const Operator& operator_for(const Geometry& g, Purpose purpose) {
-  thread_local std::map<Shape, Operator> known;
+using Operators = std::map<Shape, Operator>;
+
+// Those of this thread: planning takes longer than a small convolution, and a primitive must not run in two
+// threads at once
+Operators& operators() {
+  thread_local Operators known;
+  if (known.size() > kMaxOperators) known.clear();
+  return known;
+}
+
+const Operator& operator_for(const Geometry& g, Purpose purpose, Operators& known) {
   const Shape key = g.key(purpose);
   const auto found = known.find(key);
   if (found != known.end()) return found->second;
-  if (known.size() >= kMaxOperators) known.clear();
   Operator made = g.is_product() ? make_product(g, purpose) : make_convolution(g, purpose);
   return known.emplace(key, std::move(made)).first->second;
 }
@@ -172,7 +179,7 @@ Tensor convolution(const Tensor& x, const Tensor& weight, const Tensor* bias, in
   if (g.is_product()) std::swap(tensors[0], tensors[1]);
   if (bias) tensors.push_back(bias->data<float>());
   Copies copies;
-  operator_for(g, kForward).run(tensors, copies);
+  operator_for(g, kForward, operators()).run(tensors, copies);
   return y;
 }
 
@@ -203,10 +210,11 @@ std::vector<Tensor> gradients(const Tensor& x, const Tensor& weight, const Tenso
   std::vector<Tensor> found = {paddle::empty_like(x), paddle::empty_like(weight)};
   const float *from = x.data<float>(), *w = weight.data<float>(), *dy = grad.data<float>();
   float *dx = found[0].data<float>(), *dw = found[1].data<float>();
-  Copies copies;
+  Operators& known = operators();
+  Copies copies;  // its layouts are those of the operators
   if (g.is_product()) {
     const Scratch of_images(g.batch * g.filters * g.channels, 1);
-    operator_for(g, kOfWeight).run({dy, from, of_images.part(0)}, copies);
+    operator_for(g, kOfWeight, known).run({dy, from, of_images.part(0)}, copies);
     add_images(of_images.part(0), g.batch, g.filters * g.channels, dw);
   } else {
     std::vector<const float*> tensors = {dy, from, dw};
@@ -214,10 +222,10 @@ std::vector<Tensor> gradients(const Tensor& x, const Tensor& weight, const Tenso
       found.push_back(paddle::empty_like(*bias));
       tensors.push_back(found.back().data<float>());
     }
-    operator_for(g, kOfWeight).run(tensors, copies);
+    operator_for(g, kOfWeight, known).run(tensors, copies);
   }
   if (needs_dx)
-    operator_for(g, kOfX).run({w, dy, dx}, copies);
+    operator_for(g, kOfX, known).run({w, dy, dx}, copies);
   else
     std::fill(dx, dx + x.numel(), 0.0f);
   return found;
