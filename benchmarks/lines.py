@@ -192,7 +192,7 @@ def modules() -> list[Line]:
         both = {"name": name, "shape": shape, "mode": "train"}
         title = f"{title}, {text(shape)}"
         found.append(line(title, "ours", 1.5, "Paddle's kernel", theirs={"form": "off"}, **both))
-    for name, title in (("batch_norm", "batch norm (Paddle's)"), ("relu", "ReLU (Paddle's)")):
+    for name, title in (("batch_norm", "batch norm"), ("relu", "ReLU")):
         both = {"name": name, "shape": [8, 96, 112, 112], "mode": "train"}
         found.append(pytorch(f"{title}, {text(both['shape'])}", 1, **both))
     return found

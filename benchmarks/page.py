@@ -69,7 +69,14 @@ NOTES = """\
   oneDNN's layout from the engine and give wrong results; without oneDNN they are right, 10 to 20 %
   faster for TowerNet and MobileNetV2, and much slower for ResNet-50. An engine with oneDNN and one
   without disturb each other in one process.
-- ReLU, the 1×1 convolutions and the linear layers are Paddle's own; the last two are MKL's matrix product.
+- The networks for CIFAR: two thirds of a step are 3×3 convolutions, at 62 % of the peak. Those of 16 and 32
+  channels are the slow ones: Winograd's transforms move as much memory as they save products. Tried without
+  effect: oneDNN's convolution, whose copies to its layout cost what it gains (PyTorch's `channels_last` needs
+  none), the same in parts that stay in the cache, its gradient of the weight alone, other sizes of a band.
+- bfloat16 leaves x, y and their gradients in float32 in the order of Paddle, so the copies to oneDNN's layout
+  stay. Where a network is bound by memory and not by products, and other programs use the memory of the
+  machine, this takes longer than PyTorch's bfloat16 activations, and can take longer than float32.
+- The linear layers in float32 are Paddle's, MKL's matrix product.
 - `y.backward(gradient)` of Paddle copies the gradient, and `clear_gradient(set_to_zero=False)` fills it with
   zeros, because it ignores the keyword. Lines of modules that were measured before 2026-11-30 contain both.
 - The logits of the networks with fused and with reference forms differ by less than 1e-5 of the

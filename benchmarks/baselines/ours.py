@@ -22,7 +22,7 @@ from paddle_attn.data.transforms import Augment, Preprocess
 from paddle_attn.deploy.description import read_description
 from paddle_attn.deploy.export import export_model
 from paddle_attn.deploy.formats import FORMATS
-from paddle_attn.models.layers import Conv2D, MaxPool2D
+from paddle_attn.models.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU
 from paddle_attn.train.optim import Momentum
 
 from .gradient import backward
@@ -44,8 +44,8 @@ LAYERS: dict[str, Callable[[int], nn.Layer]] = {  # parts of networks that are n
     "conv3x3": lambda channels: Conv2D(channels, channels, 3, padding=1, bias_attr=False),
     "depthwise": lambda channels: Conv2D(channels, channels, 3, padding=1, groups=channels, bias_attr=False),
     "max_pool": lambda channels: MaxPool2D(2, 2),
-    "batch_norm": nn.BatchNorm2D,
-    "relu": lambda channels: nn.ReLU(),
+    "batch_norm": BatchNorm2D,
+    "relu": lambda channels: ReLU(),
 }
 
 

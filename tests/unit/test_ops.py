@@ -210,6 +210,8 @@ def test_convolutions_are_exact_at_real_sizes():
     for form in ("conv_direct", "onednn_conv"):
         layer = Direct(3, 64, 7, 2, form)
         assert_both_forms_are_exact(form, layer, noise(8, 3, 224, 224))
+    layer = Direct(4096, 2048, 1, 1, "onednn_conv")  # two images at a time in the gradient of the weight
+    assert_both_forms_are_exact("onednn_conv", layer, noise(3, 4096, 9, 9))
     layer = Direct(64, 256, 1, 1, "onednn_conv")
     assert_both_forms_are_exact("onednn_conv", layer, noise(32, 64, 56, 56))
     layer = Conv2D(16, 16, 3, padding=1, bias_attr=False)

@@ -19,6 +19,7 @@ using namespace onednn;
 
 constexpr size_t kMaxOperators = 1000;  // that a thread keeps: all of some networks
 constexpr Index kTinyMap = 64;          // places; the weight's gradient would be more than the map
+constexpr Index kSums = 1 << 24;        // floats of the weight's gradients of some images
 
 enum Purpose { kForward, kOfX, kOfWeight };  // the output, or a gradient
 
@@ -43,6 +44,12 @@ struct Geometry {
   }
 
   bool is_product() const { return side == 1 && stride == 1 && !bias && height * width > kTinyMap; }
+
+  Geometry of_images(Index images) const {
+    Geometry part = *this;
+    part.batch = images;
+    return part;
+  }
 
   Shape x() const { return {batch, channels, height, width}; }
   Shape w() const { return {filters, channels, side, side}; }
@@ -183,16 +190,25 @@ Tensor convolution(const Tensor& x, const Tensor& weight, const Tensor* bias, in
   return y;
 }
 
-// The sum of matrices [N, K, C] over N
-void add_images(const float* matrices, Index images, Index size, float* sum) {
+// The weight's gradient of a product: the sum over the images, a number of them at a time
+void gradient_of_product(const Geometry& g, const float* x, const float* dy, Operators& known, Copies& copies,
+                         float* dw) {
+  const Index size = g.filters * g.channels, places = g.height * g.width;
+  const Index at_once = std::clamp<Index>(kSums / size, 1, g.batch);
+  const Scratch sums(at_once * size, 1);
+  for (Index n = 0; n < g.batch; n += at_once) {
+    const Index images = std::min(at_once, g.batch - n);
+    operator_for(g.of_images(images), kOfWeight, known)
+        .run({dy + n * g.filters * places, x + n * g.channels * places, sums.part(0)}, copies);
 #pragma omp parallel for
-  for (Index first = 0; first < size; first += kStretch) {
-    const Index count = std::min(kStretch, size - first);
-    std::copy(matrices + first, matrices + first + count, sum + first);
-    for (Index n = 1; n < images; ++n) {
-      const float* from = matrices + n * size + first;
+    for (Index first = 0; first < size; first += kStretch) {
+      const Index count = std::min(kStretch, size - first);
+      if (n == 0) std::fill(dw + first, dw + first + count, 0.0f);
+      for (Index image = 0; image < images; ++image) {
+        const float* from = sums.part(0) + image * size + first;
 #pragma omp simd
-      for (Index i = 0; i < count; ++i) sum[first + i] += from[i];
+        for (Index i = 0; i < count; ++i) dw[first + i] += from[i];
+      }
     }
   }
 }
@@ -213,9 +229,7 @@ std::vector<Tensor> gradients(const Tensor& x, const Tensor& weight, const Tenso
   Operators& known = operators();
   Copies copies;  // its layouts are those of the operators
   if (g.is_product()) {
-    const Scratch of_images(g.batch * g.filters * g.channels, 1);
-    operator_for(g, kOfWeight, known).run({dy, from, of_images.part(0)}, copies);
-    add_images(of_images.part(0), g.batch, g.filters * g.channels, dw);
+    gradient_of_product(g, from, dy, known, copies, dw);
   } else {
     std::vector<const float*> tensors = {dy, from, dw};
     if (bias) {
