@@ -55,8 +55,8 @@ struct Geometry {
   Shape w() const { return {filters, channels, side, side}; }
   Shape b() const { return {filters}; }
   Shape y() const { return {batch, filters, (height + stride - 1) / stride, (width + stride - 1) / stride}; }
-  Shape key(Purpose purpose) const {
-    return {batch, channels, height, width, filters, side, stride, bias, type, purpose};
+  Shape key(Purpose purpose) const {  // a primitive is made for a number of threads too
+    return {batch, channels, height, width, filters, side, stride, bias, type, purpose, omp_get_max_threads()};
   }
 };
 
