@@ -78,11 +78,19 @@ class Conv2D(nn.Conv2D):
             return "conv_direct" if self.bias is None else "onednn_conv_bias"
         return "conv3x3" + end
 
-    def fused_for(self, x: Tensor) -> str | None:
-        """`self.fused`, but on a tiny map Winograd's transform of many filters takes too long."""
-        many = self.fused in ("conv3x3", "conv3x3_bias") and self._in_channels >= 512
-        tiny = many and x.shape[2] * x.shape[3] <= 64
-        return self.fused.replace("conv3x3", "onednn_conv") if tiny else self.fused
+    def fused_for(self, x: Tensor) -> tuple[str, ops.Fused] | None:
+        """`self.fused` and its form for x; oneDNN's for a tiny map, where Winograd transforms many filters.
+
+        None when no form supports x, and in a graph, where the size of a map is not known.
+        """
+        fused = self.fused and ops.find(self.fused, x)
+        if not fused:
+            return None
+        if "conv3x3" in self.fused and self._in_channels >= 512 and x.shape[2] * x.shape[3] <= 64:
+            name = self.fused.replace("conv3x3", "onednn_conv")
+            if other := ops.find(name, x):
+                return name, other
+        return self.fused, fused
 
     def _bfloat16_name(self, side: int) -> str | None:
         """An image's few channels would fill half of a vector: they stay float32, as do groups."""
@@ -100,10 +108,10 @@ class Conv2D(nn.Conv2D):
     def forward(self, x: Tensor) -> Tensor:
         if ops.casts() and (y := self._in_bfloat16(x)) is not None:
             return y
-        name = self.fused_for(x)
-        fused = name and ops.find(name, x)
-        if not fused or x.shape[1] != self._in_channels:  # Paddle's operator has the better error
+        found = self.fused_for(x)
+        if found is None or x.shape[1] != self._in_channels:  # Paddle's operator has the better error
             return super().forward(x)
+        name, fused = found
         tensors = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
         if name.startswith("conv3x3"):
             return fused(*tensors)
