@@ -24,6 +24,7 @@ from .page import machine, ratio_and_aim, read, write
 
 ROOT = Path(__file__).resolve().parent.parent
 TURN = 0.5  # seconds: a turn takes as many steps as fit, at least one
+LONG = 3.0  # seconds
 REST = 0.3  # seconds between turns: OpenMP's threads of the side before keep spinning for 0.2
 PROFILED = "mobilenet_v2"  # the exported model that is profiled by operator
 ALLOCATOR = {  # of PyTorch's tuning guide: large tensors keep their memory. Ours sets the same
@@ -60,11 +61,20 @@ class Worker:
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
         self.steps: dict[int, int] = {}  # of a turn, by side
+        self.is_long: dict[int, bool] = {}  # whether a step takes longer than LONG
 
     def turn(self, side: int = 0) -> Turn:
-        """A turn of a side. The first one sets its number of steps."""
+        """A turn of a side. The first one sets its number of steps.
+
+        Unless a step takes long, the first one of a turn is not counted: after a pause, in which the other
+        sides used the caches, it takes up to twice as long as in a row.
+        """
         if side not in self.steps:
-            self.steps[side] = max(1, round(TURN / max(self._take(side, 1)[0], 1e-6)))
+            seconds = self._take(side, 1)[0]
+            self.steps[side] = max(1, round(TURN / max(seconds, 1e-6)))
+            self.is_long[side] = seconds > LONG
+        if not self.is_long[side]:
+            self._take(side, 1)
         return self._take(side, self.steps[side])
 
     def _take(self, side: int, steps: int) -> Turn:

@@ -33,9 +33,9 @@ TITLES = {
 REACHED, MISSED = "#7f9bbf", "#c2410c"  # colours of the bars
 INTRODUCTION = """\
 Made by `python tools/benchmark.py`. Each line runs its sides in turns, each in its own process, and gives
-the medians. The ratio is the median of baseline / ours over the rounds: more than 1 is faster than the
-baseline. Compare ratios, not
-milliseconds: machines differ, and these are shared. Differences of a few percent (the cost of an
+the medians. The first step of a turn is not counted: after the pause it takes longer than in a row. The
+ratio is the median of baseline / ours over the rounds: more than 1 is faster than the baseline. Compare
+ratios, not milliseconds: machines differ, and these are shared. Differences of a few percent (the cost of an
 attention, of the training loop) are measured in one process, because two processes that do the same
 differ as much. *Fused* is a compiled operator, *reference* the same module in plain Paddle.
 
