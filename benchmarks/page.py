@@ -76,6 +76,8 @@ NOTES = """\
 - bfloat16 leaves x, y and their gradients in float32 in the order of Paddle, so the copies to oneDNN's layout
   stay. Where a network is bound by memory and not by products, and other programs use the memory of the
   machine, this takes longer than PyTorch's bfloat16 activations, and can take longer than float32.
+- The first step of a turn still counted when these lines were measured: training against stock Paddle and the
+  reference forms, SimAM, SGE, SE at 7×7, the convolutions and the max-pool.
 - The linear layers in float32 are Paddle's, MKL's matrix product.
 - `y.backward(gradient)` of Paddle copies the gradient, and `clear_gradient(set_to_zero=False)` fills it with
   zeros, because it ignores the keyword. Lines of modules that were measured before 2026-11-30 contain both.
