@@ -73,7 +73,9 @@ def measure(
     report("starting, and compiling with PyTorch")
     with contextlib.ExitStack() as stack:
         started = {
-            side: Worker([_order(side, *part) for part in parts]) for side, parts in sides.items() if parts
+            side: Worker([_order(side, *part) for part in parts], TURN)
+            for side, parts in sides.items()
+            if parts
         }
         for worker in started.values():
             stack.callback(worker.close)
@@ -84,7 +86,7 @@ def measure(
             for side, worker in workers.items():
                 time.sleep(REST)
                 for index, (cell, column, _) in enumerate(sides[side]):
-                    seconds.setdefault((cell, column), []).append(_turn(worker, index))
+                    seconds.setdefault((cell, column), []).append(worker.turn(index)[0])
     medians = {key: statistics.median(values) for key, values in seconds.items()}
     _write(file, cells, medians)
 
@@ -93,14 +95,6 @@ def _order(side: str, cell: Cell, column: str, more: Mapping[str, Any]) -> dict[
     name, channels, size = cell
     shape = [BATCH, channels, size, size]
     return {"side": side, "step": "module", "name": name, "shape": shape, "tuned": side == "pytorch", **more}
-
-
-def _turn(worker: Worker, index: int) -> float:
-    """The seconds of a step, over a turn. The first turn finds out how many steps fit."""
-    if index not in worker.steps:
-        worker.steps[index] = 1
-        worker.steps[index] = max(1, round(TURN / worker.turn(index)[0]))
-    return worker.turn(index)[0]
 
 
 def _write(file: Path, cells: Sequence[Cell], seconds: Mapping[tuple[Cell, str], float]) -> None:

@@ -19,11 +19,11 @@ from typing import Any
 from paddle_attn import runtime
 from paddle_attn.files import write_text
 
-from .lines import PACKAGES, SECTIONS, SIZES, Line, Result, lines
+from .lines import HAS_BFLOAT16, PACKAGES, SECTIONS, SIZES, Line, Result, lines
 from .page import machine, ratio_and_aim, read, write
 
 ROOT = Path(__file__).resolve().parent.parent
-TURN = 0.5  # seconds: a turn takes as many steps as fit, at least one
+TURN = 0.5  # seconds of a turn
 LONG = 3.0  # seconds
 REST = 0.3  # seconds between turns: OpenMP's threads of the side before keep spinning for 0.2
 PROFILED = "mobilenet_v2"  # the exported model that is profiled by operator
@@ -43,13 +43,13 @@ class Worker:
     """A process of `benchmarks/baselines/worker.py` with one side or several; it takes steps on request.
 
     A side with the key `tuned` gets `ALLOCATOR` and as many threads as ours, with `huge_pages` also
-    `HUGE_PAGES`. The process starts with the
-    object; `with` waits until it is ready, and ends it.
+    `HUGE_PAGES`. A turn takes as many steps as fit into `turn_seconds`, at least one. The process starts
+    with the object; `with` waits until it is ready, and ends it.
 
     Raises: RuntimeError with the errors of the process when it ends by itself.
     """
 
-    def __init__(self, orders: Sequence[dict[str, Any]]):
+    def __init__(self, orders: Sequence[dict[str, Any]], turn_seconds: float = TURN):
         environment = dict(os.environ)
         if any(order.get("tuned") for order in orders):
             threads = runtime.default_threads(runtime.this_machine(), os.environ)
@@ -60,6 +60,7 @@ class Worker:
         command = [sys.executable, "-m", "benchmarks.baselines.worker", json.dumps(sides)]
         pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
         self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
+        self.turn_seconds = turn_seconds
         self.steps: dict[int, int] = {}  # of a turn, by side
         self.is_long: dict[int, bool] = {}  # whether a step takes longer than LONG
 
@@ -71,7 +72,7 @@ class Worker:
         """
         if side not in self.steps:
             seconds = self._take(side, 1)[0]
-            self.steps[side] = max(1, round(TURN / max(seconds, 1e-6)))
+            self.steps[side] = max(1, round(self.turn_seconds / max(seconds, 1e-6)))
             self.is_long[side] = seconds > LONG
         if not self.is_long[side]:
             self._take(side, 1)
@@ -203,8 +204,8 @@ def run(
 ) -> list[Result]:
     """Measure sections, and write `out/performance.csv`, its page and its chart after each line.
 
-    Reports and skips lines that need a package that is not installed. The results of other sections stay, and
-    those of lines that no longer exist go.
+    Reports and skips lines that need a package or a processor that is not here. The results of other sections
+    stay, and those of lines that no longer exist go.
 
     Args:
         sections: of `SECTIONS`.
@@ -235,8 +236,8 @@ def run(
         for line in lines(section, data, scratch):
             if any((line.section, line.what, label) in measured for label in line.baselines):
                 continue
-            if missing := missing_package(line):
-                report(f"{line.what}: skipped, {missing} is not installed: pip install -e .[bench]")
+            if reason := why_not_here(line):
+                report(f"{line.what}: skipped, {reason}")
                 continue
             results.append(measure(line, rounds, report))
             report(describe(results[-1]))
@@ -248,12 +249,15 @@ def run(
     return results
 
 
-def missing_package(line: Line) -> str:
-    """A package that a side needs and that is not installed, or ""."""
+def why_not_here(line: Line) -> str:
+    """Why this machine cannot measure a line, or ""."""
     packages = [PACKAGES[side] for side in sorted(line.sides) if side in PACKAGES]
     if line.section == "engines":
         packages.append("openvino")
-    return next((package for package in packages if importlib.util.find_spec(package) is None), "")
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed: pip install -e .[bench]"
+    return "this processor has no AVX512-BF16" if line.in_bfloat16 and not HAS_BFLOAT16 else ""
 
 
 def describe(result: Result) -> str:

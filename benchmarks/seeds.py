@@ -11,7 +11,7 @@ from pathlib import Path
 from paddle_attn.data.images import list_images
 from paddle_attn.files import write_text
 
-from .lines import BFLOAT16
+from .lines import HAS_BFLOAT16
 from .page import read, write
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +19,7 @@ SEEDS = (0, 1, 2)
 FORMS = {  # how a run computes: its settings
     "fused": ("train.ops=on",),
     "reference": ("train.ops=off",),
-    **({"bfloat16": ("train.ops=on", "train.amp=O1")} if BFLOAT16 else {}),
+    **({"bfloat16": ("train.ops=on", "train.amp=O1")} if HAS_BFLOAT16 else {}),
 }
 RECIPE = (  # learns within minutes
     "data.size=128",

@@ -22,7 +22,7 @@ from paddle_attn.attention import ATTENTION, create_attention, list_attention
 from paddle_attn.models.complexity import Profile, profile
 from paddle_attn.models.placement import REPLACEMENTS
 
-from .compare import is_statistic, module_cases, module_differences
+from .compare import is_statistic, module_cases, stated_differences
 from .fidelity import bound
 
 MODULES = Path(__file__).parent / "modules"
@@ -220,7 +220,7 @@ def _agreement(name: str, golden: Path) -> dict[str, Any]:
         found["cases"].append(f"`{case.name}`")
         for file in files:
             for mode in ("eval", "train"):
-                differences = module_differences(file, case, mode)
+                differences = stated_differences(file, case, mode)
                 found["output"].append(differences.pop("output"))
                 found["gradient"].append(differences.pop("input gradient"))
                 for what, value in differences.items():

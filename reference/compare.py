@@ -151,6 +151,15 @@ def tolerance(case: Case, mode: str, what: str, batch_norm: bool) -> float:
     return case.tolerances.get(f"{mode}/{what}", usual)
 
 
+def stated_differences(file: Path, case: Case, mode: str) -> dict[str, float]:
+    """`module_differences` for a page that is the same on every processor.
+
+    A difference with a tolerance of its own, because it varies between processors, is the tolerance here.
+    """
+    found = module_differences(file, case, mode)
+    return {what: max(value, case.tolerances.get(f"{mode}/{what}", 0)) for what, value in found.items()}
+
+
 def entry(model: str, attn: str) -> str:
     """The name of a network in `networks/networks.json`."""
     family, name = (

@@ -595,7 +595,8 @@ def difference_of_gradients(model: str, seed: int) -> float:
         gradients = {name: parameter.grad.numpy() for name, parameter in trained.items()}
         found[mode] = logits.numpy(), running, gradients
     logits, running, gradients = found["on"]
-    np.testing.assert_allclose(logits, found["off"][0], atol=1e-5 * np.abs(logits).max())
+    # each form of cifar_mobilenetv2 is up to 6e-6 from float64
+    np.testing.assert_allclose(logits, found["off"][0], atol=3e-5 * np.abs(logits).max())
     for name, value in running.items():
         np.testing.assert_allclose(value, found["off"][1][name], rtol=1e-5, atol=1e-6, err_msg=name)
     largest = max(np.abs(gradient).max() for gradient in gradients.values())
