@@ -195,7 +195,10 @@ def test_direct_convolution_of_several_strips_and_of_many_small_maps(channels: i
 
 
 @needs_fused
-@pytest.mark.parametrize(("batch", "height", "width"), [(1, 90, 37), (5, 13, 14), (19, 4, 4)])
+@pytest.mark.parametrize(
+    ("batch", "height", "width"),  # the last four in tiles of 4x4
+    [(5, 5, 6), (19, 4, 4), (40, 2, 2), (1, 90, 37), (5, 13, 14), (50, 4, 3), (12, 8, 7)],
+)
 @pytest.mark.parametrize("channels", [16, 64])
 def test_dense_3x3_convolution_of_several_bands_and_of_bands_of_several_images(
     channels: int, batch: int, height: int, width: int
@@ -710,6 +713,30 @@ def test_nan_and_inf_propagate_as_in_the_reference_form(name: str, value: float)
         assert np.isnan(found["on"][0][np.isnan(found["off"][0])]).all()
     for fused, reference in zip(found["on"][1:], found["off"][1:], strict=True):
         assert not np.isfinite(fused[~np.isfinite(reference)]).any()  # none is hidden
+
+
+@needs_fused
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bias", [False, True])
+def test_nan_and_inf_reach_what_they_reach_in_the_reference_form_and_at_most_their_tiles_of_4x4(
+    bias: bool, value: float
+):
+    layer = Conv2D(8, 9, 3, padding=1, bias_attr=None if bias else False)
+    for row, column in ((0, 0), (5, 6), (7, 11), (8, 3), (12, 12)):
+        x = noise(3, 8, 13, 14)
+        x[1, 2, row, column] = value
+        with ops.using("on"):
+            found = results(layer, x, "float32")
+        reached = np.zeros([16, 16], bool)
+        for i in range(max(row - 1, 0) // 4, (row + 1) // 4 + 1):
+            for j in range(max(column - 1, 0) // 4, (column + 1) // 4 + 1):
+                reached[4 * i : 4 * i + 4, 4 * j : 4 * j + 4] = True
+        assert np.isfinite(found[0][[0, 2]]).all()
+        assert np.isfinite(found[0][1])[:, ~reached[:13, :14]].all()
+        with ops.using("off"):
+            expected = results(layer, x, "float32")
+        for fused, reference in zip(found, expected, strict=True):
+            assert not np.isfinite(fused[~np.isfinite(reference)]).any()
 
 
 # ---- wrong tensors
