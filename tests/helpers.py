@@ -141,7 +141,7 @@ def write_cifar(
     monkeypatch.setattr(DATASETS[dataset], "md5", checksum(path, "md5"))
 
 
-SMALLER = {"groups": 8, "reduction": 4}  # attention arguments for narrow networks
+SMALLER = {"groups": 8, "ratio": 0.25, "reduction": 4}  # attention arguments for narrow networks
 
 
 def smaller_kwargs(attn: str) -> dict:

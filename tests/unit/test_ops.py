@@ -56,10 +56,12 @@ def trained(layer: nn.Layer) -> list[paddle.Tensor]:
     return [parameter for parameter in layer.parameters() if not parameter.stop_gradient]
 
 
-def assert_both_forms_are_exact(name: str, layer: nn.Layer, x: np.ndarray, deviation: float = 1.0) -> None:
+def assert_both_forms_are_exact(
+    name: str, layer: nn.Layer, x: np.ndarray, deviation: float = 1.0, tolerance: float = 1e-5
+) -> None:
     """Compare both forms of a layer in float32 with its reference form in float64.
 
-    `name` is the operator, `deviation` that of the parameters.
+    `name` is the operator, `deviation` that of the parameters; `tolerance` is in parts of the largest value.
     """
     for parameter in trained(layer):
         parameter.set_value(deviation * noise(*parameter.shape))
@@ -71,7 +73,7 @@ def assert_both_forms_are_exact(name: str, layer: nn.Layer, x: np.ndarray, devia
             assert (fused is not None) == (mode == "on" and supported)
             for found, expected in zip(results(layer, x, "float32"), exact, strict=True):
                 np.testing.assert_allclose(
-                    found, expected, atol=1e-5 * max(1, np.abs(expected).max()), err_msg=mode
+                    found, expected, atol=tolerance * max(1, np.abs(expected).max()), err_msg=mode
                 )
 
 
@@ -210,15 +212,17 @@ def test_dense_3x3_convolution_of_several_bands_and_of_bands_of_several_images(
 @needs_fused
 @pytest.mark.slow
 def test_convolutions_are_exact_at_real_sizes():
-    for form in ("conv_direct", "onednn_conv"):
+    # without AVX-512, oneDNN adds 100,000 products of the weight's gradient one by one
+    for form, tolerance in (("conv_direct", 1e-5), ("onednn_conv", 5e-5)):
         layer = Direct(3, 64, 7, 2, form)
-        assert_both_forms_are_exact(form, layer, noise(8, 3, 224, 224))
+        assert_both_forms_are_exact(form, layer, noise(8, 3, 224, 224), tolerance=tolerance)
     layer = Direct(4096, 2048, 1, 1, "onednn_conv")  # two images at a time in the gradient of the weight
     assert_both_forms_are_exact("onednn_conv", layer, noise(3, 4096, 9, 9))
     layer = Direct(64, 256, 1, 1, "onednn_conv")
     assert_both_forms_are_exact("onednn_conv", layer, noise(32, 64, 56, 56))
-    layer = Conv2D(16, 16, 3, padding=1, bias_attr=False)
-    assert_both_forms_are_exact("conv3x3", layer, noise(8, 16, 112, 112))
+    for channels, batch, size in ((16, 8, 112), (64, 32, 56), (256, 32, 14)):
+        layer = Conv2D(channels, channels, 3, padding=1, bias_attr=False)
+        assert_both_forms_are_exact("conv3x3", layer, noise(batch, channels, size, size))
 
 
 @needs_fused
