@@ -210,6 +210,19 @@ def test_dense_3x3_convolution_of_several_bands_and_of_bands_of_several_images(
 
 
 @needs_fused
+@pytest.mark.parametrize(("size", "factor"), [(6, 6), (32, 12)])  # tiles of 2x2 outputs, and of 4x4
+def test_rounding_in_winograds_form_stays_near_that_of_the_sums_as_written(size: int, factor: float):
+    layer = Conv2D(64, 64, 3, padding=1, bias_attr=False)
+    x = noise(8, 64, size, size)
+    exact, errors = results(layer, x, "float64"), {}
+    for mode in ("on", "off"):
+        with ops.using(mode):
+            found = results(layer, x, "float32")
+        errors[mode] = [np.square(a - b).mean() ** 0.5 for a, b in zip(found, exact, strict=True)]
+    assert all(fused < factor * plain for fused, plain in zip(*errors.values(), strict=True)), errors
+
+
+@needs_fused
 @pytest.mark.slow
 def test_convolutions_are_exact_at_real_sizes():
     # without AVX-512, oneDNN adds 100,000 products of the weight's gradient one by one

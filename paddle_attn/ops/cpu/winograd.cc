@@ -14,10 +14,10 @@
 //   gradient of w      dw = G' [ (A dy A') . (B' x B) ] G     summed over tiles
 // A band is a number of rows of tiles whose matrices fit into the cache. Each thread processes whole bands.
 //
-// NaN and Inf reach the outputs that they reach in Paddle's convolution, and with tiles of 4x4 other outputs of
-// the same tile. A tile subtracts its inputs: where Paddle gives Inf, this form may give NaN. A weight that is not
-// finite also makes NaN of the zeros of the padding. To give Paddle's Inf would need another pass over every
-// output.
+// NaN and Inf reach the outputs that they reach in Paddle's convolution, and with tiles of 4x4 other outputs
+// of the same tile. A tile subtracts its inputs: where Paddle gives Inf, this form may give NaN. A weight that
+// is not finite also makes NaN of the zeros of the padding. To give Paddle's Inf would need another pass over
+// every output.
 #include "products.h"
 
 namespace paddle_attn {
@@ -54,7 +54,7 @@ struct Two {
   }
 };
 
-// F(4, 3) with the points 0, r, -r, 1 / r, -1 / r and infinity, r = sqrt(1 / 2): rounding has a third of the
+// F(4, 3) with the points 0, r, -r, 1 / r, -1 / r and infinity, r = sqrt(1 / 2): rounding has half of the
 // effect that it has with the usual 0, 1, -1, 2, -2 and infinity.
 struct Four {
   static constexpr Index kOutputs = 4, kInputs = 6, kPlaces = 36;
@@ -424,8 +424,8 @@ void gradient_of_filters(const float* x, const float* dy, Index filters, Index c
   transform_back(sums, filters, channels, dw);
 }
 
-// Calls f with Four{} or Two{}: that of fewer products. Four has more places, so its filters need more memory,
-// which pays from some dozens of tiles on.
+// Calls f with Four{} or Two{}: that of fewer products. Four has more places, so its filters need more
+// memory, which pays from some dozens of tiles on.
 template <class Body>
 void with_form(const Shape& x, Body f) {
   const auto tiles = [&](Index side) { return x[0] * ceil_divide(x[2], side) * ceil_divide(x[3], side); };
