@@ -22,7 +22,7 @@ from paddle_attn.data.transforms import Augment, Preprocess
 from paddle_attn.deploy.description import read_description
 from paddle_attn.deploy.export import export_model
 from paddle_attn.deploy.formats import FORMATS
-from paddle_attn.models.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU
+from paddle_attn.ops.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU
 from paddle_attn.train.optim import Momentum
 
 from .gradient import backward

@@ -98,11 +98,13 @@ def keep_float32(module: nn.Layer) -> None:
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
-    """`x * gate`, with a gate `[N, C, 1, 1]`, `[N, 1, H, W]` or `[N, C, H, W]`."""
+    """`x * gate`, with a gate `[N, C, 1, 1]`, `[1, C, 1, 1]`, `[N, 1, H, W]` or `[N, C, H, W]`."""
     fused = ops.find("scale", x)
     if fused is None:
         return x * gate
     batch, channels, height, width = x.shape
+    if gate.shape == [1, channels, 1, 1]:
+        gate = gate.expand([batch, channels, 1, 1])
     supported = ([batch, channels, 1, 1], [batch, 1, height, width])
     return fused(x, gate) if gate.shape in supported else x * gate
 

@@ -10,6 +10,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from .. import ops
+from ..ops.layers import BatchNorm2D, Conv2D
 from .base import Attention, global_mean, scale
 from .layers import pytorch_default
 from .se import hidden_width, plain_weights
@@ -38,8 +39,8 @@ class SpatialGate(nn.Layer):
 
     def __init__(self, kernel_size: int):
         super().__init__()
-        self.conv = nn.Conv2D(2, 1, kernel_size, padding=kernel_size // 2, bias_attr=False)
-        self.bn = nn.BatchNorm2D(
+        self.conv = Conv2D(2, 1, kernel_size, padding=kernel_size // 2, bias_attr=False)
+        self.bn = BatchNorm2D(
             1, momentum=0.99, weight_attr=paddle.ParamAttr(initializer=nn.initializer.Constant(0.0))
         )
 
@@ -48,12 +49,7 @@ class SpatialGate(nn.Layer):
 
     def of_pooled(self, pooled: Tensor) -> Tensor:
         """The gate from the maximum and the mean over the channels: `[N, 2, H, W] -> [N, 1, H, W]`."""
-        fused = ops.find("conv_direct", pooled)
-        if fused and ops.is_plain(self.conv) and self.conv._kernel_size[0] <= 7:
-            y = fused(pooled, self.conv.weight, 1, not pooled.stop_gradient)  # stride 1
-        else:
-            y = self.conv(pooled)
-        return F.sigmoid(self.bn(y))
+        return F.sigmoid(self.bn(self.conv(pooled)))
 
 
 def max_and_mean(x: Tensor) -> Tensor:

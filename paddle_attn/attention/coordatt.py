@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor, nn
+from paddle import Tensor
 
+from ..ops.layers import BatchNorm2D
 from .base import Attention, is_static, mean_along
 from .layers import conv2d
 
@@ -52,7 +53,7 @@ class CoordinateAttention(Attention):
             raise ValueError(f"reduction must be at least 1, found {reduction}")
         hidden = max(MIN_HIDDEN, channels // reduction)
         self.conv1 = conv2d(channels, hidden)
-        self.bn1 = nn.BatchNorm2D(hidden)
+        self.bn1 = BatchNorm2D(hidden)
         self.conv_h = conv2d(hidden, channels)
         self.conv_w = conv2d(hidden, channels)
 
@@ -63,7 +64,7 @@ class CoordinateAttention(Attention):
         height = x.shape[2] if is_static(x) else paddle.shape(x)[2]
         row_gate = F.sigmoid(self.conv_h(strip[:, :, :height]))
         column_gate = F.sigmoid(self.conv_w(strip[:, :, height:])).transpose([0, 1, 3, 2])
-        return row_gate * column_gate
+        return paddle.matmul(row_gate, column_gate)  # faster than a product that broadcasts
 
     def macs(self, height: int, width: int) -> int:
         hidden = self.conv1.weight.shape[0]

@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
+from ..ops.layers import Conv2D
 from .base import Attention, global_mean, scale
 from .layers import pytorch_default
 
@@ -61,7 +62,7 @@ class GlobalContext(Attention):
         if fusion not in ("add", "mul"):
             raise ValueError(f"fusion must be 'add' or 'mul', found '{fusion}'")
         self.fusion = fusion
-        self.mask = nn.Conv2D(channels, 1, 1, weight_attr=HE) if pooling == "att" else None
+        self.mask = Conv2D(channels, 1, 1, weight_attr=HE) if pooling == "att" else None
         self.transform = nn.Sequential(
             nn.Linear(channels, hidden),  # a 1x1 convolution in the authors' code
             nn.LayerNorm(hidden),

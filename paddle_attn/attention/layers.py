@@ -14,6 +14,8 @@ import math
 from paddle import ParamAttr, nn
 from paddle.nn.initializer import Initializer, Uniform
 
+from ..ops.layers import Conv2D, pair
+
 
 def uniform(fan_in: int) -> ParamAttr:
     """PyTorch's initial distribution of a weight and of a bias."""
@@ -29,11 +31,10 @@ def conv2d(
     dilation: int = 1,
     groups: int = 1,
     bias: bool = True,
-) -> nn.Conv2D:
+) -> Conv2D:
     """A convolution of stride 1."""
-    height, width = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
-    initial = uniform(in_channels // groups * height * width)
-    return nn.Conv2D(
+    initial = uniform(in_channels // groups * math.prod(pair(kernel_size)))
+    return Conv2D(
         in_channels,
         out_channels,
         kernel_size,

@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from .base import Attention
+from .base import Attention, scale
 from .cbam import max_and_mean
 from .layers import conv2d
 from .lska import depthwise
@@ -62,7 +62,7 @@ class LargeSelectiveKernel(Attention):
         near = self.conv1(near)
         most, mean = max_and_mean(paddle.concat([near, far], axis=1)).split(2, axis=1)
         gates = F.sigmoid(self.conv_squeeze(paddle.concat([mean, most], axis=1)))  # [N, 2, H, W]
-        return self.conv(near * gates[:, :1] + far * gates[:, 1:])
+        return self.conv(scale(near, gates[:, :1]) + scale(far, gates[:, 1:]))
 
     def macs(self, height: int, width: int) -> int:
         area, half = height * width, self.channels // 2

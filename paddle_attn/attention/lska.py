@@ -6,8 +6,9 @@ Expert Systems with Applications 236, 2023, arxiv.org/abs/2309.01439
 
 from __future__ import annotations
 
-from paddle import Tensor, nn
+from paddle import Tensor
 
+from ..ops.layers import Conv2D
 from .base import Attention
 from .layers import conv2d
 
@@ -63,7 +64,7 @@ class LargeSeparableKernelAttention(Attention):
         return f"channels={self.channels}, k_size={self.k_size}"
 
 
-def depthwise(channels: int, kernel: tuple[int, int], dilation: int = 1) -> nn.Conv2D:
+def depthwise(channels: int, kernel: tuple[int, int], dilation: int = 1) -> Conv2D:
     """A depthwise convolution that keeps the size."""
     height, width = kernel
     padding = (dilation * (height // 2), dilation * (width // 2))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import paddle
 import paddle.nn.functional as F
-from paddle import Tensor, nn
+from paddle import Tensor
 
-from .base import Attention
+from ..ops.layers import BatchNorm2D
+from .base import Attention, scale
 
 
 class NormalizationAttention(Attention):
@@ -38,12 +39,12 @@ class NormalizationAttention(Attention):
 
     def __init__(self, channels: int):
         super().__init__(channels)
-        self.bn = nn.BatchNorm2D(channels)
+        self.bn = BatchNorm2D(channels)
 
     def gate(self, x: Tensor) -> Tensor:
         scales = self.bn.weight.detach().abs()
         share = (scales / paddle.clip(scales.sum(), min=1e-30)).astype(x.dtype)
-        return F.sigmoid(self.bn(x) * share.reshape([1, -1, 1, 1]))
+        return F.sigmoid(scale(self.bn(x), share.reshape([1, -1, 1, 1])))
 
     def macs(self, height: int, width: int) -> int:
         # scale and shift, weight, sigmoid, product; absolute value, sum, quotient of the scales

@@ -10,6 +10,7 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from ..errors import UserError
+from ..ops.layers import BatchNorm2D, Conv2D
 from .base import HALF, Attention, is_static, spatial_size
 from .se import hidden_width
 
@@ -80,13 +81,13 @@ class NonLocal(Attention):
         self.sub_sample, self.pool_input = sub_sample, pool_input
         small = ParamAttr(initializer=nn.initializer.Normal(0.0, 0.01))
         zero = ParamAttr(initializer=nn.initializer.Constant(0.0))
-        self.theta = nn.Conv2D(channels, self.hidden, 1, weight_attr=small)
-        self.phi = nn.Conv2D(channels, self.hidden, 1, weight_attr=small)
-        self.g = nn.Conv2D(channels, self.hidden, 1, weight_attr=small)
-        self.out = nn.Conv2D(
+        self.theta = Conv2D(channels, self.hidden, 1, weight_attr=small)
+        self.phi = Conv2D(channels, self.hidden, 1, weight_attr=small)
+        self.g = Conv2D(channels, self.hidden, 1, weight_attr=small)
+        self.out = Conv2D(
             self.hidden, channels, 1, weight_attr=small if norm else zero, bias_attr=False if norm else None
         )
-        self.bn = nn.BatchNorm2D(channels, weight_attr=zero) if norm else None
+        self.bn = BatchNorm2D(channels, weight_attr=zero) if norm else None
 
     def forward(self, x: Tensor) -> Tensor:
         pooled = half_size(x) if self.sub_sample and self.pool_input else x

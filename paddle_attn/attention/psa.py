@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
+from ..ops.layers import Conv2D
 from .base import HALF, Attention, in_float32, keep_float32, scale
 from .layers import conv2d
 
@@ -79,9 +80,9 @@ class PolarizedSelfAttention(Attention):
         self.conv_v_left = self._conv(inner)
         keep_float32(self)
 
-    def _conv(self, out_channels: int) -> nn.Conv2D:
+    def _conv(self, out_channels: int) -> Conv2D:
         he_fan_in = ParamAttr(initializer=nn.initializer.Normal(0.0, (2 / self.channels) ** 0.5))
-        return nn.Conv2D(self.channels, out_channels, 1, weight_attr=he_fan_in, bias_attr=False)
+        return Conv2D(self.channels, out_channels, 1, weight_attr=he_fan_in, bias_attr=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:  # the spatial score is a sum of products of two maps

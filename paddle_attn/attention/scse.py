@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import Attention, global_mean
+from .base import Attention, global_mean, scale
 from .layers import conv2d, linear
 from .se import hidden_width
 
@@ -63,7 +63,7 @@ class SpatialChannelSE(Attention):
 
     def forward(self, x: Tensor) -> Tensor:
         channel, spatial = self._gates(x)
-        return paddle.maximum(x * channel, x * spatial)
+        return paddle.maximum(scale(x, channel), scale(x, spatial))
 
     def gate(self, x: Tensor) -> Tensor:
         channel, spatial = self._gates(x)

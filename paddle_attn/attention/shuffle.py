@@ -10,7 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import HALF, Attention, in_float32, keep_float32, norm_maps, sides
+from .base import HALF, Attention, global_mean, in_float32, keep_float32, norm_maps, scale, sides
 
 
 class ShuffleAttention(Attention):
@@ -67,7 +67,7 @@ class ShuffleAttention(Attention):
         if x.dtype in HALF:
             return in_float32(self.forward, x)
         a, b = self._halves(x)
-        gated = paddle.concat([a * self._channel_gate(a), b * self._spatial_gate(b)], axis=1)
+        gated = paddle.concat([scale(a, self._channel_gate(a)), b * self._spatial_gate(b)], axis=1)
         return alternate_halves(gated.reshape([-1, self.channels, 0, 0]))
 
     def gate(self, x: Tensor) -> Tensor:
@@ -83,10 +83,10 @@ class ShuffleAttention(Attention):
         return paddle.split(x.reshape([-1, self.channels // self.groups, 0, 0]), 2, axis=1)
 
     def _channel_gate(self, a: Tensor) -> Tensor:
-        return F.sigmoid(self.cweight * F.adaptive_avg_pool2d(a, 1) + self.cbias)
+        return F.sigmoid(self.cweight * global_mean(a).unsqueeze([2, 3]) + self.cbias)
 
     def _spatial_gate(self, b: Tensor) -> Tensor:
-        return F.sigmoid(self.sweight * norm_maps(b, self.gn) + self.sbias)
+        return F.sigmoid(scale(norm_maps(b, self.gn), self.sweight) + self.sbias)
 
     def macs(self, height: int, width: int) -> int:
         # a: mean, product; b: mean, difference, square, sum, two scales and shifts, sigmoid, product;

@@ -7,9 +7,10 @@ repository, which produced the numbers that the SGE paper compares with.
 from __future__ import annotations
 
 import paddle.nn.functional as F
-from paddle import Tensor, nn
+from paddle import Tensor
 
 from ..errors import UserError
+from ..ops.layers import BatchNorm2D, Conv2D
 from .base import Attention
 from .layers import pytorch_default
 from .se import hidden_width
@@ -63,13 +64,13 @@ class SelectiveKernel(Attention):
             )
         hidden = hidden_width(channels, reduction)
         self.stride = stride
-        self.conv = nn.Conv2D(channels, channels, 3, stride, 1, bias_attr=False)
-        self.bn = nn.BatchNorm2D(channels)
-        self.conv_grouped = nn.Conv2D(channels, channels, 3, stride, 1, groups=groups, bias_attr=False)
-        self.bn_grouped = nn.BatchNorm2D(channels)
-        self.squeeze = nn.Conv2D(channels, hidden, 1, bias_attr=False)
-        self.squeeze_bn = nn.BatchNorm2D(hidden)
-        self.select = nn.Conv2D(hidden, 2 * channels, 1, bias_attr=False)
+        self.conv = Conv2D(channels, channels, 3, stride, 1, bias_attr=False)
+        self.bn = BatchNorm2D(channels)
+        self.conv_grouped = Conv2D(channels, channels, 3, stride, 1, groups=groups, bias_attr=False)
+        self.bn_grouped = BatchNorm2D(channels)
+        self.squeeze = Conv2D(channels, hidden, 1, bias_attr=False)
+        self.squeeze_bn = BatchNorm2D(hidden)
+        self.select = Conv2D(hidden, 2 * channels, 1, bias_attr=False)
         pytorch_default(self)
 
     def forward(self, x: Tensor) -> Tensor:

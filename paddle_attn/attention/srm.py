@@ -10,7 +10,17 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
-from .base import HALF, NO_DECAY, Attention, at_least_one, in_float32, keep_float32, spatial_size
+from ..ops.layers import BatchNorm2D
+from .base import (
+    HALF,
+    NO_DECAY,
+    Attention,
+    at_least_one,
+    global_mean,
+    in_float32,
+    keep_float32,
+    spatial_size,
+)
 
 
 class SRM(Attention):
@@ -40,7 +50,7 @@ class SRM(Attention):
         self.cfc = self.create_parameter(
             [channels, 2], attr=ParamAttr(initializer=zero, regularizer=NO_DECAY)
         )
-        self.bn = nn.BatchNorm2D(
+        self.bn = BatchNorm2D(
             channels, weight_attr=ParamAttr(regularizer=NO_DECAY), bias_attr=ParamAttr(regularizer=NO_DECAY)
         )
         keep_float32(self)
@@ -53,7 +63,7 @@ class SRM(Attention):
     def gate(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:
             return in_float32(self.gate, x)
-        mean = x.mean([2, 3], keepdim=True)
+        mean = global_mean(x).unsqueeze([2, 3])
         centred = x - mean
         variance = (centred * centred).sum([2, 3], keepdim=True) / at_least_one(spatial_size(x) - 1)
         style = paddle.concat([mean, paddle.sqrt(variance + self.EPS)], axis=3)  # [N, C, 1, 2]

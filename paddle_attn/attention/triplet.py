@@ -10,7 +10,8 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
-from .base import Attention, max_along, mean_along
+from ..ops.layers import BatchNorm2D, Conv2D
+from .base import Attention, max_along, mean_along, scale
 from .cbam import MAX_KERNEL_SIZE, max_and_mean
 
 
@@ -20,11 +21,11 @@ class PlaneGate(nn.Layer):
     def __init__(self, kernel_size: int, start: float):
         super().__init__()
         he_fan_out = ParamAttr(initializer=nn.initializer.Normal(0.0, (2 / kernel_size**2) ** 0.5))
-        self.conv = nn.Conv2D(
+        self.conv = Conv2D(
             2, 1, kernel_size, padding=kernel_size // 2, weight_attr=he_fan_out, bias_attr=False
         )
         constant = ParamAttr(initializer=nn.initializer.Constant(start))
-        self.bn = nn.BatchNorm2D(1, momentum=0.99, weight_attr=constant)
+        self.bn = BatchNorm2D(1, momentum=0.99, weight_attr=constant)
 
     def forward(self, pooled: Tensor) -> Tensor:
         return F.sigmoid(self.bn(self.conv(pooled)))
@@ -75,14 +76,24 @@ class TripletAttention(Attention):
         self.hc = PlaneGate(kernel_size, start=1.0)
         self.hw = PlaneGate(kernel_size, start=0.0) if spatial else None
 
+    def forward(self, x: Tensor) -> Tensor:
+        planes, spatial = self._gates(x)
+        # not by the sum of the gates: it broadcasts over the channels, which takes ten times as long
+        return x * planes / 2 if spatial is None else (x * planes + scale(x, spatial)) / 3
+
     def gate(self, x: Tensor) -> Tensor:
+        planes, spatial = self._gates(x)
+        return planes / 2 if spatial is None else (planes + spatial) / 3
+
+    def _gates(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The sum of the gates of C x W and H x C `[N, C, H, W]`, and that of H x W `[N, 1, H, W]`."""
         along_height = paddle.concat([max_along(x, 2), mean_along(x, 2)], axis=2)  # [N, C, 2, W]
         along_width = paddle.concat([max_along(x, 3), mean_along(x, 3)], axis=3)  # [N, C, H, 2]
         cw = self.cw(along_height.transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3])  # [N, C, 1, W]
         hc = self.hc(along_width.transpose([0, 3, 2, 1])).transpose([0, 3, 2, 1])  # [N, C, H, 1]
-        if self.hw is None:
-            return (cw + hc) / 2
-        return (cw + hc + self.hw(max_and_mean(x))) / 3
+        # cw + hc by matrix products: faster than a sum that broadcasts
+        planes = paddle.matmul(hc, paddle.ones_like(cw)) + paddle.matmul(paddle.ones_like(hc), cw)
+        return planes, None if self.hw is None else self.hw(max_and_mean(x))
 
     def macs(self, height: int, width: int) -> int:
         volume, planes = self.channels * height * width, self.channels * (height + width)

@@ -15,7 +15,7 @@ from paddle.nn.initializer import Constant, Normal
 from paddle.vision.models.mobilenetv2 import model_urls
 
 from ..attention.layers import initialise, pytorch_default
-from .layers import BatchNorm2D, Linear, batch_norm
+from ..ops.layers import BatchNorm2D, Linear, batch_norm
 from .placement import Placement
 from .resnet import SIMAM_REPOSITORY, conv, he_fan_out
 from .spec import CifarSpec, ModelSpec

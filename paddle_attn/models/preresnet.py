@@ -16,7 +16,7 @@ from paddle import Tensor, nn
 from paddle.nn.initializer import Constant
 
 from ..attention.layers import pytorch_default
-from .layers import BatchNorm2D, Linear, batch_norm
+from ..ops.layers import BatchNorm2D, Linear, batch_norm
 from .placement import Placement
 from .resnet import SIMAM_REPOSITORY, conv, he_fan_out
 from .spec import CifarSpec, ModelSpec

@@ -17,7 +17,7 @@ from paddle.nn.initializer import KaimingNormal
 from paddle.vision.models.resnet import model_urls
 
 from ..attention.layers import initialise, pytorch_default
-from .layers import BatchNorm2D, Conv2D, Linear, MaxPool2D, batch_norm, relu
+from ..ops.layers import BatchNorm2D, Conv2D, Linear, MaxPool2D, batch_norm, relu
 from .placement import Placement
 from .spec import CifarSpec, ModelSpec
 

@@ -19,7 +19,7 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from ..errors import UserError
-from .layers import BatchNorm2D, Conv2D, Linear, max_pool2d, relu
+from ..ops.layers import BatchNorm2D, Conv2D, Linear, max_pool2d, relu
 from .placement import Placement
 from .spec import ModelSpec
 

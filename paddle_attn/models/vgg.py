@@ -14,7 +14,7 @@ from typing import ClassVar
 from paddle import Tensor, nn
 from paddle.vision.models.vgg import model_urls
 
-from .layers import Conv2D, Linear, MaxPool2D, ReLU
+from ..ops.layers import Conv2D, Linear, MaxPool2D, ReLU
 from .placement import Placement
 from .spec import ModelSpec
 

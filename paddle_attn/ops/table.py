@@ -83,7 +83,9 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     # F.conv2d, k x k with k = 1, 3, 5 or 7, padding (k - 1) / 2: (x [N, C, H, W], weight [K, C, k, k],
     # stride 1 or 2, whether x needs a gradient) -> [N, K, H', W']
     "conv_direct": {"cpu": Fused("cpu/direct.cc", "paddle_attn_conv_direct", min_places=1)},
-    # the same, by oneDNN, and with a bias [K] as the third input
+    # F.conv2d by oneDNN, odd kernel sides, padding dilation (k - 1) / 2: (x [N, C, H, W],
+    # weight [K, C / groups, h, w], stride 1 or 2, dilation, whether x needs a gradient) -> [N, K, H', W'],
+    # and with a bias [K] as the third input
     "onednn_conv": {"cpu": Fused("cpu/onednn_conv.cc", "paddle_attn_onednn_conv", min_places=1)},
     "onednn_conv_bias": {"cpu": Fused("cpu/onednn_conv.cc", "paddle_attn_onednn_conv_bias", min_places=1)},
     # the same two for `autocast`: multiplied in bfloat16

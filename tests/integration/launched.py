@@ -16,7 +16,7 @@ from paddle import nn  # noqa: E402
 
 from paddle_attn import create_attention, load_config  # noqa: E402
 from paddle_attn.models import MODELS  # noqa: E402
-from paddle_attn.models.layers import Conv2D  # noqa: E402
+from paddle_attn.ops.layers import Conv2D  # noqa: E402
 from paddle_attn.train import fit  # noqa: E402
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from paddle import nn
 
 from paddle_attn import create_model, ops
-from paddle_attn.models.layers import Conv2D, Linear
+from paddle_attn.ops.layers import Conv2D, Linear
 from paddle_attn.ops.table import TABLE
 from paddle_attn.runtime import Machine
 
@@ -205,12 +205,12 @@ def test_an_empty_batch_is_left_to_paddle():
 @pytest.mark.parametrize(
     ("name", "shape", "arguments", "message"),
     [
-        ("bfloat16_conv", [2, 8, 6, 6], ([2, 7, 3, 3], 1, True), "a weight of the shape"),
-        ("bfloat16_conv", [2, 8, 6, 6], ([2, 8, 4, 4], 1, True), "k = 1, 3, 5 or 7"),
-        ("bfloat16_conv", [2, 8, 6, 6], ([2, 8, 3, 3], 3, True), "a stride of 1 or 2"),
-        ("bfloat16_conv", [2, 8, 0, 6], ([2, 8, 3, 3], 1, True), "not empty"),
-        ("bfloat16_conv", [2, 8, 6, 6], ([0, 8, 3, 3], 1, True), "a weight"),
-        ("bfloat16_conv_bias", [2, 8, 6, 6], ([2, 8, 3, 3], [3], 1, True), "a bias of the shape"),
+        ("bfloat16_conv", [2, 8, 6, 6], ([2, 7, 3, 3], 1, 1, True), "a weight of the shape"),
+        ("bfloat16_conv", [2, 8, 6, 6], ([2, 8, 4, 4], 1, 1, True), "odd h and w"),
+        ("bfloat16_conv", [2, 8, 6, 6], ([2, 8, 3, 3], 3, 1, True), "a stride of 1 or 2"),
+        ("bfloat16_conv", [2, 8, 0, 6], ([2, 8, 3, 3], 1, 1, True), "not empty"),
+        ("bfloat16_conv", [2, 8, 6, 6], ([0, 8, 3, 3], 1, 1, True), "a weight"),
+        ("bfloat16_conv_bias", [2, 8, 6, 6], ([2, 8, 3, 3], [3], 1, 1, True), "a bias of the shape"),
     ],
 )
 def test_a_wrong_input_is_refused(name: str, shape: list[int], arguments: tuple, message: str):

@@ -17,8 +17,8 @@ from paddle.vision import models as paddle_models
 from paddle_attn import create_model, list_attention, list_models, load_weights, model_spec, models
 from paddle_attn.attention import ATTENTION, Attention
 from paddle_attn.models.complexity import trainable_params
-from paddle_attn.models.layers import Conv2D
 from paddle_attn.models.placement import find_slot, paper_slot
+from paddle_attn.ops.layers import Conv2D
 from paddle_attn.weights.protocol import Backbone
 from reference.compare import (
     entry,

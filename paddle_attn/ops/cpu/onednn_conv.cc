@@ -1,7 +1,9 @@
-// The dense convolution with an odd kernel k, padding (k - 1) / 2 and stride 1 or 2, by oneDNN:
-//   paddle_attn_onednn_conv(x [N, C, H, W], weight [K, C, k, k], stride, needs_dx) -> y [N, K, H', W']
-//   paddle_attn_onednn_conv_bias(x, weight, bias [K], stride, needs_dx) -> y
-//   k is 1, 3, 5 or 7, H' = ceil(H / stride), W' likewise; without needs_dx the gradient of x is zero
+// The convolution with odd kernel sides that keeps the size of a map, or halves it with stride 2, by oneDNN:
+//   paddle_attn_onednn_conv(x [N, C, H, W], weight [K, C / groups, h, w], stride, dilation, needs_dx)
+//     -> y [N, K, H', W']
+//   paddle_attn_onednn_conv_bias(x, weight, bias [K], stride, dilation, needs_dx) -> y
+//   the padding is dilation (h - 1) / 2 and dilation (w - 1) / 2; H' = ceil(H / stride), W' likewise;
+//   without needs_dx the gradient of x is zero
 //   paddle_attn_bfloat16_conv, paddle_attn_bfloat16_conv_bias: the same; x, the weight and the gradient of y
 //   are rounded to bfloat16, products are added in float32, and the results are float32
 //
@@ -24,26 +26,31 @@ constexpr Index kSums = 1 << 24;        // floats of the weight's gradients of s
 enum Purpose { kForward, kOfX, kOfWeight };  // the output, or a gradient
 
 struct Geometry {
-  Index batch, channels, height, width, filters, side, stride;
+  Index batch, channels, height, width, filters, rows, columns, groups, stride, dilation;
   bool bias;
   Type type;  // of the factors
 
-  Geometry(const Tensor& x, const Tensor& weight, const Tensor* bias, int stride, Type type)
-      : stride(stride), bias(bias), type(type) {
+  Geometry(const Tensor& x, const Tensor& weight, const Tensor* bias, int stride, int dilation, Type type)
+      : stride(stride), dilation(dilation), bias(bias), type(type) {
     expect_map(x);
-    const Shape found = weight.shape();
-    expect(found.size() == 4 && found[0] > 0 && found[2] % 2 == 1 && found[2] <= 7,
-           "a weight [K, C, k, k] with k = 1, 3, 5 or 7", found);
-    expect_tensor(weight, {found[0], x.shape()[1], found[2], found[2]}, "a weight");
-    if (bias) expect_tensor(*bias, {found[0]}, "a bias");
-    expect(stride == 1 || stride == 2, "a stride of 1 or 2", {stride});
     batch = x.shape()[0], channels = x.shape()[1], height = x.shape()[2], width = x.shape()[3];
-    filters = found[0], side = found[2];
+    const Shape found = weight.shape();
+    expect(found.size() == 4 && found[0] > 0 && found[1] > 0 && found[2] % 2 == 1 && found[3] % 2 == 1,
+           "a weight [K, C / groups, h, w] with odd h and w", found);
+    filters = found[0], rows = found[2], columns = found[3], groups = std::max<Index>(channels / found[1], 1);
+    expect(filters % groups == 0, "a number of groups that divides the filters", {filters, groups});
+    expect_tensor(weight, {filters, groups * found[1] == channels ? found[1] : channels, rows, columns},
+                  "a weight");
+    if (bias) expect_tensor(*bias, {filters}, "a bias");
+    expect(stride == 1 || stride == 2, "a stride of 1 or 2", {stride});
+    expect(dilation > 0, "a positive dilation", {dilation});
     // with one column of outputs the bfloat16 of oneDNN 3.6 computes with memory that is not initialised
     if (stride == 2 && width <= 2) this->type = kFloat32;
   }
 
-  bool is_product() const { return side == 1 && stride == 1 && !bias && height * width > kTinyMap; }
+  bool is_product() const {
+    return rows == 1 && columns == 1 && groups == 1 && stride == 1 && !bias && height * width > kTinyMap;
+  }
 
   Geometry of_images(Index images) const {
     Geometry part = *this;
@@ -52,11 +59,15 @@ struct Geometry {
   }
 
   Shape x() const { return {batch, channels, height, width}; }
-  Shape w() const { return {filters, channels, side, side}; }
+  Shape w() const {
+    if (groups == 1) return {filters, channels, rows, columns};
+    return {groups, filters / groups, channels / groups, rows, columns};
+  }
   Shape b() const { return {filters}; }
   Shape y() const { return {batch, filters, (height + stride - 1) / stride, (width + stride - 1) / stride}; }
   Shape key(Purpose purpose) const {  // a primitive is made for a number of threads too
-    return {batch, channels, height, width, filters, side, stride, bias, type, purpose, omp_get_max_threads()};
+    return {batch,  channels, height,   width, filters, rows,    columns,
+            groups, stride,   dilation, bias,  type,    purpose, omp_get_max_threads()};
   }
 };
 
@@ -90,7 +101,8 @@ Operator make_convolution(const Geometry& g, Purpose purpose) {
   const Layout x = preferred(g.x(), g.type), w = preferred(g.w(), g.type), y = preferred(g.y(), g.type);
   const Layout sum_x = preferred(g.x(), kFloat32), sum_w = preferred(g.w(), kFloat32),
                sum_y = preferred(g.y(), kFloat32), b = g.bias ? preferred(g.b(), kFloat32) : nullptr;
-  const dnnl_dims strides = {g.stride, g.stride}, dilations = {}, padding = {g.side / 2, g.side / 2};
+  const dnnl_dims strides = {g.stride, g.stride}, dilations = {g.dilation - 1, g.dilation - 1},
+                  padding = {g.dilation * (g.rows / 2), g.dilation * (g.columns / 2)};
   void* created;
   expect_success(dnnl_convolution_forward_primitive_desc_create(
                      &created, engine(), kForTraining, kDirect, x.get(), w.get(), b.get(), sum_y.get(),
@@ -175,12 +187,12 @@ Tensor spread(const Tensor& gradient, const Tensor& x) {
   return dx;
 }
 
-bool is_thinned(const Tensor& weight, int stride) { return weight.shape()[2] == 1 && stride == 2; }
+bool is_thinned(const Geometry& g) { return g.rows == 1 && g.columns == 1 && g.stride == 2; }
 
 template <Type type>
-Tensor convolution(const Tensor& x, const Tensor& weight, const Tensor* bias, int stride) {
-  const Geometry g(x, weight, bias, stride, type);
-  if (is_thinned(weight, stride)) return convolution<type>(thin(x), weight, bias, 1);
+Tensor convolution(const Tensor& x, const Tensor& weight, const Tensor* bias, int stride, int dilation) {
+  const Geometry g(x, weight, bias, stride, dilation, type);
+  if (is_thinned(g)) return convolution<type>(thin(x), weight, bias, 1, dilation);
   Tensor y = paddle::empty(g.y(), x.dtype(), x.place());
   std::vector<const float*> tensors = {x.data<float>(), weight.data<float>(), y.data<float>()};
   if (g.is_product()) std::swap(tensors[0], tensors[1]);
@@ -215,11 +227,11 @@ void gradient_of_product(const Geometry& g, const float* x, const float* dy, Ope
 
 template <Type type>
 std::vector<Tensor> gradients(const Tensor& x, const Tensor& weight, const Tensor* bias, const Tensor& grad,
-                              int stride, bool needs_dx) {
-  const Geometry g(x, weight, bias, stride, type);
+                              int stride, int dilation, bool needs_dx) {
+  const Geometry g(x, weight, bias, stride, dilation, type);
   expect_gradient(grad, g.y());
-  if (is_thinned(weight, stride)) {
-    std::vector<Tensor> found = gradients<type>(thin(x), weight, bias, grad, 1, needs_dx);
+  if (is_thinned(g)) {
+    std::vector<Tensor> found = gradients<type>(thin(x), weight, bias, grad, 1, dilation, needs_dx);
     found[0] = spread(found[0], x);
     return found;
   }
@@ -246,49 +258,51 @@ std::vector<Tensor> gradients(const Tensor& x, const Tensor& weight, const Tenso
 }
 
 template <Type type>
-std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, int stride, bool) {
-  return {convolution<type>(x, weight, nullptr, stride)};
+std::vector<Tensor> forward(const Tensor& x, const Tensor& weight, int stride, int dilation, bool) {
+  return {convolution<type>(x, weight, nullptr, stride, dilation)};
 }
 
 template <Type type>
 std::vector<Tensor> backward(const Tensor& x, const Tensor& weight, const Tensor& grad, int stride,
-                             bool needs_dx) {
-  return gradients<type>(x, weight, nullptr, grad, stride, needs_dx);
+                             int dilation, bool needs_dx) {
+  return gradients<type>(x, weight, nullptr, grad, stride, dilation, needs_dx);
 }
 
 template <Type type>
 std::vector<Tensor> forward_with_bias(const Tensor& x, const Tensor& weight, const Tensor& bias, int stride,
-                                      bool) {
-  return {convolution<type>(x, weight, &bias, stride)};
+                                      int dilation, bool) {
+  return {convolution<type>(x, weight, &bias, stride, dilation)};
 }
 
 template <Type type>
 std::vector<Tensor> backward_with_bias(const Tensor& x, const Tensor& weight, const Tensor& bias,
-                                       const Tensor& grad, int stride, bool needs_dx) {
-  return gradients<type>(x, weight, &bias, grad, stride, needs_dx);
+                                       const Tensor& grad, int stride, int dilation, bool needs_dx) {
+  return gradients<type>(x, weight, &bias, grad, stride, dilation, needs_dx);
 }
 
-std::vector<Shape> shape_of_y(const Shape& x, const Shape& weight, int stride, bool) {
+std::vector<Shape> shape_of_y(const Shape& x, const Shape& weight, int stride, int, bool) {
   expect(x.size() == 4 && stride > 0, "a map [N, C, H, W] and a positive stride", x);
-  expect(weight.size() == 4, "a weight [K, C, k, k]", weight);
+  expect(weight.size() == 4, "a weight [K, C / groups, h, w]", weight);
   return {{x[0], weight[0], (x[2] + stride - 1) / stride, (x[3] + stride - 1) / stride}};
 }
 
 std::vector<Shape> shape_of_y_with_bias(const Shape& x, const Shape& weight, const Shape&, int stride,
-                                        bool needs_dx) {
-  return shape_of_y(x, weight, stride, needs_dx);
+                                        int dilation, bool needs_dx) {
+  return shape_of_y(x, weight, stride, dilation, needs_dx);
 }
 
 }  // namespace
 }  // namespace paddle_attn
 
 FUSED_OPERATOR(paddle_attn_onednn_conv, forward<paddle_attn::kFloat32>, backward<paddle_attn::kFloat32>,
-               PD_INFER_SHAPE(paddle_attn::shape_of_y), {"X", "Weight"}, {"stride: int", "needs_dx: bool"});
+               PD_INFER_SHAPE(paddle_attn::shape_of_y), {"X", "Weight"},
+               {"stride: int", "dilation: int", "needs_dx: bool"});
 FUSED_OPERATOR(paddle_attn_onednn_conv_bias, forward_with_bias<paddle_attn::kFloat32>,
                backward_with_bias<paddle_attn::kFloat32>, PD_INFER_SHAPE(paddle_attn::shape_of_y_with_bias),
-               {"X", "Weight", "Bias"}, {"stride: int", "needs_dx: bool"});
+               {"X", "Weight", "Bias"}, {"stride: int", "dilation: int", "needs_dx: bool"});
 FUSED_OPERATOR(paddle_attn_bfloat16_conv, forward<paddle_attn::kBfloat16>, backward<paddle_attn::kBfloat16>,
-               PD_INFER_SHAPE(paddle_attn::shape_of_y), {"X", "Weight"}, {"stride: int", "needs_dx: bool"});
+               PD_INFER_SHAPE(paddle_attn::shape_of_y), {"X", "Weight"},
+               {"stride: int", "dilation: int", "needs_dx: bool"});
 FUSED_OPERATOR(paddle_attn_bfloat16_conv_bias, forward_with_bias<paddle_attn::kBfloat16>,
                backward_with_bias<paddle_attn::kBfloat16>, PD_INFER_SHAPE(paddle_attn::shape_of_y_with_bias),
-               {"X", "Weight", "Bias"}, {"stride: int", "needs_dx: bool"});
+               {"X", "Weight", "Bias"}, {"stride: int", "dilation: int", "needs_dx: bool"});

@@ -11,8 +11,13 @@ from paddle import Tensor, nn
 from .. import ops
 
 
+def pair(value: int | tuple[int, int]) -> tuple[int, int]:
+    """Of the height and the width; a number is for both."""
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
 class Conv2D(nn.Conv2D):
-    """`nn.Conv2D` with a square kernel and zero padding.
+    """`nn.Conv2D` with zero padding.
 
     `self.fused` names its fused form, `self.bfloat16` the one that multiplies in bfloat16 (`ops.autocast`).
     Each can be None.
@@ -22,10 +27,11 @@ class Conv2D(nn.Conv2D):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         stride: int = 1,
-        padding: int = 0,
+        padding: int | tuple[int, int] = 0,
         groups: int = 1,
+        dilation: int = 1,
         weight_attr: Any = None,
         bias_attr: Any = None,
     ):
@@ -36,15 +42,18 @@ class Conv2D(nn.Conv2D):
             stride,
             padding,
             groups=groups,
+            dilation=dilation,
             weight_attr=weight_attr,
             bias_attr=bias_attr,
         )
-        self.stride = stride
-        same = kernel_size in (1, 3, 5, 7) and padding == kernel_size // 2 and stride <= 2
-        self.fused = self._fused_name(kernel_size) if same else None
-        self.bfloat16 = self._bfloat16_name(kernel_size) if same else None
+        self.stride, self.dilation = stride, dilation
+        sides = pair(kernel_size)
+        same = pair(padding) == tuple(dilation * (side // 2) for side in sides)
+        supported = same and stride <= 2 and all(side % 2 for side in sides)
+        self.fused = self._fused_name(sides) if supported else None
+        self.bfloat16 = self._bfloat16_name() if supported else None
 
-    def _fused_name(self, side: int) -> str | None:
+    def _fused_name(self, sides: tuple[int, int]) -> str | None:
         """The fastest form for the channels, the kernel and the stride. `fused_for` makes an exception.
 
         Forward and backward in float32, in ms, on two cores of an Intel with AVX-512 (Sapphire Rapids). An
@@ -69,14 +78,15 @@ class Conv2D(nn.Conv2D):
             8x256x56x56    512     1       2        38      32               26
         """
         channels, end = self._in_channels, "" if self.bias is None else "_bias"
-        if self._groups > 1:
-            depthwise = side == 3 and channels == self._out_channels == self._groups and self.bias is None
-            return "depthwise" if depthwise else None
-        if side != 3 or self.stride != 1:
-            return "onednn_conv" + end
-        if channels < 8:
-            return "conv_direct" if self.bias is None else "onednn_conv_bias"
-        return "conv3x3" + end
+        if self.dilation == 1 and sides == (3, 3) and channels == self._out_channels == self._groups > 1:
+            return "onednn_conv_bias" if end else "depthwise"
+        if self.dilation == self._groups == self.stride == 1:
+            few = 4 if end else 8
+            if sides == (3, 3) and channels >= few:
+                return "conv3x3" + end
+            if sides in ((3, 3), (5, 5), (7, 7)) and channels < 8 and not end:
+                return "conv_direct"
+        return "onednn_conv" + end
 
     def fused_for(self, x: Tensor) -> tuple[str, ops.Fused] | None:
         """`self.fused` and its form for x; oneDNN's for a tiny map, where Winograd transforms many filters.
@@ -92,7 +102,7 @@ class Conv2D(nn.Conv2D):
                 return name, other
         return self.fused, fused
 
-    def _bfloat16_name(self, side: int) -> str | None:
+    def _bfloat16_name(self) -> str | None:
         """An image's few channels would fill half of a vector: they stay float32, as do groups."""
         if self._groups > 1 or self._in_channels < 8:
             return None
@@ -103,7 +113,7 @@ class Conv2D(nn.Conv2D):
         if not fused or x.shape[1] != self._in_channels:
             return None
         tensors = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
-        return fused(*tensors, self.stride, not x.stop_gradient)
+        return fused(*tensors, self.stride, self.dilation, not x.stop_gradient)
 
     def forward(self, x: Tensor) -> Tensor:
         if ops.casts() and (y := self._in_bfloat16(x)) is not None:
@@ -117,7 +127,9 @@ class Conv2D(nn.Conv2D):
             return fused(*tensors)
         if name == "depthwise":
             return fused(*tensors, self.stride)
-        return fused(*tensors, self.stride, not x.stop_gradient)
+        if name == "conv_direct":
+            return fused(*tensors, self.stride, not x.stop_gradient)
+        return fused(*tensors, self.stride, self.dilation, not x.stop_gradient)
 
 
 class Linear(nn.Linear):
@@ -132,7 +144,7 @@ class Linear(nn.Linear):
         fused = ops.find("bfloat16_conv", weight)
         if fused is None or 0 in x.shape or x.dtype != weight.dtype:
             return super().forward(x)
-        y = fused(weight, x.reshape([-1, inputs, 1, 1]), 1, True).reshape([-1, outputs])
+        y = fused(weight, x.reshape([-1, inputs, 1, 1]), 1, 1, True).reshape([-1, outputs])
         return y if self.bias is None else y + self.bias
 
 
