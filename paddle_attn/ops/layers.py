@@ -56,8 +56,8 @@ class Conv2D(nn.Conv2D):
     def _fused_name(self, sides: tuple[int, int]) -> str | None:
         """The fastest form for the channels, the kernel and the stride. `fused_for` makes an exception.
 
-        Forward and backward in float32, in ms, on two cores of an Intel with AVX-512 (Sapphire Rapids). An
-        image with three channels needs no gradient:
+        Forward and backward in float32, in ms, on two cores of an Intel with AVX-512 (Sapphire Rapids);
+        Winograd's form in tiles of 2x2 outputs. An image with three channels needs no gradient:
 
             x              out  kernel  stride   Paddle  direct  Winograd  oneDNN
             8x64x56x56      64     3       1        66      24      18       24
