@@ -110,7 +110,7 @@ class CBAM(Attention):
         fused, weights = ops.find("cbam", x), plain_weights(self.channel_gate.mlp, x)
         gates = (self.channel_gate, self.spatial_gate)
         if fused and weights and all(gate is not None and ops.is_plain(gate) for gate in gates):
-            x, pooled = fused.outputs(x, *weights)[:2]
+            x, pooled = ops.all_outputs(fused, x, *weights)[:2]
             return scale(x, self.spatial_gate.of_pooled(pooled))
         x = scale(x, self.channel_gate(x))
         return x if self.spatial_gate is None else scale(x, self.spatial_gate(x))

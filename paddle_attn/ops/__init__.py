@@ -29,6 +29,7 @@ from .. import runtime
 from ..errors import UserError, unknown_name
 from . import build
 from .table import TABLE, Fused
+from .table import all_outputs as all_outputs
 
 MODES = ("auto", "on", "off")
 _mode: ContextVar[str | None] = ContextVar("mode", default=None)

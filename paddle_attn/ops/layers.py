@@ -52,6 +52,11 @@ class Conv2D(nn.Conv2D):
         supported = same and stride <= 2 and all(side % 2 for side in sides)
         self.fused = self._fused_name(sides) if supported else None
         self.bfloat16 = self._bfloat16_name() if supported else None
+        self._made_with = self._geometry()
+
+    def _geometry(self) -> list[int]:
+        """What a network may change after its start, to dilate its convolutions for example."""
+        return [*self._stride, *self._dilation, *pair(self._updated_padding)]
 
     def _fused_name(self, sides: tuple[int, int]) -> str | None:
         """The fastest form for the channels, the kernel and the stride. `fused_for` makes an exception.
@@ -94,7 +99,7 @@ class Conv2D(nn.Conv2D):
         None when no form supports x, and in a graph, where the size of a map is not known.
         """
         fused = self.fused and ops.find(self.fused, x)
-        if not fused:
+        if not fused or self._geometry() != self._made_with:
             return None
         if "conv3x3" in self.fused and self._in_channels >= 512 and x.shape[2] * x.shape[3] <= 64:
             name = self.fused.replace("conv3x3", "onednn_conv")
@@ -110,7 +115,7 @@ class Conv2D(nn.Conv2D):
 
     def _in_bfloat16(self, x: Tensor) -> Tensor | None:
         fused = self.bfloat16 and ops.find(self.bfloat16, x)
-        if not fused or x.shape[1] != self._in_channels:
+        if not fused or x.shape[1] != self._in_channels or self._geometry() != self._made_with:
             return None
         tensors = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
         return fused(*tensors, self.stride, self.dilation, not x.stop_gradient)

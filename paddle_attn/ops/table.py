@@ -48,11 +48,15 @@ class Fused:
 
     def __call__(self, *arguments: Tensor | int | float | bool | list[Tensor] | list[float]) -> Tensor:
         """The output for the operator's inputs, followed by its attributes. Only in dynamic mode."""
-        return _C_ops._run_custom_op(self.name, *arguments)[0]  # not self.outputs: SOT traces no method of it
+        return all_outputs(self, *arguments)[0]
 
-    def outputs(self, *arguments: Tensor | int | float | bool | list[Tensor] | list[float]) -> list[Tensor]:
-        """The same, all outputs: those after the first mostly serve the gradient."""
-        return _C_ops._run_custom_op(self.name, *arguments)
+
+# not a method: Paddle's SOT does not trace one
+def all_outputs(
+    fused: Fused, *arguments: Tensor | int | float | bool | list[Tensor] | list[float]
+) -> list[Tensor]:
+    """The same as a call of `fused`, with the outputs after the first, which mostly serve the gradient."""
+    return _C_ops._run_custom_op(fused.name, *arguments)
 
 
 Bfloat16 = partial(Fused, min_places=1, processor="avx512_bf16")

@@ -15,12 +15,12 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from helpers import HANG, ROOT
+from helpers import HANG, ROOT, smaller_kwargs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle import nn
 
-from paddle_attn import create_attention, create_model, ops
+from paddle_attn import create_attention, create_model, list_attention, ops
 from paddle_attn.attention.base import global_mean, scale
 from paddle_attn.attention.cbam import ChannelGate, max_and_mean
 from paddle_attn.attention.se import plain_weights
@@ -357,7 +357,7 @@ class GatedAndPooled(nn.Layer):
     def outputs(gate: ChannelGate, x: paddle.Tensor) -> list[paddle.Tensor]:
         fused = ops.find("cbam", x)
         if fused:
-            return fused.outputs(x, *plain_weights(gate.mlp, x))[:2]
+            return ops.all_outputs(fused, x, *plain_weights(gate.mlp, x))[:2]
         gated = scale(x, gate(x))
         return [gated, max_and_mean(gated)]
 
@@ -1440,7 +1440,31 @@ def test_the_sources_compile_without_a_warning(tmp_path: Path):
     assert code == 0 and names == list(FORMS), stderr
 
 
+@needs_fused
+@pytest.mark.parametrize(
+    "change", [{"_stride": [1, 1]}, {"_dilation": [2, 2]}, {"_updated_padding": [2, 2]}], ids=str
+)
+def test_a_convolution_that_was_changed_after_its_start_is_the_changed_one(change: dict):
+    layer, found = Conv2D(16, 16, 3, 2, 1), []
+    vars(layer).update(change)
+    for mode in ("on", "off"):
+        with ops.using(mode):
+            found.append(layer(paddle.ones([1, 16, 8, 8])).numpy())
+    np.testing.assert_array_equal(*found)
+
+
 # ---- tracing
+
+
+@needs_fused
+@pytest.mark.parametrize("attn", list_attention())
+def test_every_attention_runs_under_to_static(attn: str):
+    module, x = create_attention(attn, 32, **smaller_kwargs(attn)), paddle.randn([2, 32, 8, 9])
+    module.eval()
+    with ops.using("on"):
+        expected = module(x).numpy()
+        traced = paddle.jit.to_static(module)(x).numpy()  # bytecode is traced
+    np.testing.assert_allclose(traced, expected, rtol=1e-4, atol=1e-5)
 
 
 @needs_fused
