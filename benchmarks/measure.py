@@ -251,13 +251,15 @@ def run(
 
 def why_not_here(line: Line) -> str:
     """Why this machine cannot measure a line, or ""."""
+    if line.in_bfloat16 and not HAS_BFLOAT16:
+        return "this processor has no AVX512-BF16"
     packages = [PACKAGES[side] for side in sorted(line.sides) if side in PACKAGES]
     if line.section == "engines":
         packages.append("openvino")
     for package in packages:
         if importlib.util.find_spec(package) is None:
             return f"{package} is not installed: pip install -e .[bench]"
-    return "this processor has no AVX512-BF16" if line.in_bfloat16 and not HAS_BFLOAT16 else ""
+    return ""
 
 
 def describe(result: Result) -> str:

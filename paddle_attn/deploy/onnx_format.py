@@ -13,6 +13,7 @@ import numpy as np
 from paddle import nn
 
 from ..errors import UserError, import_package
+from ..runtime import Machine, this_machine
 from . import paddle_inference
 from .onnx_runtime import import_onnxruntime
 
@@ -82,6 +83,8 @@ def _convert(program: Path, path: Path) -> None:
 def quantise(folder: Path, batches: Iterable[np.ndarray]) -> None:
     """Write `INT8_FILE` beside `FILE`: convolutions and matrix products in int8, with scales per channel.
 
+    On a processor whose sums of int8 products saturate, the weights have seven bits.
+
     Args:
         batches: preprocessed images `[N, 3, H, W]`, which set the ranges of the activations.
     """
@@ -113,6 +116,12 @@ def quantise(folder: Path, batches: Iterable[np.ndarray]) -> None:
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            reduce_range=saturates(this_machine()),
             # the mean of the batches' extremes: one unusual image does not widen the steps of all
             extra_options={"CalibMovingAverage": True},
         )
+
+
+def saturates(machine: Machine) -> bool:
+    """Whether a processor adds two products of int8 in 16 bits: those of x86 do before VNNI."""
+    return "avx2" in machine.flags and not machine.flags & {"avx512_vnni", "avx_vnni"}

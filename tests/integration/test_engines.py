@@ -25,6 +25,7 @@ from paddle_attn.data.transforms import Preprocess
 from paddle_attn.deploy import export_config, export_model
 from paddle_attn.deploy.description import read_description
 from paddle_attn.deploy.formats import FORMATS
+from paddle_attn.deploy.onnx_format import saturates
 from paddle_attn.errors import UserError
 from paddle_attn.runtime import this_machine
 from paddle_attn.weights import save_weights
@@ -355,6 +356,15 @@ def test_int8_is_close_to_fp32(exported, engine: str, tmp_path: Path):
     found = Predictor(out, engine=engine, precision="int8").probabilities(noise(8))
     np.testing.assert_allclose(found, softmax_of(net, noise(8)), atol=0.02)
     assert np.abs(found - softmax_of(net, noise(8))).max() > 1e-6  # it is another network
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [({"avx2"}, True), ({"avx2", "avx512f"}, True), ({"avx2", "avx_vnni"}, False), (set(), False)],
+)
+def test_int8_has_seven_bits_where_sums_of_products_saturate(flags: set[str], expected: bool):
+    machine = dataclasses.replace(this_machine(), flags=frozenset(flags))
+    assert saturates(machine) == expected
 
 
 def test_int8_that_loses_too_much_is_not_kept(run_folder: tuple[Config, Path], tmp_path: Path):
