@@ -151,7 +151,8 @@ def test_an_error_in_one_process_ends_all_with_its_message(uneven_data: Path, tm
     config, settings = CONFIGS / "mobilenet_v2_none.yaml", [*SETTINGS, f"data.root={data}"]
     job = launch(LAUNCHED, tmp_path / "log", config, *settings, "train.batch_size=5")
     assert f"error: cannot decode the image {damaged}" in output_of(job)
-    assert job.returncode == 2
+    # Paddle's launcher reports the first failed process that it sees: this one, or one that it ended itself
+    assert job.returncode in (2, 256 - signal.SIGTERM)
 
 
 def shards(count: int, batch_size: int, world_size: int, shuffle: bool) -> list[list[list[int]]]:
