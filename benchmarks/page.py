@@ -74,6 +74,7 @@ NOTES = """\
   `channels_last` needs none), the same in parts that fit into the cache, its gradient of the weight alone,
   other sizes of a band, vector copies of short rows. Tiles of 4×4 outputs, F(4×4, 3×3), are 1.3 to 1.7 times
   faster.
+- The lines on an Intel processor were measured before F(4×4, 3×3) was used.
 - bfloat16 leaves x, y and their gradients in float32 in the order of Paddle, so the copies to oneDNN's layout
   stay. While other programs used the machine, cifar_resnet20 took as long in bfloat16 as in float32.
 - The accuracy over seeds was measured before oneDNN was used, on another machine.
