@@ -204,8 +204,8 @@ def run(
 ) -> list[Result]:
     """Measure sections, and write `out/performance.csv`, its page and its chart after each line.
 
-    Reports and skips lines that need a package or a processor that is not here. The results of other sections
-    stay, and those of lines that no longer exist go.
+    Reports and skips lines that need a package or a processor that is not here. Only a new result replaces an
+    old one; the results of lines that no longer exist go.
 
     Args:
         sections: of `SECTIONS`.
@@ -229,19 +229,18 @@ def run(
     if not rounds:
         write(results, out)
         return results
-    if not keep:
-        results = [result for result in results if result.section not in sections]
-    measured = {result.key for result in results}
     for section in sections:
         for line in lines(section, data, scratch):
-            if any((line.section, line.what, label) in measured for label in line.baselines):
+            keys = {(line.section, line.what, label) for label in line.baselines}
+            others = [result for result in results if result.key not in keys]
+            if keep and len(others) < len(results):
                 continue
             if reason := why_not_here(line):
                 report(f"{line.what}: skipped, {reason}")
                 continue
-            results.append(measure(line, rounds, report))
-            report(describe(results[-1]))
-            results.sort(key=lambda result: place[result.key])
+            result = measure(line, rounds, report)
+            report(describe(result))
+            results = sorted([*others, result], key=lambda result: place[result.key])
             write(results, out)
         if section == "infer" and (scratch / PROFILED).exists():
             write_text(out / "performance_ops.csv", operator_times(scratch / PROFILED, SIZES[PROFILED]))

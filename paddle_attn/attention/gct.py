@@ -8,7 +8,7 @@ from __future__ import annotations
 import paddle
 from paddle import ParamAttr, Tensor, nn
 
-from .base import HALF, NO_DECAY, Attention, in_float32, keep_float32
+from .base import HALF, NO_DECAY, Attention, global_mean, in_float32, keep_float32, spatial_size
 
 MODES = ("l2", "l1")
 
@@ -63,7 +63,10 @@ class GatedChannelTransformation(Attention):
             return in_float32(self.gate, x)
         alpha, gamma, beta = (value.astype(x.dtype) for value in (self.alpha, self.gamma, self.beta))
         if self.mode == "l2":
-            e = alpha * paddle.sqrt((x * x).sum([2, 3], keepdim=True) + self.epsilon)
+            places = spatial_size(x)
+            places = places if isinstance(places, int) else places.astype(x.dtype)
+            squares = places * global_mean(x.square()).unsqueeze([2, 3])
+            e = alpha * paddle.sqrt(squares + self.epsilon)
             d = paddle.sqrt((e * e).mean(1, keepdim=True) + self.epsilon)
         else:
             e = alpha * (x if self.after_relu else x.abs()).sum([2, 3], keepdim=True)

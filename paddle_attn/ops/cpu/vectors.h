@@ -6,7 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
-#ifdef __AVX512F__
+#ifdef __AVX__
 #include <immintrin.h>
 #endif
 
@@ -26,10 +26,16 @@ typedef float Vector __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Lanes __attribute__((vector_size(4 * kLanes)));
 using Whole = std::integral_constant<Index, kLanes>;  // the number of lanes of a whole vector
 
-#ifdef __AVX512F__
 // Of the first `count` lanes; any count below 1 gives none
+#ifdef __AVX512F__
 inline __mmask16 first_lanes(Index count) {
   return count >= kLanes ? 0xffff : static_cast<__mmask16>((1u << std::max<Index>(count, 0)) - 1);
+}
+#else
+inline Lanes first_lanes(Index count) {
+  Lanes numbers;
+  for (int i = 0; i < kLanes; ++i) numbers[i] = i;
+  return numbers < static_cast<int32_t>(std::clamp<Index>(count, 0, kLanes));
 }
 #endif
 
@@ -43,6 +49,8 @@ inline Vector load(const float* from) {
 inline Vector load(const float* from, Index count) {
 #ifdef __AVX512F__
   return (Vector)_mm512_maskz_loadu_ps(first_lanes(count), from);
+#elif defined(__AVX__)
+  return (Vector)_mm256_maskload_ps(from, (__m256i)first_lanes(count));
 #else
   Vector v = {};
   for (Index i = 0; i < std::min(count, kLanes); ++i) v[i] = from[i];
@@ -51,23 +59,40 @@ inline Vector load(const float* from, Index count) {
 }
 inline Vector load(const float* from, Whole) { return load(from); }
 
+inline void store(const Vector& v, float* to, Whole) { std::memcpy(to, &v, sizeof v); }
+
+// The first `count` lanes
 inline void store(const Vector& v, float* to, Index count) {
 #ifdef __AVX512F__
   _mm512_mask_storeu_ps(to, first_lanes(count), (__m512)v);
+#elif defined(__AVX__)
+  // in parts: some processors take long for a store with a mask
+  if (count >= kLanes) return store(v, to, Whole());
+  __m128 part = _mm256_castps256_ps128((__m256)v);
+  if (count >= 4) {
+    _mm_storeu_ps(to, part);
+    part = _mm256_extractf128_ps((__m256)v, 1);
+    to += 4;
+    count -= 4;
+  }
+  if (count >= 2) {
+    _mm_storel_pi(reinterpret_cast<__m64*>(to), part);
+    part = _mm_movehl_ps(part, part);
+    to += 2;
+    count -= 2;
+  }
+  if (count >= 1) _mm_store_ss(to, part);
 #else
   for (Index i = 0; i < std::min(count, kLanes); ++i) to[i] = v[i];
 #endif
 }
-inline void store(const Vector& v, float* to, Whole) { std::memcpy(to, &v, sizeof v); }
 
 // The first `count` lanes of v, and beyond them those of `rest`
 inline Vector first(const Vector& v, Index count, const Vector& rest = Vector{}) {
 #ifdef __AVX512F__
   return (Vector)_mm512_mask_mov_ps((__m512)rest, first_lanes(count), (__m512)v);
 #else
-  Vector lanes = rest;
-  for (Index i = 0; i < std::min(count, kLanes); ++i) lanes[i] = v[i];
-  return lanes;
+  return first_lanes(count) ? v : rest;
 #endif
 }
 inline Vector first(const Vector& v, Whole, const Vector& = Vector{}) { return v; }
