@@ -304,7 +304,7 @@ def ratio_figure(results: Sequence[Result], title: str) -> Figure:
     ends = [1.0, *(result.ratio for result in results), *(result.aim for result in results)]
     span = max(ends) / min(ends)
     axes.set_xlim(
-        min(ends) / span**0.03, max(ends) * span**0.09
+        min(ends) / span**0.03, max(ends) * span**0.12
     )  # room for the number beside the longest bar
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))

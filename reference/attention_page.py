@@ -37,7 +37,8 @@ TEXT: dict[str, dict[str, str]] = {
         "No line of this page says which module makes a network more accurate: that depends on the data\n"
         "and the network, and [a study](studies.md) answers it for yours. The table has what is known\n"
         "before a training: what each weight belongs to, the mean of the weights at the start, and what\n"
-        "the module needs, with the number of its default argument. Weights of 0.5 at the start halve the\n"
+        "the module needs, with the default of the argument in brackets. Weights of 0.5 at the start "
+        "halve the\n"
         "branch that the module ends; with 1.0 its values keep their size on average.",
         "guide columns": "| module | one weight for each | mean at the start | needs |",
         "cost": "## Cost\n\n"
@@ -57,19 +58,26 @@ TEXT: dict[str, dict[str, str]] = {
         "the two by ours: below 1, PyTorch is faster.",
         "pytorch columns": "| module | ours | PyTorch, eager | PyTorch, compiled | PyTorch ÷ ours |",
         "would pay": "PyTorch is more than {pays} times as fast as ours for {names}.\n"
-        "A fused form could pay there; none is written yet.",
+        "Only parts of these are fused (convolutions, norms, products with a gate); a fused form\n"
+        "of the whole could pay.",
         "would not pay": "For no module is PyTorch more than {pays} times as fast as ours.",
         "half": "## Half precision\n\n"
         "In float16, sums of squares and of products of maps overflow. On a GPU with `train.amp`, modules\n"
         "that have such sums compute them in float32:\n\n"
-        "- the whole module, which the tests run on a CPU with such maps: {cast}\n"
-        "- the weights behind the convolutions, with a test from there on: `nonlocal`\n"
+        "- the whole module; tests run it on a CPU with maps whose sums overflow: {cast}\n"
+        "- only the weights, which are computed after the convolutions; the test starts after them: "
+        "`nonlocal`\n"
         "- without such sums: {others}. Paddle has no half-precision kernels for them on a CPU, so no\n"
         "  test runs them in half precision.\n\n"
-        "Nothing was run on a GPU. On a CPU, `train.amp` casts for the convolutions and linear layers of\n"
-        "the networks alone, and every attention computes in float32.",
+        "Nothing was run on a GPU. On a CPU, `train.amp` rounds the factors of dense convolutions of at\n"
+        "least 8 input channels to bfloat16, also of those inside the modules; the rest of a module "
+        "computes\n"
+        "in float32.",
         "modules": "## The modules\n\n"
-        "[Models](models.md) describes the places. In a network that lacks one, `paper` is its usual place.",
+        "[Models](models.md) describes the places. In a network that lacks one, `paper` means the\n"
+        "network's usual one: `post_bn`, in VGG19 `pre_pool`, in TowerNet `post_pool`. `bam` in "
+        "MobileNetV2, and\n"
+        "`sk` without bottlenecks, are errors.",
         "channel": "channel",
         "position": "position",
         "element": "element",
@@ -96,7 +104,7 @@ TEXT: dict[str, dict[str, str]] = {
         "guide": "## 如何选择\n\n"
         "本页不说明哪个模块能让网络更准确：这取决于数据和网络，可以用\n"
         "[对比实验](studies.zh-CN.md)得到答案。下表列出训练之前就知道的事：每个权重属于什么、\n"
-        "权重初始的均值，以及模块的要求（数字是相应参数的默认值）。初始权重为 0.5 时，模块所在的\n"
+        "权重初始的均值，以及模块的要求（括号中是参数的默认值）。初始权重为 0.5 时，模块所在的\n"
         "分支减半；为 1.0 时，数值的平均大小不变。",
         "guide columns": "| 模块 | 每个权重对应 | 初始均值 | 要求 |",
         "cost": "## 开销\n\n默认参数下，一张特征图的可训练参数量和百万次乘加（MMACs）。",
@@ -109,8 +117,9 @@ TEXT: dict[str, dict[str, str]] = {
         "编译（`torch.compile`）的毫秒数。最后一列是其中较短的时间除以本项目的时间：小于 1 表示\n"
         "PyTorch 更快。",
         "pytorch columns": "| 模块 | 本项目 | PyTorch，即时 | PyTorch，编译 | PyTorch ÷ 本项目 |",
-        "would pay": "PyTorch 的速度超过本项目 {pays} 倍的模块有 {names}：在那里融合实现可能值得，\n"
-        "目前还没有写。",
+        "would pay": "PyTorch 的速度超过本项目 {pays} 倍的模块有 {names}："
+        "目前只有部分运算（卷积、归一化、与门控的\n"
+        "乘积）使用融合实现，整个模块的融合实现可能值得。",
         "would not pay": "没有一个模块在 PyTorch 中的速度超过本项目的 {pays} 倍。",
         "half": "## 半精度\n\n"
         "特征图的平方和或乘积和在 float16 中会溢出。在 GPU 上使用 `train.amp` 时，有这种求和的模块\n"
@@ -118,10 +127,13 @@ TEXT: dict[str, dict[str, str]] = {
         "- 整个模块，测试在 CPU 上用会溢出的特征图运行：{cast}\n"
         "- 卷积之后的权重，测试从那里开始：`nonlocal`\n"
         "- 没有这种求和：{others}。Paddle 没有相应的 CPU 半精度算子，所以没有测试以半精度运行它们。\n\n"
-        "没有在 GPU 上运行过。在 CPU 上，`train.amp` 只转换网络的卷积和线性层，\n"
-        "所有注意力模块都用 float32 计算。",
+        "没有在 GPU 上运行过。在 CPU 上，`train.amp` 把输入至少 8 个通道的普通卷积的乘数舍入为 bfloat16，\n"
+        "注意力模块内部的卷积也是如此；模块的其余部分用 float32 计算。",
         "modules": "## 各模块\n\n"
-        "位置的含义见[模型](models.zh-CN.md)。网络没有该位置时，`paper` 指它通常的位置。",
+        "位置的含义见[模型](models.zh-CN.md)。网络没有该位置时，`paper` 指该网络的常用位置：\n"
+        "`post_bn`，VGG19 为 `pre_pool`，TowerNet 为 `post_pool`。MobileNetV2 中的 `bam` 和没有 "
+        "bottleneck 的网络中的\n"
+        "`sk` 会报错。",
         "channel": "通道",
         "position": "位置",
         "element": "元素",
@@ -298,9 +310,9 @@ def _module(language: str, name: str, fact: dict[str, Any]) -> list[str]:
         "",
         written["does"][language],
         "",
-        f"- {text['formula']}: `{written['formula']}`",
+        f"- {text['formula']}: `{_in(language, written['formula'])}`",
         f"- {text['paper']}: {written['paper']}",
-        f"- {text['code']}: {written['code']}, {written['licence'] or text['no licence']}",
+        f"- {text['code']}: {written['code']}, {_in(language, written['licence']) or text['no licence']}",
         f"- {text['place']}: `{slot}`",
         f"- {text['agreement']}: {_agreement_text(text, name, fact['agreement'])}",
         f"- {text['differences']}:",
@@ -308,6 +320,11 @@ def _module(language: str, name: str, fact: dict[str, Any]) -> list[str]:
         "",
         f"![{text['data flow'].format(name=name)}](images/attention/{name}.svg)",
     ]
+
+
+def _in(language: str, value: str | dict[str, str]) -> str:
+    """A text that is the same in both languages, or the one of this language."""
+    return value if isinstance(value, str) else value[language]
 
 
 def _agreement_text(text: dict[str, str], name: str, found: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ class BAM(Attention):
     """
 
     paper_slot = "stage"
-    needs = "at least `reduction` channels, 16"
+    needs = "at least `reduction` (16) channels"
     torch_names = (
         (r"^bam(\d)\.", r"attn.\1."),
         (r"\bchannel_att\.gate_c\.gate_c_fc_0\.", "channel_gate.0."),

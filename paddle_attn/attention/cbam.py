@@ -79,7 +79,7 @@ class CBAM(Attention):
     Raises: ValueError when reduction leaves no hidden unit, or kernel_size is even or too large.
     """
 
-    needs = "at least `reduction` channels, 16"
+    needs = "at least `reduction` (16) channels"
     torch_names = (
         (r"\.cbam\.", ".attn."),
         (r"\bChannelGate\.mlp\.1\.", "channel_gate.mlp.0."),

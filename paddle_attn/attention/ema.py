@@ -47,7 +47,7 @@ class EfficientMultiScaleAttention(Attention):
     Raises: ValueError when factor does not divide channels.
     """
 
-    needs = "channels in multiples of `factor`, 32"
+    needs = "channels in multiples of `factor` (32)"
     torch_names = ((r"\.ema\.", ".attn."),)
     flow = """
     g = x -> 32 groups [C/32, H, W]

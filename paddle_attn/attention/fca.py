@@ -53,7 +53,7 @@ class FrequencyChannelAttention(Attention):
     their number does not divide channels, or when reduction leaves no hidden unit.
     """
 
-    needs = "channels in multiples of the number of frequencies, 16, and at least `reduction`, 16"
+    needs = "channels in multiples of the number of frequencies (16), and at least `reduction` (16)"
     torch_names = ((r"\.att\.", ".attn."), (r"^(.*\.)?dct_layer\.weight$", ""))
     flow = """
     z = x -> adaptive mean pool [C, 7, 7] -> sum of cosine products [C] -> linear @fc.0 [C/16] -> ReLU

@@ -39,7 +39,7 @@ class GlobalContext(Attention):
     Raises: ValueError when ratio leaves no hidden channel, or for another pooling or fusion.
     """
 
-    needs = "at least 1 / `ratio` channels, 16"
+    needs = "at least 1 / `ratio` (16) channels"
     torch_names = (
         (r"\.context_block\.", ".attn."),
         (r"\bconv_mask\.", "mask."),

@@ -51,7 +51,7 @@ class NonLocal(Attention):
         (r"\bconv_out\.conv\.", "out."),
         (r"\bconv_out\.bn\.", "bn."),
     )
-    needs = "at least `reduction` channels, 2; memory for H·W × H·W / 4 weights"
+    needs = "at least `reduction` (2) channels; memory for H·W × H·W / 4 weights"
     flow = """
     s = x -> max-pool 2×2 [C, H/2, W/2]
     t = x -> conv 1×1 @theta [C/2, H, W]

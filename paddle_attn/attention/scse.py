@@ -36,7 +36,7 @@ class SpatialChannelSE(Attention):
         (r"\bcSE\.fc2\.", "channel_gate.2."),
         (r"\bsSE\.conv\.", "spatial_gate."),
     )
-    needs = "at least `reduction` channels, 2"
+    needs = "at least `reduction` (2) channels"
     flow = """
     c = x -> mean over H, W [C] -> linear @channel_gate.0 [C/2] -> ReLU
         -> linear @channel_gate.2 [C] -> sigmoid

@@ -46,7 +46,7 @@ class SqueezeExcite(Attention):
     Raises: ValueError when reduction leaves no hidden unit.
     """
 
-    needs = "at least `reduction` channels, 16"
+    needs = "at least `reduction` (16) channels"
     torch_names = ((r"\.se\.", ".attn."),)
     flow = """
     s = x -> mean over H, W [C] -> linear @fc.0 [C/16] -> ReLU -> linear @fc.2 [C] -> sigmoid [C, 1, 1]

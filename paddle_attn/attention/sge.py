@@ -28,7 +28,7 @@ class SpatialGroupEnhance(Attention):
     Raises: ValueError when groups does not divide channels.
     """
 
-    needs = "channels in multiples of `groups`, 64"
+    needs = "channels in multiples of `groups` (64)"
     torch_names = ((r"\.sge\.", ".attn."),)
     EPS = 1e-5  # added to the standard deviation, after the root
     flow = """

@@ -33,7 +33,7 @@ class ShuffleAttention(Attention):
     Raises: ValueError when channels is not a multiple of `2 * groups`.
     """
 
-    needs = "channels in multiples of 2 * `groups`, 128"
+    needs = "channels in multiples of 2 * `groups` (128)"
     torch_names = ((r"\.sa\.", ".attn."),)
     flow = """
     g = x -> G groups [C/G, H, W]

@@ -35,7 +35,7 @@ class SelectiveKernel(Attention):
     """
 
     paper_slot = "unit"
-    needs = "a bottleneck, whose 3×3 convolution it replaces; channels in multiples of `groups`, 32"
+    needs = "a bottleneck, whose 3×3 convolution it replaces; channels in multiples of `groups` (32)"
     torch_names = (
         (r"\.conv2\.", ".unit.conv."),
         (r"\.bn2\.", ".unit.bn."),

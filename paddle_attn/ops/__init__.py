@@ -58,7 +58,7 @@ def mode() -> str:
 
 @contextlib.contextmanager
 def autocast(enabled: bool = True) -> Iterator[None]:
-    """Let the convolutions and linear layers of `models` multiply in bfloat16 within the block, on a CPU.
+    """Let the convolutions and linear layers of `ops.layers` multiply in bfloat16 within the block, on a CPU.
 
     Sums, weights, activations and gradients stay float32. A backward computes as its forward did, also after
     the block. Nothing changes where `bfloat16_problem` states a reason, and in exported programs.

@@ -1,0 +1,278 @@
+"""The page of the studies, docs/results.md and its translation, and README's table.
+
+Every number is computed from the rows and the predictions in `results/`; the words follow the verdicts. A
+study without a finished run is listed as not run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paddle_attn.study.plan import Study, load_study, plan_runs
+from paddle_attn.study.report import DIFFERENCES, REPORT, TIMING, VariantResult, summarize, write_report
+from paddle_attn.study.results import Results
+
+PAGES = {"en": "docs/results.md", "zh": "docs/results.zh-CN.md"}
+READMES = {"en": "README.md", "zh": "README.zh-CN.md"}
+START, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"  # around README's table
+STUDIES = ("caltech101-16", "lambda", "sge-groups", "positions")  # in the order of the page
+TEXT: dict[str, dict[str, str]] = {
+    "en": {
+        "head": "# Does attention help?\n\nEnglish | [中文](results.zh-CN.md)\n\n"
+        "`python tools/results.py` makes this page from the rows in `results/`. Each section is a\n"
+        "[study](studies.md): `paddle-attn study -c studies/NAME` does its runs again. Accuracy is that "
+        "of the\n"
+        "last epoch, on images that no choice was made on. A difference is paired: the same fold and "
+        "seed with\n"
+        "and without the attention. *Better* and *worse* need p < 0.05 after Holm's correction.",
+        "caltech101-16": "Which attention helps TowerNet on photographs?",
+        "caltech101-16 how": "TowerNet on sixteen classes of Caltech-101, 1,817 photographs, 128 px, "
+        "from scratch. Each of five folds\n"
+        "is the test part once.",
+        "lambda": "How much does SimAM's λ matter?",
+        "lambda how": "TowerNet-SimAM, the same photographs, 128 px, from scratch, two folds.",
+        "sge-groups": "How many groups for SGE?",
+        "sge-groups how": "TowerNet-SGE, the same photographs, 128 px, from scratch, two folds.",
+        "positions": "Where should SimAM sit?",
+        "positions how": "ResNet-18-SimAM, the same photographs, 128 px, from scratch, two folds.",
+        "done": "{done} of {planned} runs are finished: {folds}; {seeds} for each variant and fold; "
+        "{epochs} epochs. "
+        "The rest was not run.",
+        "all": "All {planned} runs: {folds}; {seeds} for each variant and fold; {epochs} epochs.",
+        "columns": "| variant | runs | top-1 | difference from {baseline} | 95 % interval | parameters "
+        "| GMACs | verdict |",
+        "baseline": "baseline",
+        "better": "better",
+        "worse": "worse",
+        "not told apart": "not told apart",
+        "one pair": "one pair: no verdict",
+        "is": "**{name}** is {verdict} than {baseline}: {points} points, 95 % interval {low} to {high}.",
+        "equal": "**{name}** cannot be told apart from {baseline}: {points} points, 95 % interval {low} "
+        "to {high}.",
+        "pair": "**{name}** has one pair of runs ({points} points), which says nothing about the spread.",
+        "lonely": "**{name}** has no run with the same fold and seed as one of {baseline}.",
+        "more": "The [report]({report}) has curves and costs and, with at least two pairs, how many "
+        "more runs\n"
+        "would decide; [times]({timing}) are beside it. Code: {code}. Machine: {machine}.",
+        "figure": "Difference from {baseline}, with its 95 % interval",
+        "missing": "## Not run\n\nThese studies have a config in `configs/studies/` and no finished run:",
+        "none": "Undecided: with these runs, no variant can be told apart from `{baseline}`.",
+        "some": "Better than {baseline} here: {names}.",
+        "bad": "Worse than {baseline} here: {names}.",
+        "and": ", ",
+        "fold": "fold {0}",
+        "folds": "folds {0}",
+        "seed": "one seed",
+        "seeds": "{0} seeds",
+        "readme": "[Does attention help?](docs/results.md) has the sentences, the costs and the code of "
+        "these runs.\n"
+        "`python tools/results.py` made the table.",
+    },
+    "zh": {
+        "head": "# 注意力有用吗？\n\n[English](results.md) | 中文\n\n"
+        "`python tools/results.py` 根据 `results/` 中的记录生成本页。"
+        "每一节是一个[对比实验](studies.zh-CN.md)，\n"
+        "可以用 `paddle-attn study -c studies/NAME` 重做。精度取自最后一个 epoch，测试图片不参与任何选择。\n"
+        "差异是成对的：同一折、同一种子，有注意力与无注意力相比。“更好”和“更差”要求 Holm 校正后 p < 0.05。",
+        "caltech101-16": "在照片上，哪种注意力对 TowerNet 有用？",
+        "caltech101-16 how": "TowerNet，Caltech-101 的十六个类别，1,817 张照片，128 px，从头训练。"
+        "五折中的每一折轮流作为测试集。",
+        "lambda": "SimAM 的 λ 有多大影响？",
+        "lambda how": "TowerNet-SimAM，同样的照片，128 px，从头训练，两折。",
+        "sge-groups": "SGE 应该分多少组？",
+        "sge-groups how": "TowerNet-SGE，同样的照片，128 px，从头训练，两折。",
+        "positions": "SimAM 应该放在哪里？",
+        "positions how": "ResNet-18-SimAM，同样的照片，128 px，从头训练，两折。",
+        "done": "已完成 {planned} 次训练中的 {done} 次：{folds}；每个变体在每一折上{seeds}；{epochs} 个 "
+        "epoch。其余未运行。",
+        "all": "全部 {planned} 次训练：{folds}；每个变体在每一折上{seeds}；{epochs} 个 epoch。",
+        "columns": "| 变体 | 训练次数 | top-1 | 与 {baseline} 的差异 | 95 % 区间 | 参数量 | GMACs | 结论 |",
+        "baseline": "基准",
+        "better": "更好",
+        "worse": "更差",
+        "not told apart": "无法区分",
+        "one pair": "只有一对，无结论",
+        "is": "**{name}** 比 {baseline} {verdict}：{points} 个百分点，95 % 区间 {low} 至 {high}。",
+        "equal": "**{name}** 与 {baseline} 无法区分：{points} 个百分点，95 % 区间 {low} 至 {high}。",
+        "pair": "**{name}** 只有一对训练（{points} 个百分点），无法说明波动的大小。",
+        "lonely": "**{name}** 没有与 {baseline} 同折同种子的训练。",
+        "more": "[报告]({report})中有曲线和开销；有两对以上的训练时，还会估计需要增加多少次训练；\n"
+        "[用时]({timing})在它旁边。代码：{code}。机器：{machine}。",
+        "figure": "与 {baseline} 的差异及 95 % 区间",
+        "missing": "## 未运行\n\n以下实验有配置，但没有完成的训练：",
+        "none": "尚无定论：以现有的训练，没有一个变体能与 `{baseline}` 区分开。",
+        "some": "在这里优于 {baseline} 的有：{names}。",
+        "bad": "在这里不如 {baseline} 的有：{names}。",
+        "and": "、",
+        "fold": "第 {0} 折",
+        "folds": "第 {0} 折",
+        "seed": "一个种子",
+        "seeds": "{0} 个种子",
+        "readme": "[注意力有用吗？](docs/results.zh-CN.md)给出结论、开销和所用的代码。\n"
+        "表格由 `python tools/results.py` 生成。",
+    },
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study with finished runs, and what follows from them."""
+
+    study: Study
+    found: list[VariantResult]  # the baseline first
+
+
+def write_reports(root: Path) -> None:
+    """Write the report and the pictures of each study with a finished run, in its folder in `results/`."""
+    for study in studies(root):
+        results = Results(root / "results" / study.name)
+        if results.rows():
+            write_report(study, results)
+
+
+def studies(root: Path) -> list[Study]:
+    """The studies of the page, from their configs."""
+    return [load_study(root / "configs" / "studies" / f"{name}.yaml") for name in STUDIES]
+
+
+def pages(root: Path) -> dict[str, str]:
+    """The texts of the pages and of both READMEs, by file name.
+
+    Args:
+        root: the repository, with `configs/` and `results/`.
+    """
+    planned = studies(root)
+    finished = [each for each in (read(study, root) for study in planned) if each]
+    ran = {each.study.name for each in finished}
+    missing = [study.name for study in planned if study.name not in ran]
+    texts = {file: page(finished, missing, TEXT[language]) for language, file in PAGES.items()}
+    for language, file in READMES.items():
+        texts[file] = in_readme((root / file).read_text(encoding="utf-8"), finished[0], TEXT[language])
+    return texts
+
+
+def read(study: Study, root: Path) -> Finished | None:
+    """The finished runs of a study; None without any."""
+    results = Results(root / "results" / study.name)
+    return Finished(study, summarize(study, results)) if results.rows() else None
+
+
+def in_readme(readme: str, each: Finished, text: dict[str, str]) -> str:
+    """The README with the table and the picture of a study between its two marks."""
+    if readme.count(START) != 1 or readme.count(END) != 1:
+        raise ValueError(f"expected the marks {START} and {END} once each in the README")
+    before, after = readme.partition(START)[0], readme.partition(END)[2]
+    name, baseline = each.study.name, each.found[0].name
+    parts = [
+        f"{text[f'{name} how']}\n{extent(each, text)}",
+        table(each.found, text),
+        conclusion(each.found, text),
+        f"![{text['figure'].format(baseline=baseline)}](results/{name}/{DIFFERENCES})",
+        text["readme"],
+    ]
+    return f"{before}{START}\n" + "\n\n".join(parts) + f"\n{END}{after}"
+
+
+def page(finished: Sequence[Finished], missing: Sequence[str], text: dict[str, str]) -> str:
+    parts = [text["head"], *(section(each, text) for each in finished)]
+    if missing:
+        parts.append(text["missing"] + "\n\n" + "\n".join(f"- `{name}`: {text[name]}" for name in missing))
+    return "\n\n".join(parts) + "\n"
+
+
+def section(each: Finished, text: dict[str, str]) -> str:
+    """A study on the page: how it was done, the table, the result in words, the picture."""
+    name, baseline, others = each.study.name, each.found[0], each.found[1:]
+    rows = [row for variant in each.found for row in variant.rows]
+    folder = f"../results/{name}"
+    more = text["more"].format(
+        report=f"{folder}/{REPORT}",
+        timing=f"{folder}/{TIMING}",
+        code=", ".join(sorted({f"`{row.commit or row.version}`" for row in rows})),
+        machine="; ".join(sorted({row.machine for row in rows})),
+    )
+    words = "\n".join(f"- {sentence(variant, baseline.name, text)}" for variant in others)
+    figure = f"![{text['figure'].format(baseline=baseline.name)}]({folder}/{DIFFERENCES})"
+    return "\n\n".join(
+        [
+            f"## {text[name]}",
+            f"{text[f'{name} how']}\n{extent(each, text)}",
+            table(each.found, text),
+            conclusion(each.found, text),
+            words,
+            figure,
+            more,
+        ]
+    )
+
+
+def extent(each: Finished, text: dict[str, str]) -> str:
+    """How many of the planned runs are finished, in words."""
+    rows = [row for variant in each.found for row in variant.rows]
+    planned = plan_runs(each.study)
+    folds, seeds = sorted({row.fold for row in rows}), {row.seed for row in rows}
+    key = "all" if len(rows) == len(planned) else "done"
+    return text[key].format(
+        done=len(rows),
+        planned=len(planned),
+        folds=text["folds" if len(folds) > 1 else "fold"].format(", ".join(map(str, folds))),
+        seeds=text["seeds" if len(seeds) > 1 else "seed"].format(len(seeds)),
+        epochs=max(row.epochs for row in rows),
+    )
+
+
+def table(found: Sequence[VariantResult], text: dict[str, str]) -> str:
+    """The variants with their accuracy, their difference from the baseline, and their cost."""
+    columns = text["columns"].format(baseline=found[0].name)
+    lines = [columns, "|" + "---|" * (columns.count("|") - 1)]
+    for each in found:
+        row, comparison = each.rows[0], each.comparison
+        deviation = "" if math.isnan(each.deviation) else f" ± {100 * each.deviation:.2f}"
+        points = f"{100 * comparison.difference:+.2f}" if comparison else "–"
+        cells = [
+            each.name,
+            len(each.rows),
+            f"{100 * each.mean:.2f}{deviation} %",
+            points,
+            "–" if not comparison or not comparison.df else " … ".join(ends(each)),
+            f"{row.parameters:,}",
+            f"{row.macs / 1e9:.4f}",
+            text["baseline" if each is found[0] else each.verdict],
+        ]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+def ends(each: VariantResult) -> tuple[str, str]:
+    """Both ends of the interval, in percentage points."""
+    low, high = each.comparison.interval
+    return f"{100 * low:+.2f}", f"{100 * high:+.2f}"
+
+
+def sentence(each: VariantResult, baseline: str, text: dict[str, str]) -> str:
+    """The result of a variant in words."""
+    if each.comparison is None:
+        return text["lonely"].format(name=each.name, baseline=baseline)
+    points = f"{100 * each.comparison.difference:+.2f}"
+    if each.verdict == "one pair":
+        return text["pair"].format(name=each.name, points=points)
+    low, high = ends(each)
+    key = "is" if each.verdict in ("better", "worse") else "equal"
+    return text[key].format(
+        name=each.name, verdict=text[each.verdict], baseline=baseline, points=points, low=low, high=high
+    )
+
+
+def conclusion(found: Sequence[VariantResult], text: dict[str, str]) -> str:
+    """What somebody who chooses a variant can take from it."""
+    baseline, *others = found
+    names = {key: [each.name for each in others if each.verdict == key] for key in ("better", "worse")}
+    said = [
+        text[key].format(names=text["and"].join(names[verdict]), baseline=baseline.name)
+        for key, verdict in (("some", "better"), ("bad", "worse"))
+        if names[verdict]
+    ]
+    return " ".join(said) or text["none"].format(baseline=baseline.name)
