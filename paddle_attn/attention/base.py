@@ -115,6 +115,41 @@ def global_mean(x: Tensor) -> Tensor:
     return (fused(x) if fused else F.adaptive_avg_pool2d(x, 1)).flatten(1)
 
 
+def mean_square(x: Tensor) -> Tensor:
+    """The mean of the squares of each map: `[N, C, H, W] -> [N, C, 1, 1]`."""
+    fused = ops.find("mean_square", x)
+    return fused(x) if fused else global_mean(x.square()).unsqueeze([2, 3])
+
+
+def strip_means(x: Tensor) -> Tensor:
+    """The mean of each row, then of each column: `[N, C, H, W] -> [N, C, H + W, 1]`."""
+    fused = ops.find("strip_mean", x)
+    if fused:
+        return fused(x)
+    return paddle.concat([mean_along(x, 3), mean_along(x, 2).transpose([0, 1, 3, 2])], axis=2)
+
+
+def scale_strips(x: Tensor, strip: Tensor) -> Tensor:
+    """x times the factor of its row and that of its column, in a strip as that of `strip_means`."""
+    fused = ops.find("strip_scale", x)
+    return fused(x, strip) if fused else x * rows_times_columns(x, strip)
+
+
+def rows_times_columns(x: Tensor, strip: Tensor) -> Tensor:
+    """The factors of each place of x `[N, C, H, W]`. A matrix product: faster than one that broadcasts."""
+    height = sides(x)[0]
+    return paddle.matmul(strip[:, :, :height], strip[:, :, height:].transpose([0, 1, 3, 2]))
+
+
+def sigmoid_gate(x: Tensor, z: Tensor, factor: Tensor, shift: Tensor | None = None) -> Tensor:
+    """`x * sigmoid(z * factor + shift)`, with maps `[N, C, H, W]` and numbers `[C]`."""
+    fused = ops.find("sigmoid_gate", x)
+    if fused:
+        return fused(x, z, factor, paddle.zeros_like(factor) if shift is None else shift)
+    z = scale(z, factor.reshape([1, -1, 1, 1]))
+    return x * F.sigmoid(z if shift is None else z + shift.reshape([1, -1, 1, 1]))
+
+
 def mean_along(x: Tensor, axis: int) -> Tensor:
     """The mean of `[N, C, H, W]` over the height (axis 2) or the width (axis 3), whose side becomes 1."""
     return F.avg_pool2d(x, _strip(x, axis)) if is_static(x) else x.mean(axis, keepdim=True)

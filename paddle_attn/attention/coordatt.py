@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from ..ops.layers import BatchNorm2D
-from .base import Attention, is_static, mean_along
+from .base import Attention, rows_times_columns, scale_strips, sides, strip_means
 from .layers import conv2d
 
 MIN_HIDDEN = 8  # channels
@@ -57,14 +57,18 @@ class CoordinateAttention(Attention):
         self.conv_h = conv2d(hidden, channels)
         self.conv_w = conv2d(hidden, channels)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return scale_strips(x, self._strip(x))
+
     def gate(self, x: Tensor) -> Tensor:
-        rows = mean_along(x, 3)  # [N, C, H, 1]
-        columns = mean_along(x, 2).transpose([0, 1, 3, 2])  # [N, C, W, 1]
-        strip = F.hardswish(self.bn1(self.conv1(paddle.concat([rows, columns], axis=2))))
-        height = x.shape[2] if is_static(x) else paddle.shape(x)[2]
-        row_gate = F.sigmoid(self.conv_h(strip[:, :, :height]))
-        column_gate = F.sigmoid(self.conv_w(strip[:, :, height:])).transpose([0, 1, 3, 2])
-        return paddle.matmul(row_gate, column_gate)  # faster than a product that broadcasts
+        return rows_times_columns(x, self._strip(x))
+
+    def _strip(self, x: Tensor) -> Tensor:
+        """The gates of the rows, then those of the columns: `[N, C, H + W, 1]`."""
+        strip = F.hardswish(self.bn1(self.conv1(strip_means(x))))
+        height = sides(x)[0]
+        gates = [self.conv_h(strip[:, :, :height]), self.conv_w(strip[:, :, height:])]
+        return F.sigmoid(paddle.concat(gates, axis=2))
 
     def macs(self, height: int, width: int) -> int:
         hidden = self.conv1.weight.shape[0]

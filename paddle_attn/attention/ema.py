@@ -17,12 +17,12 @@ from .base import (
     Attention,
     global_mean,
     in_float32,
-    is_static,
     keep_float32,
-    mean_along,
     norm_maps,
     scale,
+    scale_strips,
     sides,
+    strip_means,
 )
 from .layers import conv2d
 
@@ -96,13 +96,8 @@ class EfficientMultiScaleAttention(Attention):
 
     def _gate(self, x: Tensor) -> Tensor:
         """`[N * factor, 1, H, W]`."""
-        rows = mean_along(x, 3)
-        columns = mean_along(x, 2).transpose([0, 1, 3, 2])
-        strip = F.sigmoid(self.conv1x1(paddle.concat([rows, columns], axis=2)))
-        height = x.shape[2] if is_static(x) else paddle.shape(x)[2]
-        column_gate = strip[:, :, height:].transpose([0, 1, 3, 2])
-        gates = paddle.matmul(strip[:, :, :height], column_gate)  # faster than a product that broadcasts
-        x1 = norm_maps(x * gates, self.gn)
+        strip = F.sigmoid(self.conv1x1(strip_means(x)))
+        x1 = norm_maps(scale_strips(x, strip), self.gn)
         x2 = self.conv3x3(x)
         a1 = F.softmax(self.gn.bias.unsqueeze([0, 1]), axis=2)  # [1, 1, C / factor]
         a2 = F.softmax(global_mean(x2).unsqueeze(1), axis=2)  # [N * factor, 1, C / factor]

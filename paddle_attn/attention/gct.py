@@ -8,7 +8,7 @@ from __future__ import annotations
 import paddle
 from paddle import ParamAttr, Tensor, nn
 
-from .base import HALF, NO_DECAY, Attention, global_mean, in_float32, keep_float32, spatial_size
+from .base import HALF, NO_DECAY, Attention, in_float32, keep_float32, mean_square, spatial_size
 
 MODES = ("l2", "l1")
 
@@ -65,8 +65,7 @@ class GatedChannelTransformation(Attention):
         if self.mode == "l2":
             places = spatial_size(x)
             places = places if isinstance(places, int) else places.astype(x.dtype)
-            squares = places * global_mean(x.square()).unsqueeze([2, 3])
-            e = alpha * paddle.sqrt(squares + self.epsilon)
+            e = alpha * paddle.sqrt(places * mean_square(x) + self.epsilon)
             d = paddle.sqrt((e * e).mean(1, keepdim=True) + self.epsilon)
         else:
             e = alpha * (x if self.after_relu else x.abs()).sum([2, 3], keepdim=True)

@@ -11,7 +11,7 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from ..ops.layers import BatchNorm2D
-from .base import Attention, scale
+from .base import Attention, scale, sigmoid_gate
 
 
 class NormalizationAttention(Attention):
@@ -41,10 +41,18 @@ class NormalizationAttention(Attention):
         super().__init__(channels)
         self.bn = BatchNorm2D(channels)
 
+    def forward(self, x: Tensor) -> Tensor:
+        return sigmoid_gate(x, self.bn(x), self._share(x))
+
     def gate(self, x: Tensor) -> Tensor:
-        scales = self.bn.weight.detach().abs()
-        share = (scales / paddle.clip(scales.sum(), min=1e-30)).astype(x.dtype)
-        return F.sigmoid(scale(self.bn(x), share.reshape([1, -1, 1, 1])))
+        return F.sigmoid(scale(self.bn(x), self._share(x).reshape([1, -1, 1, 1])))
+
+    def _share(self, x: Tensor) -> Tensor:
+        """Of the sum of all scales, for each channel: `[C]`."""
+        scales = self.bn.weight.abs()
+        share = scales / paddle.clip(scales.sum(), min=1e-30)
+        # not the weight's own detach: an exported program then writes |weight| over the weight
+        return share.detach().astype(x.dtype)
 
     def macs(self, height: int, width: int) -> int:
         # scale and shift, weight, sigmoid, product; absolute value, sum, quotient of the scales

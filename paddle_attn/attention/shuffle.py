@@ -10,7 +10,17 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
 
-from .base import HALF, Attention, global_mean, in_float32, keep_float32, norm_maps, scale, sides
+from .base import (
+    HALF,
+    Attention,
+    global_mean,
+    in_float32,
+    keep_float32,
+    norm_maps,
+    scale,
+    sides,
+    sigmoid_gate,
+)
 
 
 class ShuffleAttention(Attention):
@@ -67,7 +77,8 @@ class ShuffleAttention(Attention):
         if x.dtype in HALF:
             return in_float32(self.forward, x)
         a, b = self._halves(x)
-        gated = paddle.concat([scale(a, self._channel_gate(a)), b * self._spatial_gate(b)], axis=1)
+        gated_b = sigmoid_gate(b, norm_maps(b, self.gn), self.sweight.flatten(), self.sbias.flatten())
+        gated = paddle.concat([scale(a, self._channel_gate(a)), gated_b], axis=1)
         return alternate_halves(gated.reshape([-1, self.channels, 0, 0]))
 
     def gate(self, x: Tensor) -> Tensor:

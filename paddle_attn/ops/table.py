@@ -70,6 +70,14 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     "scale": {"cpu": Fused("cpu/gate.cc", "paddle_attn_scale")},
     # the mean of each plane: (x [N, C, H, W]) -> [N, C, 1, 1]
     "mean": {"cpu": Fused("cpu/gate.cc", "paddle_attn_mean")},
+    # the mean of the squares of each plane: (x [N, C, H, W]) -> [N, C, 1, 1]
+    "mean_square": {"cpu": Fused("cpu/gate.cc", "paddle_attn_mean_square")},
+    # the mean of each row, then of each column: (x [N, C, H, W]) -> [N, C, H + W, 1]
+    "strip_mean": {"cpu": Fused("cpu/strips.cc", "paddle_attn_strip_mean")},
+    # x times a factor for each row and for each column: (x [N, C, H, W], strip [N, C, H + W, 1]) -> as x
+    "strip_scale": {"cpu": Fused("cpu/strips.cc", "paddle_attn_strip_scale")},
+    # x * sigmoid(z factor + shift): (x, z [N, C, H, W], factor, shift [C]) -> [N, C, H, W]
+    "sigmoid_gate": {"cpu": Fused("cpu/sigmoid_gate.cc", "paddle_attn_sigmoid_gate")},
     # the maximum and the mean over the channels: (x [N, C, H, W]) -> [N, 2, H, W]
     "channel_pool": {"cpu": Fused("cpu/gate.cc", "paddle_attn_channel_pool")},
     # attention.SqueezeExcite without biases: (x [N, C, H, W], weights [C, R] and [R, C]) -> [N, C, H, W]

@@ -239,7 +239,9 @@ def test_exported_with_dynamic_batch_height_and_width(name: str, tmp_path: Path)
     plain.eval()
     for shape in ([2, 32, 7, 7], [1, 32, 5, 9], [3, 32, 1, 1], [1, 32, 2, 1]):
         x = paddle.randn(shape)
-        np.testing.assert_allclose(loaded(x).numpy(), plain(x).numpy(), rtol=1e-5, atol=1e-5)
+        expected = plain(x).numpy()
+        largest = max(1, np.abs(expected).max())  # of LSK: up to a hundred
+        np.testing.assert_allclose(loaded(x).numpy(), expected, atol=1e-5 * largest)
 
 
 # elementwise operations for one image of 4 x 6 px: 32 channels make 768 elements of a map; else in EXPECTED

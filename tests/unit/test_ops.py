@@ -21,7 +21,14 @@ from hypothesis import strategies as st
 from paddle import nn
 
 from paddle_attn import create_attention, create_model, list_attention, ops
-from paddle_attn.attention.base import global_mean, scale
+from paddle_attn.attention.base import (
+    global_mean,
+    mean_square,
+    scale,
+    scale_strips,
+    sigmoid_gate,
+    strip_means,
+)
 from paddle_attn.attention.cbam import ChannelGate, max_and_mean
 from paddle_attn.attention.se import plain_weights
 from paddle_attn.errors import UserError
@@ -343,6 +350,28 @@ class Function(nn.Layer):
         return self.function(x)
 
 
+class Strips(nn.Layer):
+    """x times a factor for each row and each column, which are parameters."""
+
+    def __init__(self, batch: int, channels: int, height: int, width: int):
+        super().__init__()
+        self.strip = self.create_parameter([batch, channels, height + width, 1])
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return scale_strips(x, self.strip)
+
+
+class GatedByAnother(nn.Layer):
+    """x gated by itself within ±3 (the gate of -Inf is 1e-38, not 0), with parameters for each channel."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.factor, self.shift = (self.create_parameter([channels]) for _ in range(2))
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return sigmoid_gate(x, x.clip(-3, 3), self.factor, self.shift)
+
+
 class GatedAndPooled(nn.Layer):
     """x times CBAM's channel gate, and the maximum and mean of that over the channels: `[N, C + 2, H, W]`."""
 
@@ -373,6 +402,10 @@ def test_gates_means_and_channel_pooling(
     assert_both_forms_are_exact("scale", Gated(*gate), x)
     assert_both_forms_are_exact("channel_pool", Function(max_and_mean), x)
     assert_both_forms_are_exact("mean", Function(global_mean), x)
+    assert_both_forms_are_exact("mean_square", Function(mean_square), x)
+    assert_both_forms_are_exact("strip_mean", Function(strip_means), x)
+    assert_both_forms_are_exact("sigmoid_gate", GatedByAnother(channels), x)
+    assert_both_forms_are_exact("strip_scale", Strips(batch, channels, height, width), x)
 
 
 @needs_fused
@@ -721,6 +754,10 @@ LAYERS = {  # for x [1, 8, 5, 6]
     "scale": lambda: Gated(1, 8, 1, 1),
     "scale by place": lambda: Gated(1, 1, 5, 6),
     "mean": lambda: Function(global_mean),
+    "mean_square": lambda: Function(mean_square),
+    "strip_mean": lambda: Function(strip_means),
+    "strip_scale": lambda: Strips(1, 8, 5, 6),
+    "sigmoid_gate": lambda: GatedByAnother(8),
     "channel_pool": lambda: Function(max_and_mean),
     "se": lambda: create_attention("se", 8, reduction=2),
     "cbam": lambda: create_attention("cbam", 8, reduction=2),
@@ -832,6 +869,15 @@ WRONG = {  # what is wrong: operator, x, the other arguments, the message
     "gate's batch": ("scale", [2, 8, 6, 6], (ONES([1, 8, 1, 1]),), "a gate"),
     "gate's rank": ("scale", [2, 8, 6, 6], (ONES([8]),), "a gate"),
     "gate's map": ("scale", [2, 8, 6, 6], (ONES([2, 1, 6, 5]),), "a gate"),
+    "gate's other map": (
+        "sigmoid_gate",
+        [2, 8, 6, 5],
+        (ONES([2, 8, 5, 6]), ONES([8]), ONES([8])),
+        "a map for the gate",
+    ),
+    "gate's factor": ("sigmoid_gate", [2, 8, 6, 5], (ONES([2, 8, 6, 5]), ONES([7]), ONES([8])), "a factor"),
+    "gate's shift": ("sigmoid_gate", [2, 8, 6, 5], (ONES([2, 8, 6, 5]), ONES([8]), ONES([7])), "a shift"),
+    "strip's places": ("strip_scale", [2, 8, 6, 5], (ONES([2, 8, 12, 1]),), "a strip of the shape"),
     "rank": ("simam", [3, 4], (1e-4,), "a map"),
     "rank of a gated map": ("se", [3, 4], (ONES([4, 2]), ONES([2, 4])), "a map"),
     "no hidden unit": ("se", [2, 8, 6, 6], (ONES([8, 0]), ONES([0, 8])), "a first weight"),
@@ -1079,6 +1125,10 @@ ARGUMENTS = {  # after x [1, 8, 4, 4]
     "scale": lambda: (paddle.ones([1, 8, 1, 1]),),
     "mean": lambda: (),
     "channel_pool": lambda: (),
+    "mean_square": lambda: (),
+    "strip_mean": lambda: (),
+    "strip_scale": lambda: (paddle.ones([1, 8, 8, 1]),),
+    "sigmoid_gate": lambda: (paddle.ones([1, 8, 4, 4]), paddle.ones([8]), paddle.ones([8])),
     "se": lambda: (paddle.ones([8, 2]), paddle.ones([2, 8])),
     "cbam": lambda: (paddle.ones([8, 2]), paddle.ones([2]), paddle.ones([2, 8]), paddle.ones([8])),
     "depthwise": lambda: (paddle.ones([8, 1, 3, 3]), 1),
@@ -1406,6 +1456,8 @@ DAMAGE = {  # the first two end a process that loads them with a bus error
     "onednn_conv": lambda library: library.write_bytes(b"\0" + library.read_bytes()),
     "relu": lambda library: library.write_bytes(library.read_bytes()[1:]),
     "channel_gate": lambda library: library.write_bytes(library.read_bytes()[1:]),
+    "sigmoid_gate": lambda library: library.write_bytes(library.read_bytes()[:-8]),
+    "strips": lambda library: library.unlink(),
 }
 
 
