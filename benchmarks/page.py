@@ -59,6 +59,7 @@ NOTES = """\
 - One elementwise pass is the lower bound of memory traffic only for a map larger than the caches,
   the first of the three. The other two stay in the cache: a pass costs little, and SimAM's
   exponential takes the time. Copying 7×7 planes into whole vectors was not faster.
+- SGE at 7×7: 1.21× with AVX2, 1.59× with AVX-512 on the Intel processor.
 - The exported model at batch 1, against ONNX Runtime: Paddle's engine takes 20 to 60 µs to start an
   operator, SimAM is six of them, and between a convolution and its batch norm it prevents their
   folding. Tried without effect: nine arrangements of SimAM in the exported graph (instance norm,
@@ -74,15 +75,13 @@ NOTES = """\
   `channels_last` needs none), the same in parts that fit into the cache, its gradient of the weight alone,
   other sizes of a band, vector copies of short rows. Tiles of 4×4 outputs, F(4×4, 3×3), are 1.3 to 1.7 times
   faster.
-- The lines on an Intel processor were measured before F(4×4, 3×3) was used.
-- bfloat16 leaves x, y and their gradients in float32 in the order of Paddle, so the copies to oneDNN's layout
+- bfloat16 was measured on an Intel processor before F(4×4, 3×3) was used: float32 is faster now, so the lines
+  against it would be lower. bfloat16 leaves x, y and their gradients in float32 in the order of Paddle, so the copies to oneDNN's layout
   stay. While other programs used the machine, cifar_resnet20 took as long in bfloat16 as in float32.
 - The accuracy over seeds was measured before oneDNN was used, on another machine.
-- The first step of a turn still counted when these lines were measured: training against stock Paddle and the
-  reference forms, SimAM, SGE, SE at 7×7, the convolutions and the max-pool.
 - The linear layers in float32 are Paddle's, MKL's matrix product.
 - `y.backward(gradient)` of Paddle copies the gradient, and `clear_gradient(set_to_zero=False)` fills it with
-  zeros, because it ignores the keyword. Lines of modules that were measured before 2026-11-30 contain both.
+  zeros, because it ignores the keyword. The lines of modules contain neither.
 - The logits of the networks with fused and with reference forms differ by less than 1e-5 of the
   largest (`tests/unit/test_ops.py`).
 - Nothing here was run on a GPU.
