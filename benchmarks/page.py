@@ -76,8 +76,9 @@ NOTES = """\
   other sizes of a band, vector copies of short rows. Tiles of 4×4 outputs, F(4×4, 3×3), are 1.3 to 1.7 times
   faster.
 - bfloat16 was measured on an Intel processor before F(4×4, 3×3) was used: float32 is faster now, so the lines
-  against it would be lower. bfloat16 leaves x, y and their gradients in float32 in the order of Paddle, so the copies to oneDNN's layout
-  stay. While other programs used the machine, cifar_resnet20 took as long in bfloat16 as in float32.
+  against it would be lower. It leaves x, y and their gradients in float32 in the order of Paddle, so the
+  copies to oneDNN's layout stay. While other programs used the machine, cifar_resnet20 took as long in
+  bfloat16 as in float32.
 - The accuracy over seeds was measured before oneDNN was used, on another machine.
 - The linear layers in float32 are Paddle's, MKL's matrix product.
 - `y.backward(gradient)` of Paddle copies the gradient, and `clear_gradient(set_to_zero=False)` fills it with

@@ -115,12 +115,6 @@ def global_mean(x: Tensor) -> Tensor:
     return (fused(x) if fused else F.adaptive_avg_pool2d(x, 1)).flatten(1)
 
 
-def mean_square(x: Tensor) -> Tensor:
-    """The mean of the squares of each map: `[N, C, H, W] -> [N, C, 1, 1]`."""
-    fused = ops.find("mean_square", x)
-    return fused(x) if fused else global_mean(x.square()).unsqueeze([2, 3])
-
-
 def strip_means(x: Tensor) -> Tensor:
     """The mean of each row, then of each column: `[N, C, H, W] -> [N, C, H + W, 1]`."""
     fused = ops.find("strip_mean", x)

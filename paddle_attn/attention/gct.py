@@ -8,7 +8,8 @@ from __future__ import annotations
 import paddle
 from paddle import ParamAttr, Tensor, nn
 
-from .base import HALF, NO_DECAY, Attention, in_float32, keep_float32, mean_square, spatial_size
+from .. import ops
+from .base import HALF, NO_DECAY, Attention, global_mean, in_float32, keep_float32, spatial_size
 
 MODES = ("l2", "l1")
 
@@ -56,6 +57,9 @@ class GatedChannelTransformation(Attention):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype in HALF:  # a sum of squares would overflow
             return in_float32(self.forward, x)
+        fused = ops.find("gct", x) if self.mode == "l2" else None
+        if fused and x.shape[1] == self.channels:
+            return fused(x, self.alpha, self.gamma, self.beta, self.epsilon)
         return super().forward(x)
 
     def gate(self, x: Tensor) -> Tensor:
@@ -65,7 +69,8 @@ class GatedChannelTransformation(Attention):
         if self.mode == "l2":
             places = spatial_size(x)
             places = places if isinstance(places, int) else places.astype(x.dtype)
-            e = alpha * paddle.sqrt(places * mean_square(x) + self.epsilon)
+            squares = places * global_mean(x.square()).unsqueeze([2, 3])
+            e = alpha * paddle.sqrt(squares + self.epsilon)
             d = paddle.sqrt((e * e).mean(1, keepdim=True) + self.epsilon)
         else:
             e = alpha * (x if self.after_relu else x.abs()).sum([2, 3], keepdim=True)

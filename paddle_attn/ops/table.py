@@ -66,12 +66,13 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     "simam": {"cpu": Fused("cpu/simam.cc", "paddle_attn_simam")},
     # attention.SpatialGroupEnhance: (x [N, C, H, W], weight [1, G, 1, 1], bias [1, G, 1, 1]) -> [N, C, H, W]
     "sge": {"cpu": Fused("cpu/sge.cc", "paddle_attn_sge")},
+    # attention.GatedChannelTransformation with the l2 norm: (x [N, C, H, W], alpha, gamma, beta [1, C, 1, 1],
+    # epsilon) -> [N, C, H, W]
+    "gct": {"cpu": Fused("cpu/gct.cc", "paddle_attn_gct", min_places=1)},
     # x * gate: (x [N, C, H, W], gate [N, C, 1, 1] or [N, 1, H, W]) -> [N, C, H, W]
     "scale": {"cpu": Fused("cpu/gate.cc", "paddle_attn_scale")},
     # the mean of each plane: (x [N, C, H, W]) -> [N, C, 1, 1]
     "mean": {"cpu": Fused("cpu/gate.cc", "paddle_attn_mean")},
-    # the mean of the squares of each plane: (x [N, C, H, W]) -> [N, C, 1, 1]
-    "mean_square": {"cpu": Fused("cpu/gate.cc", "paddle_attn_mean_square")},
     # the mean of each row, then of each column: (x [N, C, H, W]) -> [N, C, H + W, 1]
     "strip_mean": {"cpu": Fused("cpu/strips.cc", "paddle_attn_strip_mean")},
     # x times a factor for each row and for each column: (x [N, C, H, W], strip [N, C, H + W, 1]) -> as x

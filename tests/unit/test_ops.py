@@ -23,7 +23,6 @@ from paddle import nn
 from paddle_attn import create_attention, create_model, list_attention, ops
 from paddle_attn.attention.base import (
     global_mean,
-    mean_square,
     scale,
     scale_strips,
     sigmoid_gate,
@@ -402,7 +401,6 @@ def test_gates_means_and_channel_pooling(
     assert_both_forms_are_exact("scale", Gated(*gate), x)
     assert_both_forms_are_exact("channel_pool", Function(max_and_mean), x)
     assert_both_forms_are_exact("mean", Function(global_mean), x)
-    assert_both_forms_are_exact("mean_square", Function(mean_square), x)
     assert_both_forms_are_exact("strip_mean", Function(strip_means), x)
     assert_both_forms_are_exact("sigmoid_gate", GatedByAnother(channels), x)
     assert_both_forms_are_exact("strip_scale", Strips(batch, channels, height, width), x)
@@ -414,6 +412,25 @@ def test_maps_larger_than_one_stretch_of_a_thread():
     assert_both_forms_are_exact("scale", Gated(2, 1, 90, 70), x)
     assert_both_forms_are_exact("channel_pool", Function(max_and_mean), x)
     assert_both_forms_are_exact("cbam", GatedAndPooled(3, 1), x, 0.3)
+
+
+@needs_fused
+@settings(max_examples=25)
+@given(BATCH, st.integers(2, 20), SIDE, SIDE)
+def test_gct(batch: int, channels: int, height: int, width: int):
+    x = noise(batch, channels, height, width)
+    # one channel alone would be compared with itself: its gradient is a difference of nearly equal numbers
+    assert_both_forms_are_exact("gct", create_attention("gct", channels), x, tolerance=2e-5)
+
+
+@needs_fused
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_gct_of_nan_and_inf_is_nan_in_their_channel_and_nan_reaches_the_others(value: float):
+    x = noise(2, 8, 5, 6)
+    x[1, 2, 2, 3] = value
+    y = create_attention("gct", 8)(paddle.to_tensor(x)).numpy()
+    assert np.isfinite(y[0]).all() and np.isnan(y[1, 2]).all()
+    assert np.isnan(y[1]).all() == np.isnan(value)
 
 
 @needs_fused
@@ -748,13 +765,12 @@ def special(x: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(x), 0, x)
 
 
-LAYERS = {  # for x [1, 8, 5, 6]
+LAYERS = {  # for x [1, 8, 5, 6]; without gct, because Paddle's square root of Inf is NaN in some lanes
     "simam": lambda: create_attention("simam", 8),
     "sge": lambda: create_attention("sge", 8, groups=2),
     "scale": lambda: Gated(1, 8, 1, 1),
     "scale by place": lambda: Gated(1, 1, 5, 6),
     "mean": lambda: Function(global_mean),
-    "mean_square": lambda: Function(mean_square),
     "strip_mean": lambda: Function(strip_means),
     "strip_scale": lambda: Strips(1, 8, 5, 6),
     "sigmoid_gate": lambda: GatedByAnother(8),
@@ -877,6 +893,7 @@ WRONG = {  # what is wrong: operator, x, the other arguments, the message
     ),
     "gate's factor": ("sigmoid_gate", [2, 8, 6, 5], (ONES([2, 8, 6, 5]), ONES([7]), ONES([8])), "a factor"),
     "gate's shift": ("sigmoid_gate", [2, 8, 6, 5], (ONES([2, 8, 6, 5]), ONES([8]), ONES([7])), "a shift"),
+    "gct's alpha": ("gct", [2, 8, 6, 5], (ONES([1, 7, 1, 1]), *[ONES([1, 8, 1, 1])] * 2, 1e-5), "alpha"),
     "strip's places": ("strip_scale", [2, 8, 6, 5], (ONES([2, 8, 12, 1]),), "a strip of the shape"),
     "rank": ("simam", [3, 4], (1e-4,), "a map"),
     "rank of a gated map": ("se", [3, 4], (ONES([4, 2]), ONES([2, 4])), "a map"),
@@ -1125,7 +1142,7 @@ ARGUMENTS = {  # after x [1, 8, 4, 4]
     "scale": lambda: (paddle.ones([1, 8, 1, 1]),),
     "mean": lambda: (),
     "channel_pool": lambda: (),
-    "mean_square": lambda: (),
+    "gct": lambda: (*(paddle.ones([1, 8, 1, 1]) for _ in range(3)), 1e-5),
     "strip_mean": lambda: (),
     "strip_scale": lambda: (paddle.ones([1, 8, 8, 1]),),
     "sigmoid_gate": lambda: (paddle.ones([1, 8, 4, 4]), paddle.ones([8]), paddle.ones([8])),
@@ -1458,6 +1475,7 @@ DAMAGE = {  # the first two end a process that loads them with a bus error
     "channel_gate": lambda library: library.write_bytes(library.read_bytes()[1:]),
     "sigmoid_gate": lambda library: library.write_bytes(library.read_bytes()[:-8]),
     "strips": lambda library: library.unlink(),
+    "gct": lambda library: library.write_bytes(b""),
 }
 
 

@@ -1,7 +1,6 @@
 // Operations that gates share:
 //   paddle_attn_scale(x [N, C, H, W], gate [N, C, 1, 1] or [N, 1, H, W]) -> x gate [N, C, H, W]
 //   paddle_attn_mean(x [N, C, H, W]) -> the mean of each plane [N, C, 1, 1]
-//   paddle_attn_mean_square(x [N, C, H, W]) -> the mean of the squares of each plane [N, C, 1, 1]
 //   paddle_attn_channel_pool(x [N, C, H, W]) -> the maximum over the channels, then their mean [N, 2, H, W]
 #include "common.h"
 
@@ -112,41 +111,6 @@ std::vector<Tensor> mean_backward(const Tensor& x, const Tensor& grad) {
   return {dx};
 }
 
-std::vector<Tensor> mean_square(const Tensor& x) {
-  expect_map(x);
-  const Shape shape = x.shape();
-  Tensor y = paddle::empty({shape[0], shape[1], 1, 1}, x.dtype(), x.place());
-  const Index planes = shape[0] * shape[1], size = shape[2] * shape[3];
-  const float* from = x.data<float>();
-  float* to = y.data<float>();
-#pragma omp parallel for
-  for (Index p = 0; p < planes; ++p) {
-    const float* row = from + p * size;
-    const float squares = sum_of(size, [=](Index i, auto count) {
-      const Vector v = load(row + i, count);
-      return v * v;
-    });
-    to[p] = squares / static_cast<float>(size);
-  }
-  return {y};
-}
-
-std::vector<Tensor> mean_square_backward(const Tensor& x, const Tensor& grad) {
-  expect_map(x);
-  expect_gradient(grad, {x.shape()[0], x.shape()[1], 1, 1});
-  Tensor dx = paddle::empty_like(x);
-  const Index planes = x.shape()[0] * x.shape()[1], size = x.shape()[2] * x.shape()[3];
-  const float *from = x.data<float>(), *g = grad.data<float>();
-  float* to = dx.data<float>();
-#pragma omp parallel for
-  for (Index p = 0; p < planes; ++p) {
-    const float *row = from + p * size, factor = 2.0f * g[p] / static_cast<float>(size);
-    float* out = to + p * size;
-    for_each_vector(size, [=](Index i, auto count) { store(load(row + i, count) * factor, out + i, count); });
-  }
-  return {dx};
-}
-
 std::vector<Tensor> channel_pool(const Tensor& x) {
   expect_map(x);
   const Shape shape = x.shape();
@@ -220,7 +184,5 @@ std::vector<Shape> shape_of_channel_pool(const Shape& x) {
 
 FUSED_OPERATOR(paddle_attn_scale, scale, scale_backward, paddle_attn::shape_of_first_input, {"X", "Gate"});
 FUSED_OPERATOR(paddle_attn_mean, mean, mean_backward, PD_INFER_SHAPE(paddle_attn::shape_of_mean), {"X"});
-FUSED_OPERATOR(paddle_attn_mean_square, mean_square, mean_square_backward,
-               PD_INFER_SHAPE(paddle_attn::shape_of_mean), {"X"});
 FUSED_OPERATOR(paddle_attn_channel_pool, channel_pool, channel_pool_backward,
                PD_INFER_SHAPE(paddle_attn::shape_of_channel_pool), {"X"}, {}, {"Y"});
