@@ -67,8 +67,10 @@ class CoordinateAttention(Attention):
         """The gates of the rows, then those of the columns: `[N, C, H + W, 1]`."""
         strip = F.hardswish(self.bn1(self.conv1(strip_means(x))))
         height = sides(x)[0]
-        gates = [self.conv_h(strip[:, :, :height]), self.conv_w(strip[:, :, height:])]
-        return F.sigmoid(paddle.concat(gates, axis=2))
+        # each with its sigmoid: Paddle's engine fails at convolutions, concat and one activation
+        rows = F.sigmoid(self.conv_h(strip[:, :, :height]))
+        columns = F.sigmoid(self.conv_w(strip[:, :, height:]))
+        return paddle.concat([rows, columns], axis=2)
 
     def macs(self, height: int, width: int) -> int:
         hidden = self.conv1.weight.shape[0]
