@@ -123,10 +123,31 @@ def strip_means(x: Tensor) -> Tensor:
     return paddle.concat([mean_along(x, 3), mean_along(x, 2).transpose([0, 1, 3, 2])], axis=2)
 
 
+def strip_maxima(x: Tensor) -> Tensor:
+    """The maximum of each row, then of each column: `[N, C, H, W] -> [N, C, H + W, 1]`."""
+    fused = ops.find("strip_max", x)
+    if fused:
+        return fused(x)
+    return paddle.concat([max_along(x, 3), max_along(x, 2).transpose([0, 1, 3, 2])], axis=2)
+
+
 def scale_strips(x: Tensor, strip: Tensor) -> Tensor:
     """x times the factor of its row and that of its column, in a strip as that of `strip_means`."""
     fused = ops.find("strip_scale", x)
-    return fused(x, strip) if fused else x * rows_times_columns(x, strip)
+    return fused(x, strip, False) if fused else x * rows_times_columns(x, strip)
+
+
+def scale_by_strip_sums(x: Tensor, strip: Tensor) -> Tensor:
+    """x times the sum of the number of its row and that of its column, in a strip."""
+    fused = ops.find("strip_scale", x)
+    return fused(x, strip, True) if fused else x * rows_plus_columns(x, strip)
+
+
+def rows_plus_columns(x: Tensor, strip: Tensor) -> Tensor:
+    """The sums for each place of x `[N, C, H, W]`, by matrix products: faster than a sum that broadcasts."""
+    height = sides(x)[0]
+    rows, columns = strip[:, :, :height], strip[:, :, height:].transpose([0, 1, 3, 2])
+    return paddle.matmul(rows, paddle.ones_like(columns)) + paddle.matmul(paddle.ones_like(rows), columns)
 
 
 def rows_times_columns(x: Tensor, strip: Tensor) -> Tensor:

@@ -11,7 +11,15 @@ import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
 from ..ops.layers import BatchNorm2D, Conv2D
-from .base import Attention, max_along, mean_along, scale
+from .base import (
+    Attention,
+    rows_plus_columns,
+    scale,
+    scale_by_strip_sums,
+    sides,
+    strip_maxima,
+    strip_means,
+)
 from .cbam import MAX_KERNEL_SIZE, max_and_mean
 
 
@@ -77,23 +85,23 @@ class TripletAttention(Attention):
         self.hw = PlaneGate(kernel_size, start=0.0) if spatial else None
 
     def forward(self, x: Tensor) -> Tensor:
-        planes, spatial = self._gates(x)
+        strip, spatial = self._gates(x)
+        scaled = scale_by_strip_sums(x, strip)
         # not by the sum of the gates: it broadcasts over the channels, which takes ten times as long
-        return x * planes / 2 if spatial is None else (x * planes + scale(x, spatial)) / 3
+        return scaled / 2 if spatial is None else (scaled + scale(x, spatial)) / 3
 
     def gate(self, x: Tensor) -> Tensor:
-        planes, spatial = self._gates(x)
+        strip, spatial = self._gates(x)
+        planes = rows_plus_columns(x, strip)
         return planes / 2 if spatial is None else (planes + spatial) / 3
 
     def _gates(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The sum of the gates of C x W and H x C `[N, C, H, W]`, and that of H x W `[N, 1, H, W]`."""
-        along_height = paddle.concat([max_along(x, 2), mean_along(x, 2)], axis=2)  # [N, C, 2, W]
-        along_width = paddle.concat([max_along(x, 3), mean_along(x, 3)], axis=3)  # [N, C, H, 2]
-        cw = self.cw(along_height.transpose([0, 2, 1, 3])).transpose([0, 2, 1, 3])  # [N, C, 1, W]
-        hc = self.hc(along_width.transpose([0, 3, 2, 1])).transpose([0, 3, 2, 1])  # [N, C, H, 1]
-        # cw + hc by matrix products: faster than a sum that broadcasts
-        planes = paddle.matmul(hc, paddle.ones_like(cw)) + paddle.matmul(paddle.ones_like(hc), cw)
-        return planes, None if self.hw is None else self.hw(max_and_mean(x))
+        """Those of H x C, then of C x W, as a strip `[N, C, H + W, 1]`, and those of H x W `[N, 1, H, W]`."""
+        pooled = paddle.concat([strip_maxima(x), strip_means(x)], axis=3)  # [N, C, H + W, 2]
+        height = sides(x)[0]
+        hc = self.hc(pooled[:, :, :height].transpose([0, 3, 2, 1])).transpose([0, 3, 2, 1])  # [N, C, H, 1]
+        cw = self.cw(pooled[:, :, height:].transpose([0, 3, 1, 2])).transpose([0, 2, 3, 1])  # [N, C, W, 1]
+        return paddle.concat([hc, cw], axis=2), None if self.hw is None else self.hw(max_and_mean(x))
 
     def macs(self, height: int, width: int) -> int:
         volume, planes = self.channels * height * width, self.channels * (height + width)

@@ -75,7 +75,10 @@ TABLE: dict[str, dict[str, Fused]] = {  # operator -> device -> fused form
     "mean": {"cpu": Fused("cpu/gate.cc", "paddle_attn_mean")},
     # the mean of each row, then of each column: (x [N, C, H, W]) -> [N, C, H + W, 1]
     "strip_mean": {"cpu": Fused("cpu/strips.cc", "paddle_attn_strip_mean")},
-    # x times a factor for each row and for each column: (x [N, C, H, W], strip [N, C, H + W, 1]) -> as x
+    # the maximum of each row, then of each column: (x [N, C, H, W]) -> [N, C, H + W, 1]
+    "strip_max": {"cpu": Fused("cpu/strips.cc", "paddle_attn_strip_max")},
+    # x times the product of a number for its row and one for its column, or times their sum:
+    # (x [N, C, H, W], strip [N, C, H + W, 1], by_sum) -> [N, C, H, W]
     "strip_scale": {"cpu": Fused("cpu/strips.cc", "paddle_attn_strip_scale")},
     # x * sigmoid(z factor + shift): (x, z [N, C, H, W], factor, shift [C]) -> [N, C, H, W]
     "sigmoid_gate": {"cpu": Fused("cpu/sigmoid_gate.cc", "paddle_attn_sigmoid_gate")},

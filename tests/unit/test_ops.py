@@ -24,8 +24,10 @@ from paddle_attn import create_attention, create_model, list_attention, ops
 from paddle_attn.attention.base import (
     global_mean,
     scale,
+    scale_by_strip_sums,
     scale_strips,
     sigmoid_gate,
+    strip_maxima,
     strip_means,
 )
 from paddle_attn.attention.cbam import ChannelGate, max_and_mean
@@ -350,14 +352,15 @@ class Function(nn.Layer):
 
 
 class Strips(nn.Layer):
-    """x times a factor for each row and each column, which are parameters."""
+    """x scaled by a number for each row and each column, which are parameters."""
 
-    def __init__(self, batch: int, channels: int, height: int, width: int):
+    def __init__(self, function: Callable, batch: int, channels: int, height: int, width: int):
         super().__init__()
+        self.function = function
         self.strip = self.create_parameter([batch, channels, height + width, 1])
 
     def forward(self, x: paddle.Tensor) -> paddle.Tensor:
-        return scale_strips(x, self.strip)
+        return self.function(x, self.strip)
 
 
 class GatedByAnother(nn.Layer):
@@ -403,7 +406,9 @@ def test_gates_means_and_channel_pooling(
     assert_both_forms_are_exact("mean", Function(global_mean), x)
     assert_both_forms_are_exact("strip_mean", Function(strip_means), x)
     assert_both_forms_are_exact("sigmoid_gate", GatedByAnother(channels), x)
-    assert_both_forms_are_exact("strip_scale", Strips(batch, channels, height, width), x)
+    assert_both_forms_are_exact("strip_max", Function(strip_maxima), x)
+    for function in (scale_strips, scale_by_strip_sums):
+        assert_both_forms_are_exact("strip_scale", Strips(function, batch, channels, height, width), x)
 
 
 @needs_fused
@@ -750,6 +755,18 @@ def test_the_max_pool_equals_paddles_in_every_bit(
 @needs_fused
 @settings(max_examples=50)
 @given(st.lists(VALUES, min_size=12, max_size=12))
+def test_strips_have_paddles_maximum_and_its_gradient(values: list[float]):
+    x, found = np.array(values, "float32").reshape(1, 1, 3, 4), {}
+    for mode in ("on", "off"):
+        with ops.using(mode):
+            found[mode] = results(Function(strip_maxima), x, "float32")
+    np.testing.assert_array_equal(found["on"][0], found["off"][0])
+    np.testing.assert_allclose(found["on"][1], found["off"][1], rtol=1e-6)
+
+
+@needs_fused
+@settings(max_examples=50)
+@given(st.lists(VALUES, min_size=12, max_size=12))
 def test_channel_pooling_has_paddles_maximum_and_its_gradient(values: list[float]):
     x, found = np.array(values, "float32").reshape(1, 3, 2, 2), {}
     for mode in ("on", "off"):
@@ -772,7 +789,9 @@ LAYERS = {  # for x [1, 8, 5, 6]; without gct, because Paddle's square root of I
     "scale by place": lambda: Gated(1, 1, 5, 6),
     "mean": lambda: Function(global_mean),
     "strip_mean": lambda: Function(strip_means),
-    "strip_scale": lambda: Strips(1, 8, 5, 6),
+    "strip_max": lambda: Function(strip_maxima),
+    "strip_scale": lambda: Strips(scale_strips, 1, 8, 5, 6),
+    "strip_scale by sums": lambda: Strips(scale_by_strip_sums, 1, 8, 5, 6),
     "sigmoid_gate": lambda: GatedByAnother(8),
     "channel_pool": lambda: Function(max_and_mean),
     "se": lambda: create_attention("se", 8, reduction=2),
@@ -894,7 +913,7 @@ WRONG = {  # what is wrong: operator, x, the other arguments, the message
     "gate's factor": ("sigmoid_gate", [2, 8, 6, 5], (ONES([2, 8, 6, 5]), ONES([7]), ONES([8])), "a factor"),
     "gate's shift": ("sigmoid_gate", [2, 8, 6, 5], (ONES([2, 8, 6, 5]), ONES([8]), ONES([7])), "a shift"),
     "gct's alpha": ("gct", [2, 8, 6, 5], (ONES([1, 7, 1, 1]), *[ONES([1, 8, 1, 1])] * 2, 1e-5), "alpha"),
-    "strip's places": ("strip_scale", [2, 8, 6, 5], (ONES([2, 8, 12, 1]),), "a strip of the shape"),
+    "strip's places": ("strip_scale", [2, 8, 6, 5], (ONES([2, 8, 12, 1]), False), "a strip of the shape"),
     "rank": ("simam", [3, 4], (1e-4,), "a map"),
     "rank of a gated map": ("se", [3, 4], (ONES([4, 2]), ONES([2, 4])), "a map"),
     "no hidden unit": ("se", [2, 8, 6, 6], (ONES([8, 0]), ONES([0, 8])), "a first weight"),
@@ -1144,7 +1163,8 @@ ARGUMENTS = {  # after x [1, 8, 4, 4]
     "channel_pool": lambda: (),
     "gct": lambda: (*(paddle.ones([1, 8, 1, 1]) for _ in range(3)), 1e-5),
     "strip_mean": lambda: (),
-    "strip_scale": lambda: (paddle.ones([1, 8, 8, 1]),),
+    "strip_max": lambda: (),
+    "strip_scale": lambda: (paddle.ones([1, 8, 8, 1]), False),
     "sigmoid_gate": lambda: (paddle.ones([1, 8, 4, 4]), paddle.ones([8]), paddle.ones([8])),
     "se": lambda: (paddle.ones([8, 2]), paddle.ones([2, 8])),
     "cbam": lambda: (paddle.ones([8, 2]), paddle.ones([2]), paddle.ones([2, 8]), paddle.ones([8])),
