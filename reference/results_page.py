@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from paddle_attn.errors import UserError
 from paddle_attn.study.plan import Study, load_study, plan_runs
 from paddle_attn.study.report import DIFFERENCES, REPORT, TIMING, VariantResult, summarize, write_report
 from paddle_attn.study.results import Results
@@ -60,6 +61,7 @@ TEXT: dict[str, dict[str, str]] = {
         "figure": "Difference from {baseline}, with its 95 % interval",
         "missing": "## Not run\n\nThese studies have a config in `configs/studies/` and no finished run:",
         "none": "Undecided: with these runs, no variant can be told apart from `{baseline}`.",
+        "alone": "Only runs of `{baseline}` are finished.",
         "some": "Better than {baseline} here: {names}.",
         "bad": "Worse than {baseline} here: {names}.",
         "and": ", ",
@@ -104,6 +106,7 @@ TEXT: dict[str, dict[str, str]] = {
         "figure": "与 {baseline} 的差异及 95 % 区间",
         "missing": "## 未运行\n\n以下实验有配置，但没有完成的训练：",
         "none": "尚无定论：以现有的训练，没有一个变体能与 `{baseline}` 区分开。",
+        "alone": "只完成了 `{baseline}` 的训练。",
         "some": "在这里优于 {baseline} 的有：{names}。",
         "bad": "在这里不如 {baseline} 的有：{names}。",
         "and": "、",
@@ -146,6 +149,10 @@ def pages(root: Path) -> dict[str, str]:
     """
     planned = studies(root)
     finished = [each for each in (read(study, root) for study in planned) if each]
+    if not finished:
+        raise UserError(
+            f"{root / 'results'} holds no finished run of a study: run one first, paddle-attn study"
+        )
     ran = {each.study.name for each in finished}
     missing = [study.name for study in planned if study.name not in ran]
     texts = {file: page(finished, missing, TEXT[language]) for language, file in PAGES.items()}
@@ -202,7 +209,7 @@ def section(each: Finished, text: dict[str, str]) -> str:
             f"{text[f'{name} how']}\n{extent(each, text)}",
             table(each.found, text),
             conclusion(each.found, text),
-            words,
+            *([words] if others else []),
             figure,
             more,
         ]
@@ -269,6 +276,8 @@ def sentence(each: VariantResult, baseline: str, text: dict[str, str]) -> str:
 def conclusion(found: Sequence[VariantResult], text: dict[str, str]) -> str:
     """What somebody who chooses a variant can take from it."""
     baseline, *others = found
+    if not others:
+        return text["alone"].format(baseline=baseline.name)
     names = {key: [each.name for each in others if each.verdict == key] for key in ("better", "worse")}
     said = [
         text[key].format(names=text["and"].join(names[verdict]), baseline=baseline.name)

@@ -207,11 +207,15 @@ def norm_maps(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     if not paddle.in_dynamic_mode():
         return F.instance_norm(x, weight=norm.weight, bias=norm.bias, eps=norm._epsilon)
     fused = ops.find("batch_norm", x)
-    if fused is None or x.shape[2] * x.shape[3] == 1:
+    replaced = type(norm) is not nn.GroupNorm or not ops.is_plain(norm) or norm._num_groups != x.shape[1]
+    if fused is None or replaced or x.shape[2] * x.shape[3] == 1:
+        return norm(x)
+    if any(number is None or number.dtype != x.dtype for number in (norm.weight, norm.bias)):
         return norm(x)
     # the batch norm of one image that has every map as a channel; its running statistics are not used
     batch, maps = x.shape[0], x.shape[0] * x.shape[1]
-    weight, bias, statistics = norm.weight.tile([batch]), norm.bias.tile([batch]), paddle.zeros([2, maps])
+    weight, bias = norm.weight.tile([batch]), norm.bias.tile([batch])
+    statistics = paddle.zeros([2, maps], x.dtype)
     y = fused(x.reshape([1, maps, *x.shape[2:]]), weight, bias, *statistics, 0, False, 0.0, norm._epsilon)
     return y.reshape(x.shape)
 
@@ -220,11 +224,12 @@ def adaptive_mean(x: Tensor, height: int | Tensor, width: int | Tensor) -> Tenso
     """`F.adaptive_avg_pool2d`, also upwards: `[N, C, h, w] -> [N, C, height, width]`.
 
     Two products with matrices of means: ONNX has no such pooling, and Paddle's takes two to ten times as long
-    on a CPU. In a graph a side may be unknown; an unknown one of the result is a tensor of one whole number.
+    on a CPU. NaN and Inf reach all means of their map. In a graph a side may be unknown; an unknown one of
+    the result is a tensor of one whole number.
     """
-    rows, columns = _means(sides(x)[0], height, axis=0), _means(sides(x)[1], width, axis=1)
-    if x.dtype != rows.dtype:
-        rows, columns = rows.astype(x.dtype), columns.astype(x.dtype)
+    if paddle.in_dynamic_mode() and 0 in x.shape:
+        return F.adaptive_avg_pool2d(x, [height, width])
+    rows, columns = _means(sides(x)[0], height, 0, x.dtype), _means(sides(x)[1], width, 1, x.dtype)
     # Paddle's engine is wrong for four dimensions in oneDNN's layout, and for a transposed matrix of one row
     products = paddle.matmul(paddle.matmul(rows, x.flatten(0, 1)), columns)
     return products.reshape([-1, x.shape[1], height, width])
@@ -235,15 +240,15 @@ def sides(x: Tensor) -> list[int | Tensor]:
     return [x.shape[axis] if x.shape[axis] > 0 else paddle.shape(x)[axis] for axis in (2, 3)]
 
 
-def _means(size: int | Tensor, count: int | Tensor, axis: int) -> Tensor:
+def _means(size: int | Tensor, count: int | Tensor, axis: int, dtype: paddle.dtype) -> Tensor:
     """The means over `count` adaptive regions of a side: `[count, size]` for axis 0, else `[size, count]`."""
     region, pixel = _numbers(count).unsqueeze(1 - axis), _numbers(size).unsqueeze(axis)
     size, count = _number(size), _number(count)
     # region * size // count, and its end rounded up; the halves keep a rounded quotient off the whole numbers
     first = paddle.floor((region * size + 0.5) / count)
     end = paddle.floor(((region + 1) * size - 0.5) / count) + 1
-    inside = paddle.logical_and(pixel >= first, pixel < end).astype("float32")
-    return inside / (end - first)
+    inside, places = paddle.logical_and(pixel >= first, pixel < end).astype(dtype), end - first
+    return inside / (places if dtype == paddle.float32 else places.astype(dtype))
 
 
 def _numbers(count: int | Tensor) -> Tensor:

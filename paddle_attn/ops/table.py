@@ -56,7 +56,9 @@ def all_outputs(
     fused: Fused, *arguments: Tensor | int | float | bool | list[Tensor] | list[float]
 ) -> list[Tensor]:
     """The same as a call of `fused`, with the outputs after the first, which mostly serve the gradient."""
-    return _C_ops._run_custom_op(fused.name, *arguments)
+    outputs = _C_ops._run_custom_op(fused.name, *arguments)
+    # Paddle records custom operators under no_grad too: the chain of their inputs would stay in memory
+    return outputs if paddle.is_grad_enabled() else [output.detach() for output in outputs]
 
 
 Bfloat16 = partial(Fused, min_places=1, processor="avx512_bf16")

@@ -80,6 +80,11 @@ def summarize(study: Study, results: Results) -> list[VariantResult]:
     }
     if not rows:
         raise UserError(f"{results.folder} holds no finished runs: run the study first, without --report")
+    if not finished[names[0]]:
+        raise UserError(
+            f"{results.folder} holds no finished run of {names[0]}, with which the others are compared: "
+            "run the study again, without --report"
+        )
     baseline = {(row.fold, row.seed): row for row in finished[names[0]]}
     predictions = {row.run: results.predictions(row.run) for row in rows.values()}
     comparisons: dict[str, Comparison] = {}

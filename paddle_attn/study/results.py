@@ -146,6 +146,9 @@ class Results:
 def read_history(path: Path) -> list[dict[str, float]]:
     """The rows of a `history.csv`."""
     try:
-        return [{name: float(value) for name, value in values.items()} for _, values in read_lines(path)]
+        rows = [{name: float(value) for name, value in values.items()} for _, values in read_lines(path)]
+        if not rows:
+            raise ValueError
+        return rows
     except (TypeError, ValueError):
         raise UserError(f"{path} is damaged: expected a number in each column; restore the file") from None

@@ -36,13 +36,14 @@ from helpers import (
 )
 from PIL import Image
 
-from paddle_attn import Predictor, create_model, list_attention, list_models, model_spec
+from paddle_attn import Predictor, create_attention, create_model, list_attention, list_models, model_spec
 from paddle_attn.attention.sk import SelectiveKernel
 from paddle_attn.config import Config, DataConfig, ModelConfig, dump_config
 from paddle_attn.data.images import load_image
 from paddle_attn.data.transforms import Preprocess
 from paddle_attn.deploy import export_config, export_model
 from paddle_attn.deploy.formats import FORMATS, EngineKind, Format
+from paddle_attn.deploy.paddle_inference import Engine, write
 from paddle_attn.deploy.results import check_outputs, print_results, write_results
 from paddle_attn.errors import UserError
 from paddle_attn.train.checkpoint import write_checkpoint
@@ -50,6 +51,33 @@ from paddle_attn.weights import save_weights
 
 CLASSES = ["blue", "green", "grün 01", "no"]  # YAML would read an unquoted "no" as a boolean
 PREPROCESS = Preprocess(128, "stretch", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+
+
+class Small(paddle.nn.Layer):
+    """A convolution with an attention, for images of any size."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.conv = paddle.nn.Conv2D(3, 128, 3, padding=1)
+        self.attn = create_attention(name, 128)
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return self.attn(self.conv(x))
+
+
+@pytest.mark.parametrize("name", list_attention())
+def test_paddles_engine_computes_every_attention_at_changing_sizes(name: str, tmp_path: Path):
+    """Its optimisation depends on what is around an operator: a whole network may hide a wrong one."""
+    net = Small(name)
+    leave_the_start(net)
+    net.eval()
+    write(net, tmp_path, None, {})
+    engine = Engine(tmp_path / "inference.json", 1, "fp32")
+    for height, width in ((9, 7), (16, 16), (33, 5), (9, 7)):
+        x = np.random.default_rng(height).standard_normal((2, 3, height, width)).astype("float32")
+        expected = net(paddle.to_tensor(x)).numpy()
+        largest = max(1, np.abs(expected).max())
+        np.testing.assert_allclose(engine.run(x), expected, atol=1e-4 * largest)
 
 
 def network(model: str = "towernet", attn: str | None = "simam") -> paddle.nn.Layer:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
 
+from paddle_attn.errors import UserError
 from reference.results_page import END, PAGES, READMES, START, STUDIES, TEXT, pages, studies
 
 MADE = pages(ROOT)
@@ -48,3 +50,10 @@ def test_a_readme_without_the_marks_is_an_error():
     first = next(each for each in (read(study, ROOT) for study in studies(ROOT)) if each)
     with pytest.raises(ValueError, match="expected the marks"):
         in_readme("# Some README\n", first, TEXT["en"])
+
+
+def test_an_empty_results_folder_is_one_sentence(tmp_path: Path):
+    for name in ("configs", *READMES.values()):
+        (tmp_path / name).symlink_to(ROOT / name)
+    with pytest.raises(UserError, match="holds no finished run of a study"):
+        pages(tmp_path)

@@ -7,6 +7,7 @@ import math
 import pkgutil
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from paddle.static import InputSpec
 
 from paddle_attn import attention, create_attention, list_attention, ops
 from paddle_attn.attention import ATTENTION, Attention, SqueezeExcite, build
+from paddle_attn.attention.base import adaptive_mean
 from paddle_attn.errors import UserError
 from reference.compare import Case, is_statistic, module_cases, module_differences, tolerance
 from reference.initialisation import has_distribution
@@ -242,6 +244,45 @@ def test_exported_with_dynamic_batch_height_and_width(name: str, tmp_path: Path)
         expected = plain(x).numpy()
         largest = max(1, np.abs(expected).max())  # of LSK: up to a hundred
         np.testing.assert_allclose(loaded(x).numpy(), expected, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("name", ["ema", "shuffle"])
+@pytest.mark.parametrize(
+    "norm", [lambda c: nn.GroupNorm(1, c), nn.BatchNorm2D, lambda c: nn.GroupNorm(c, c, epsilon=0.5)]
+)
+def test_a_replaced_norm_is_the_one_that_runs(name: str, norm: Callable[[int], nn.Layer]):
+    attn = create_attention(name, 128)
+    attn.gn = norm(attn.gn.weight.shape[0])
+    for parameter in attn.parameters():
+        parameter.set_value(paddle.randn(parameter.shape))
+    calls = []
+    x = paddle.randn([2, 128, 5, 6])
+    found = attn(x)
+    attn.gn.register_forward_post_hook(lambda layer, inputs, output: calls.append(1))
+    np.testing.assert_allclose(found.numpy(), attn(x).numpy(), rtol=1e-4, atol=1e-4)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("name", ["ema", "shuffle"])
+def test_another_default_type_does_not_change_a_module(name: str):
+    attn, x = create_attention(name, 128), paddle.randn([2, 128, 5, 6])
+    expected = attn(x).numpy()
+    paddle.set_default_dtype("float64")
+    try:
+        np.testing.assert_array_equal(attn(x).numpy(), expected)
+    finally:
+        paddle.set_default_dtype("float32")
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 12), st.integers(1, 45))
+@settings(max_examples=30)
+def test_adaptive_means_are_paddles(height: int, width: int, rows: int, columns: int):
+    x = paddle.randn([2, 3, height, width]).astype("float64")
+    expected = F.adaptive_avg_pool2d(x, [rows, columns]).numpy()
+    np.testing.assert_allclose(adaptive_mean(x, rows, columns).numpy(), expected, atol=1e-12)
+    found = adaptive_mean(x.astype("float32"), rows, columns)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
+    assert adaptive_mean(x[:, :, :0], 5, 5).shape == F.adaptive_avg_pool2d(x[:, :, :0], 5).shape
 
 
 # elementwise operations for one image of 4 x 6 px: 32 channels make 768 elements of a map; else in EXPECTED

@@ -1146,6 +1146,17 @@ def test_training_twice_gives_the_same_bits():
     np.testing.assert_array_equal(train(), train())
 
 
+@needs_fused
+@pytest.mark.parametrize("name", ["simam", "nam", "cbam", "coordatt"])
+def test_under_no_grad_nothing_is_recorded(name: str):
+    """Paddle records a custom operator there, which keeps its inputs in memory."""
+    attn, x = create_attention(name, 64), paddle.to_tensor(noise(2, 64, 5, 6))
+    with paddle.no_grad():
+        y = attn(x)
+    assert y.stop_gradient and y.grad_fn is None
+    assert not attn(paddle.to_tensor(x, stop_gradient=False)).stop_gradient
+
+
 # ---- second derivatives
 
 

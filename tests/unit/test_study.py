@@ -369,6 +369,13 @@ def test_without_finished_runs_there_is_no_report(tmp_path: Path):
         write_report(STUDY, Results(tmp_path))
 
 
+def test_without_a_run_of_the_baseline_nothing_is_compared(tmp_path: Path):
+    results = fake_results(STUDY, tmp_path / "r", lambda variant, fold: 0.5, finished=3)
+    results.predictions_file("none_fold0_seed0").unlink()
+    with pytest.raises(UserError, match="no finished run of none, with which the others are compared"):
+        write_report(STUDY, results)
+
+
 def test_runs_on_other_images_are_not_compared(tmp_path: Path):
     results = fake_results(STUDY, tmp_path / "r", lambda variant, fold: 0.5)
     file = results.predictions_file("se_fold2_seed0")
