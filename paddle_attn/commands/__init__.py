@@ -34,6 +34,7 @@ COMMANDS = {  # what the list of commands says about each
     "benchmark": "measure speed against the baselines (in a clone)",
     "fidelity": "compare everything with the authors' code (in a clone)",
     "attention": "write the page of the attention modules (in a clone)",
+    "results": "write the pages of the studies that were run (in a clone)",
     "drawings": "draw the data flow of the attention modules (in a clone)",
 }
 # the folder that a wheel does not contain
@@ -41,6 +42,7 @@ IN_A_CLONE = {
     "benchmark": "benchmarks",
     "fidelity": "reference",
     "attention": "reference",
+    "results": "reference",
     "drawings": "docs",
 }
 
