@@ -116,6 +116,7 @@ def write(results: Sequence[Result], out: Path) -> None:
         row = asdict(result)
         writer.writerow({key: f"{row[key]:.4g}" if isinstance(row[key], float) else row[key] for key in row})
     write_text(out / "performance.csv", text.getvalue())
+    results = read(out / "performance.csv")  # rounded, so that the page is the same when it is made again
     write_text(out / "performance.md", page(results, read_tables(out)))
     for section, title in TITLES.items():
         if rows := [result for result in results if result.section == section]:
