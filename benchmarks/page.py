@@ -60,6 +60,7 @@ NOTES = """\
   the first of the three. The other two stay in the cache: a pass costs little, and SimAM's
   exponential takes the time. Copying 7×7 planes into whole vectors was not faster.
 - SGE at 7×7: 1.21× with AVX2, 1.59× with AVX-512 on the Intel processor.
+- MLCA and scSE: no fused form of the whole module was tried.
 - The exported model at batch 1, against ONNX Runtime: Paddle's engine takes 20 to 60 µs to start an
   operator, SimAM is six of them, and between a convolution and its batch norm it prevents their
   folding. Tried without effect: nine arrangements of SimAM in the exported graph (instance norm,

@@ -170,7 +170,7 @@ def read(study: Study, root: Path) -> Finished | None:
 def in_readme(readme: str, each: Finished, text: dict[str, str]) -> str:
     """The README with the table and the picture of a study between its two marks."""
     if readme.count(START) != 1 or readme.count(END) != 1:
-        raise ValueError(f"expected the marks {START} and {END} once each in the README")
+        raise UserError(f"expected the marks {START} and {END} once each in the README, restore them")
     before, after = readme.partition(START)[0], readme.partition(END)[2]
     name, baseline = each.study.name, each.found[0].name
     parts = [

@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 
 from paddle_attn.errors import UserError
-from reference.results_page import END, PAGES, READMES, START, STUDIES, TEXT, pages, studies
+from reference.results_page import END, PAGES, READMES, START, STUDIES, TEXT, in_readme, pages, read, studies
 
 MADE = pages(ROOT)
 
@@ -45,10 +45,8 @@ def test_readme_keeps_what_is_around_its_table(file: str):
 
 
 def test_a_readme_without_the_marks_is_an_error():
-    from reference.results_page import in_readme, read
-
     first = next(each for each in (read(study, ROOT) for study in studies(ROOT)) if each)
-    with pytest.raises(ValueError, match="expected the marks"):
+    with pytest.raises(UserError, match="expected the marks"):
         in_readme("# Some README\n", first, TEXT["en"])
 
 
