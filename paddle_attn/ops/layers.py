@@ -59,7 +59,7 @@ class Conv2D(nn.Conv2D):
         return [*self._stride, *self._dilation, *pair(self._updated_padding)]
 
     def _fused_name(self, sides: tuple[int, int]) -> str | None:
-        """The fastest form for the channels, the kernel and the stride. `fused_for` makes an exception.
+        """The fastest form for the channels, the kernel and the stride. `fused_form` makes an exception.
 
         Forward and backward in float32, in ms, on two cores of an Intel with AVX-512 (Sapphire Rapids);
         Winograd's form in tiles of 2x2 outputs. An image with three channels needs no gradient:
@@ -93,48 +93,59 @@ class Conv2D(nn.Conv2D):
                 return "conv_direct"
         return "onednn_conv" + end
 
-    def fused_for(self, x: Tensor) -> tuple[str, ops.Fused] | None:
-        """`self.fused` and its form for x; oneDNN's for a tiny map, where Winograd transforms many filters.
-
-        None when no form supports x, and in a graph, where the size of a map is not known.
-        """
-        fused = self.fused and ops.find(self.fused, x)
-        if not fused or self._geometry() != self._made_with:
-            return None
-        if "conv3x3" in self.fused and self._in_channels >= 512 and x.shape[2] * x.shape[3] <= 64:
-            name = self.fused.replace("conv3x3", "onednn_conv")
-            if other := ops.find(name, x):
-                return name, other
-        return self.fused, fused
-
     def _bfloat16_name(self) -> str | None:
         """An image's few channels would fill half of a vector: they stay float32, as do groups."""
         if self._groups > 1 or self._in_channels < 8:
             return None
         return "bfloat16_conv" if self.bias is None else "bfloat16_conv_bias"
 
-    def _in_bfloat16(self, x: Tensor) -> Tensor | None:
-        fused = self.bfloat16 and ops.find(self.bfloat16, x)
-        if not fused or x.shape[1] != self._in_channels or self._geometry() != self._made_with:
-            return None
-        tensors = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
-        return fused(*tensors, self.stride, self.dilation, not x.stop_gradient)
-
     def forward(self, x: Tensor) -> Tensor:
-        if ops.casts() and (y := self._in_bfloat16(x)) is not None:
-            return y
-        found = self.fused_for(x)
-        if found is None or x.shape[1] != self._in_channels:  # Paddle's operator has the better error
-            return super().forward(x)
-        name, fused = found
-        tensors = [x, self.weight] if self.bias is None else [x, self.weight, self.bias]
-        if name.startswith("conv3x3"):
-            return fused(*tensors)
-        if name == "depthwise":
-            return fused(*tensors, self.stride)
-        if name == "conv_direct":
-            return fused(*tensors, self.stride, not x.stop_gradient)
-        return fused(*tensors, self.stride, self.dilation, not x.stop_gradient)
+        y = _fused_conv(self, x)
+        return super().forward(x) if y is None else y
+
+
+# functions and not methods: `paddle.jit.to_static` translates a method again for each layer
+
+
+def _fused_conv(conv: Conv2D, x: Tensor) -> Tensor | None:
+    """None when no fused form supports x; Paddle's operator has the better error for wrong channels."""
+    if ops.casts() and (y := _bfloat16_conv(conv, x)) is not None:
+        return y
+    found = fused_form(conv, x)
+    if found is None or x.shape[1] != conv._in_channels:
+        return None
+    name, fused = found
+    tensors = [x, conv.weight] if conv.bias is None else [x, conv.weight, conv.bias]
+    if name.startswith("conv3x3"):
+        return fused(*tensors)
+    if name == "depthwise":
+        return fused(*tensors, conv.stride)
+    if name == "conv_direct":
+        return fused(*tensors, conv.stride, not x.stop_gradient)
+    return fused(*tensors, conv.stride, conv.dilation, not x.stop_gradient)
+
+
+def fused_form(conv: Conv2D, x: Tensor) -> tuple[str, ops.Fused] | None:
+    """`conv.fused` and its form for x; oneDNN's for a tiny map, where Winograd transforms many filters.
+
+    None when no form supports x, and in a graph, where the size of a map is not known.
+    """
+    fused = conv.fused and ops.find(conv.fused, x)
+    if not fused or conv._geometry() != conv._made_with:
+        return None
+    if "conv3x3" in conv.fused and conv._in_channels >= 512 and x.shape[2] * x.shape[3] <= 64:
+        name = conv.fused.replace("conv3x3", "onednn_conv")
+        if other := ops.find(name, x):
+            return name, other
+    return conv.fused, fused
+
+
+def _bfloat16_conv(conv: Conv2D, x: Tensor) -> Tensor | None:
+    fused = conv.bfloat16 and ops.find(conv.bfloat16, x)
+    if not fused or x.shape[1] != conv._in_channels or conv._geometry() != conv._made_with:
+        return None
+    tensors = [x, conv.weight] if conv.bias is None else [x, conv.weight, conv.bias]
+    return fused(*tensors, conv.stride, conv.dilation, not x.stop_gradient)
 
 
 class Linear(nn.Linear):

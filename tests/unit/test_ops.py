@@ -34,7 +34,7 @@ from paddle_attn.attention.cbam import ChannelGate, max_and_mean
 from paddle_attn.attention.se import plain_weights
 from paddle_attn.errors import UserError
 from paddle_attn.ops.build import cache_folder
-from paddle_attn.ops.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU, batch_norm
+from paddle_attn.ops.layers import BatchNorm2D, Conv2D, MaxPool2D, ReLU, batch_norm, fused_form
 from paddle_attn.runtime import this_machine
 
 needs_fused = pytest.mark.skipif(
@@ -213,7 +213,7 @@ def test_convolution_by_onednn_with_a_bias(
 def test_many_filters_on_a_tiny_map_are_left_to_onednn():
     for channels, size, form in ((512, 7, "onednn_conv"), (512, 9, "conv3x3"), (256, 7, "conv3x3")):
         layer = Conv2D(channels, 16, 3, padding=1, bias_attr=False)
-        assert layer.fused_for(paddle.zeros([1, channels, size, size]))[0] == form
+        assert fused_form(layer, paddle.zeros([1, channels, size, size]))[0] == form
     layer = Conv2D(512, 16, 3, padding=1)
     assert_both_forms_are_exact("onednn_conv_bias", layer, noise(2, 512, 4, 3))
 
