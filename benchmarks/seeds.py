@@ -16,10 +16,14 @@ from .page import read, write
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = (0, 1, 2)
-FORMS = {  # how a run computes: its settings
-    "fused": ("train.ops=on",),
-    "reference": ("train.ops=off",),
-    **({"bfloat16": ("train.ops=on", "train.amp=O1")} if HAS_BFLOAT16 else {}),
+FORMS = {  # how a run computes: its program and settings
+    "fused": (["tools/train.py"], ("train.ops=on",)),
+    "reference": (["tools/train.py"], ("train.ops=off",)),
+    # `rounded` rounds the same numbers to bfloat16 and multiplies in float32, on any processor
+    "bfloat16" if HAS_BFLOAT16 else "rounded": (
+        ["tools/train.py"] if HAS_BFLOAT16 else ["-m", "benchmarks.rounded"],
+        ("train.ops=on", "train.amp=O1"),
+    ),
 }
 RECIPE = (  # learns within minutes
     "data.size=128",
@@ -54,24 +58,17 @@ def run_seeds(data: Path, epochs: int, scratch: Path, out: Path, report: Callabl
 
 
 def train(data: Path, epochs: int, seed: int, form: str, scratch: Path) -> float:
-    """Run tools/train.py; returns the eval top-1 of the last epoch."""
-    output = scratch / f"seed-{seed}-{form}"
+    """Train in one of `FORMS`; returns the eval top-1 of the last epoch."""
+    output = scratch / f"seed-{seed}-{list(FORMS).index(form)}"
     settings = [
         f"data.root={data.resolve()}",
         f"train.epochs={epochs}",
         f"train.seed={seed}",
         f"train.output={output}",
-        *FORMS[form],
     ]
-    command = [
-        sys.executable,
-        "tools/train.py",
-        "-c",
-        "configs/towernet_simam.yaml",
-        "-o",
-        *RECIPE,
-        *settings,
-    ]
+    program, own_settings = FORMS[form]
+    config = ["-c", "configs/towernet_simam.yaml", "-o", *RECIPE, *settings, *own_settings]
+    command = [sys.executable, *program, *config]
     subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     with open(output / "history.csv", encoding="utf-8", newline="") as file:
         return float(list(csv.DictReader(file))[-1]["eval_top1"])

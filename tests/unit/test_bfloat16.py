@@ -14,11 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paddle import nn
 
+from benchmarks import rounded
 from paddle_attn import create_model, ops
 from paddle_attn.ops.layers import Conv2D, Linear
 from paddle_attn.ops.table import TABLE
 from paddle_attn.runtime import Machine
 
+needs_onednn = pytest.mark.skipif(
+    not ops.available("onednn_conv"), reason="needs fused operators: no C++ compiler, or PADDLE_ATTN_OPS=off"
+)
 needs_bfloat16 = pytest.mark.skipif(bool(ops.bfloat16_problem()), reason=ops.bfloat16_problem())
 ROUNDING = 2.0**-8  # the largest relative error of a number rounded to bfloat16
 PRODUCT = 2 * ROUNDING + ROUNDING**2 + 1e-4  # of a product of two of them, and the float32 sum
@@ -58,6 +62,10 @@ class Convolution(Conv2D):
         self.arguments = arguments
         for parameter in self.parameters():
             parameter.set_value(noise(*parameter.shape))
+
+
+def bfloat16(array: np.ndarray) -> np.ndarray:
+    return paddle.to_tensor(array).astype("bfloat16").astype("float32").numpy()
 
 
 class Projection(Linear):
@@ -151,6 +159,33 @@ def test_nan_and_inf_are_not_hidden(kernel: tuple[int, int], value: float):
         found = results(layer, x, gradient)
     for own, other in zip(found, reference, strict=True):  # oneDNN may multiply them by zeros: more are NaN
         assert not np.isfinite(own[~np.isfinite(other)]).any()
+
+
+# ---- the same by rounding, for processors without AVX512-BF16
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Convolution(8, 9, 3, 1, 1, 1, 1, None, False),
+        Convolution(12, 8, 1, 2, 0, 1, 1, None, None),
+        Projection(20, 7),
+    ],
+    ids=["convolution", "convolution with a bias", "linear"],
+)
+def test_rounded_factors_give_the_numbers_of_bfloat16(layer: nn.Layer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ops.layers, "_bfloat16_conv", rounded.convolution)
+    monkeypatch.setattr(Linear, "forward", rounded.linear)
+    x = noise(3, 20) if isinstance(layer, Projection) else noise(3, layer._in_channels, 7, 6)
+    gradient = noise(*layer(paddle.to_tensor(x)).shape[::-1]).T
+    assert_rounds_each_factor_once(layer, x)
+    with ops.using("on"), ops.autocast():
+        found = results(layer, x, gradient)
+    layer.weight.set_value(bfloat16(layer.weight.numpy()))
+    expected = results(layer, bfloat16(x), bfloat16(gradient))
+    for own, other in zip(found[:3], expected[:3], strict=True):  # the gradient of a bias is no product
+        np.testing.assert_allclose(own, other, atol=1e-5 * np.abs(other).max())
 
 
 # ---- what stays float32
