@@ -12,6 +12,7 @@ from functools import partial
 from typing import ClassVar
 
 from paddle import Tensor, nn
+from paddle.jit import not_to_static
 from paddle.vision.models.vgg import model_urls
 
 from ..ops.layers import Conv2D, Linear, MaxPool2D, ReLU
@@ -74,6 +75,7 @@ class VGG(nn.Layer):
                 maps.append(x)
         return maps[1:]
 
+    @not_to_static  # no branch depends on a tensor: translating every layer would double an export's time
     def forward(self, x: Tensor) -> Tensor:
         x = self.forward_features(x)[-1]
         return self.classifier(self.avgpool(x).flatten(1))
