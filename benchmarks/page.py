@@ -80,8 +80,8 @@ NOTES = """\
   against it would be lower. It leaves x, y and their gradients in float32 in the order of Paddle, so the
   copies to oneDNN's layout stay. While other programs used the machine, cifar_resnet20 took as long in
   bfloat16 as in float32.
-- `rounded`, in the table over seeds, stands for `train.amp=O1` where the processor has no AVX512-BF16: it rounds
-  the same numbers to bfloat16 and multiplies them in float32 (`benchmarks/rounded.py`).
+- `rounded`, in the table over seeds, stands for `train.amp=O1` where the processor has no AVX512-BF16: it
+  rounds the same numbers to bfloat16 and multiplies them in float32 (`benchmarks/rounded.py`).
 - The linear layers in float32 are Paddle's, MKL's matrix product.
 - `y.backward(gradient)` of Paddle copies the gradient, and `clear_gradient(set_to_zero=False)` fills it with
   zeros, because it ignores the keyword. The lines of modules contain neither.

@@ -201,8 +201,16 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
         sections = ", ".join(item.name for item in dataclasses.fields(Config))
         raise UserError(f"{path} must hold sections ({sections}), found a {type(tree).__name__}")
     known = key_names(Config)
+    if {"base", "attentions", "folds"} & set(tree):
+        raise UserError(f"{path} is the config of a study: use it with paddle-attn study -c")
+    attention = _attention(tree)
     for override in overrides:
         apply_override(tree, override, known)
+    if _attention(tree) != attention:  # the file's arguments are those of its own attention
+        tree["model"].pop("attn_kwargs", None)
+        for override in overrides:
+            if override.startswith("model.attn_kwargs"):
+                apply_override(tree, override, known)
     config = build(Config, tree)
     if config.train.output is None:
         # the config that a run wrote is beside its classes.txt, and the run is where its folder is now
@@ -210,6 +218,11 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Confi
         output = str(path.parent if is_of_a_run else Path("output") / path.stem)
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, output=output))
     return config
+
+
+def _attention(tree: dict) -> Any:
+    model = tree.get("model")
+    return model.get("attn") if isinstance(model, dict) else None
 
 
 def list_configs() -> dict[str, Path]:

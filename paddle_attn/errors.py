@@ -63,9 +63,13 @@ def unknown_name(kind: str, name: object, valid: Iterable[str]) -> UserError:
 
 
 def nearest(name: object, valid: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The most similar of the valid names, if one reaches `cutoff`, as `difflib` measures it."""
-    near = difflib.get_close_matches(str(name)[:80], list(valid), n=1, cutoff=cutoff)
-    return near[0] if near else None
+    """The most similar of the valid names, if one reaches `cutoff`, as `difflib` measures it.
+
+    Upper and lower case count as the same.
+    """
+    by_lower = {text.lower(): text for text in valid}
+    near = difflib.get_close_matches(str(name)[:80].lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[near[0]] if near else None
 
 
 def did_you_mean(*names: str | None) -> str:

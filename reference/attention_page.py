@@ -7,6 +7,7 @@ from a file that `python tools/attention.py --measure` writes (`benchmarks/atten
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -36,10 +37,11 @@ TEXT: dict[str, dict[str, str]] = {
         "guide": "## Which one when\n\n"
         "No line of this page says which module makes a network more accurate: that depends on the data\n"
         "and the network, and [a study](studies.md) answers it for yours. The table has what is known\n"
-        "before a training: what each weight belongs to, the mean of the weights at the start, and what\n"
-        "the module needs, with the default of the argument in brackets. Weights of 0.5 at the start "
-        "halve the\n"
-        "branch that the module ends; with 1.0 its values keep their size on average.",
+        "before a training: whether a weight is for a channel, a position or an element, the mean of the\n"
+        "weights at the start, and what the module needs, with the default of the argument in brackets.\n"
+        "Weights of 0.5 at the start halve the branch that the module ends; with 1.0 its values keep their\n"
+        "size on average; with 0.0, weights of both signs around zero, little passes: such a module needs\n"
+        "a shortcut beside it.",
         "guide columns": "| module | one weight for each | mean at the start | needs |",
         "cost": "## Cost\n\n"
         "Trainable parameters and millions of multiply-accumulates (MMACs) for one map, with the default\n"
@@ -84,6 +86,8 @@ TEXT: dict[str, dict[str, str]] = {
         "adds": "it adds",
         "replaces": "it replaces a convolution",
         "formula": "Formula",
+        "arguments": "Arguments",
+        "no arguments": "none",
         "paper": "Paper",
         "code": "Authors' code",
         "data flow": "Data flow of {name}",
@@ -103,9 +107,10 @@ TEXT: dict[str, dict[str, str]] = {
         "`python tools/attention.py --measure` 测得的。",
         "guide": "## 如何选择\n\n"
         "本页不说明哪个模块能让网络更准确：这取决于数据和网络，可以用\n"
-        "[对比实验](studies.zh-CN.md)得到答案。下表列出训练之前就知道的事：每个权重属于什么、\n"
-        "权重初始的均值，以及模块的要求（括号中是参数的默认值）。初始权重为 0.5 时，模块所在的\n"
-        "分支减半；为 1.0 时，数值的平均大小不变。",
+        "[对比实验](studies.zh-CN.md)得到答案。下表列出训练之前就知道的事：每个权重对应通道、\n"
+        "位置还是元素，权重初始的均值，以及模块的要求（括号中是参数的默认值）。初始权重为 0.5 时，\n"
+        "模块所在的分支减半；为 1.0 时，数值的平均大小不变；为 0.0 时，权重在零附近有正有负，\n"
+        "几乎没有信号通过，因此这样的模块旁边要有捷径连接。",
         "guide columns": "| 模块 | 每个权重对应 | 初始均值 | 要求 |",
         "cost": "## 开销\n\n默认参数下，一张特征图的可训练参数量和百万次乘加（MMACs）。",
         "cost columns": "| 模块 | " + " | ".join(f"{c}×{s}×{s}：参数量 | MMACs" for c, s in SIZES) + " |",
@@ -140,6 +145,8 @@ TEXT: dict[str, dict[str, str]] = {
         "adds": "相加",
         "replaces": "替换卷积",
         "formula": "公式",
+        "arguments": "参数",
+        "no arguments": "无",
         "paper": "论文",
         "code": "作者的代码",
         "data flow": "{name} 的数据流",
@@ -311,6 +318,7 @@ def _module(language: str, name: str, fact: dict[str, Any]) -> list[str]:
         written["does"][language],
         "",
         f"- {text['formula']}: `{_in(language, written['formula'])}`",
+        f"- {text['arguments']}: {_arguments(name) or text['no arguments']}",
         f"- {text['paper']}: {written['paper']}",
         f"- {text['code']}: {written['code']}, {_in(language, written['licence']) or text['no licence']}",
         f"- {text['place']}: `{slot}`",
@@ -320,6 +328,12 @@ def _module(language: str, name: str, fact: dict[str, Any]) -> list[str]:
         "",
         f"![{text['data flow'].format(name=name)}](images/attention/{name}.svg)",
     ]
+
+
+def _arguments(name: str) -> str:
+    """The arguments of a module beside the channels, with their defaults."""
+    _, _, *parameters = inspect.signature(ATTENTION[name].__init__).parameters.values()
+    return ", ".join(f"`{each.name}={each.default!r}`" for each in parameters)
 
 
 def _in(language: str, value: str | dict[str, str]) -> str:

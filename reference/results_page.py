@@ -172,12 +172,12 @@ def in_readme(readme: str, each: Finished, text: dict[str, str]) -> str:
     if readme.count(START) != 1 or readme.count(END) != 1:
         raise UserError(f"expected the marks {START} and {END} once each in the README, restore them")
     before, after = readme.partition(START)[0], readme.partition(END)[2]
-    name, baseline = each.study.name, each.found[0].name
+    name = each.study.name
     parts = [
         f"{text[f'{name} how']}\n{extent(each, text)}",
         table(each.found, text),
         conclusion(each.found, text),
-        f"![{text['figure'].format(baseline=baseline)}](results/{name}/{DIFFERENCES})",
+        *([figure(each, text, f"results/{name}")] if has_interval(each) else []),
         text["readme"],
     ]
     return f"{before}{START}\n" + "\n\n".join(parts) + f"\n{END}{after}"
@@ -202,7 +202,6 @@ def section(each: Finished, text: dict[str, str]) -> str:
         machine="; ".join(sorted({row.machine for row in rows})),
     )
     words = "\n".join(f"- {sentence(variant, baseline.name, text)}" for variant in others)
-    figure = f"![{text['figure'].format(baseline=baseline.name)}]({folder}/{DIFFERENCES})"
     return "\n\n".join(
         [
             f"## {text[name]}",
@@ -210,10 +209,20 @@ def section(each: Finished, text: dict[str, str]) -> str:
             table(each.found, text),
             conclusion(each.found, text),
             *([words] if others else []),
-            figure,
+            *([figure(each, text, folder)] if has_interval(each) else []),
             more,
         ]
     )
+
+
+def has_interval(each: Finished) -> bool:
+    """Whether a difference has an interval, which the figure shows: it needs two pairs."""
+    return any(variant.comparison and variant.comparison.df for variant in each.found)
+
+
+def figure(each: Finished, text: dict[str, str], folder: str) -> str:
+    """The picture of the differences from the baseline."""
+    return f"![{text['figure'].format(baseline=each.found[0].name)}]({folder}/{DIFFERENCES})"
 
 
 def extent(each: Finished, text: dict[str, str]) -> str:

@@ -23,9 +23,9 @@ def main() -> None:
         "--rounds",
         type=int,
         default=5,
-        help="of turns, or steps of the section time; 0 only writes the page (default: %(default)s)",
+        help="how often each line is measured in turn; 0 only writes the page (default: %(default)s)",
     )
-    add("--go-on", action="store_true", help="measure only the lines and networks without a result")
+    add("--go-on", action="store_true", help="measure only lines that have no result yet")
     add("--data", metavar="DIR", help="images with train/ and eval/ (default: synthetic ones)")
     add("--model", nargs="+", metavar="NAME", help="networks of the section time (default: all)")
     add("--epochs", type=int, default=8, help="of each run of seeds (default: %(default)s)")

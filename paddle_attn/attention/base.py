@@ -58,7 +58,8 @@ class Attention(nn.Layer):
         return {}
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.ndim != 4:
+        # a graph may not know the channels; some modules would reshape other channels into a wrong answer
+        if x.ndim != 4 or x.shape[1] not in (self.channels, -1):
             name, shape = type(self).__name__, list(x.shape)
             raise UserError(f"{name} takes a tensor [N, {self.channels}, H, W], found the shape {shape}")
         return super().__call__(x)
@@ -190,6 +191,11 @@ def spatial_size(x: Tensor) -> int | Tensor:
 def is_static(x: Tensor) -> bool:
     """Whether channels, height and width are known. In an exported graph they can be dynamic."""
     return all(isinstance(side, int) and side > 0 for side in x.shape[1:])
+
+
+def largest_divisor(number: int, at_most: int) -> int:
+    """The largest divisor of a number that is at most `at_most`, and at least 1."""
+    return next((count for count in range(min(number, at_most), 1, -1) if number % count == 0), 1)
 
 
 def at_least_one(count: int | Tensor) -> int | Tensor:

@@ -78,7 +78,7 @@ class FrequencyChannelAttention(Attention):
         if channels % len(frequencies):
             raise ValueError(
                 f"the number of frequencies must divide channels: "
-                f"expected a multiple of {len(frequencies)} with '{freq_sel_method}', "
+                f"expected a multiple of {len(frequencies)} with freq_sel_method='{freq_sel_method}', "
                 f"found {channels} channels"
             )
         hidden = hidden_width(channels, reduction)

@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import ParamAttr, Tensor, nn
 
+from ..errors import UserError
 from ..ops.layers import Conv2D
 from .base import Attention, global_mean, scale
 from .layers import pytorch_default
@@ -56,7 +57,7 @@ class GlobalContext(Attention):
         super().__init__(channels)
         hidden = int(channels * ratio) if 0 < ratio <= 1 else 0
         if hidden < 1:
-            raise ValueError(f"ratio must be from 1 / channels (1/{channels}) to 1, found {ratio:g}")
+            raise ValueError(f"ratio must be from 1 / channels (1/{channels}) to 1, found ratio={ratio:g}")
         if pooling not in ("att", "avg"):
             raise ValueError(f"pooling must be 'att' or 'avg', found '{pooling}'")
         if fusion not in ("add", "mul"):
@@ -77,7 +78,7 @@ class GlobalContext(Attention):
 
     def gate(self, x: Tensor) -> Tensor:
         if self.fusion == "add":
-            raise ValueError("GC with fusion='add' has no gate: it adds to its input, expected fusion='mul'")
+            raise UserError("GC with fusion='add' has no gate: it adds to its input, expected fusion='mul'")
         return F.sigmoid(self._transformed_context(x))
 
     def _transformed_context(self, x: Tensor) -> Tensor:

@@ -11,7 +11,15 @@ import paddle.nn.functional as F
 from paddle import Tensor, nn
 
 from .. import ops
-from .base import HALF, Attention, at_least_one, in_float32, keep_float32, spatial_size
+from .base import (
+    HALF,
+    Attention,
+    at_least_one,
+    in_float32,
+    keep_float32,
+    largest_divisor,
+    spatial_size,
+)
 
 
 class SpatialGroupEnhance(Attention):
@@ -42,7 +50,8 @@ class SpatialGroupEnhance(Attention):
         super().__init__(channels)
         if groups < 1 or channels % groups:
             raise ValueError(
-                f"groups must divide channels: expected a divisor of {channels} channels, found {groups}"
+                f"groups must divide channels: expected a divisor of {channels} channels, "
+                f"such as groups={largest_divisor(channels, groups)}, found {groups}"
             )
         self.groups = groups
         self.weight = self.create_parameter(

@@ -16,6 +16,7 @@ from .base import (
     global_mean,
     in_float32,
     keep_float32,
+    largest_divisor,
     norm_maps,
     scale,
     sides,
@@ -59,9 +60,10 @@ class ShuffleAttention(Attention):
     def __init__(self, channels: int, *, groups: int = 64):
         super().__init__(channels)
         if groups < 1 or channels % (2 * groups):
+            fitting = f", or groups={largest_divisor(channels // 2, groups)}" if channels % 2 == 0 else ""
             raise ValueError(
                 f"channels must be a multiple of 2 * groups: "
-                f"expected a multiple of {2 * groups} with {groups} groups, found {channels}"
+                f"expected a multiple of {2 * groups} with {groups} groups{fitting}, found {channels}"
             )
         self.groups = groups
         half = channels // (2 * groups)

@@ -11,7 +11,7 @@ from paddle import Tensor
 
 from ..errors import UserError
 from ..ops.layers import BatchNorm2D, Conv2D
-from .base import Attention
+from .base import Attention, largest_divisor
 from .layers import pytorch_default
 from .se import hidden_width
 
@@ -60,7 +60,8 @@ class SelectiveKernel(Attention):
         super().__init__(channels)
         if groups < 1 or channels % groups:
             raise ValueError(
-                f"groups must divide channels: expected a divisor of {channels} channels, found {groups}"
+                f"groups must divide channels: expected a divisor of {channels} channels, "
+                f"such as groups={largest_divisor(channels, groups)}, found {groups}"
             )
         hidden = hidden_width(channels, reduction)
         self.stride = stride

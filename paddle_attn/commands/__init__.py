@@ -11,7 +11,7 @@ import argparse
 import importlib
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .. import __version__
@@ -31,13 +31,13 @@ COMMANDS = {  # what the list of commands says about each
     "models": "list the models with their sizes",
     "configs": "list the configs, or copy them",
     "convert": "convert a PyTorch checkpoint",
-    "benchmark": "measure speed against the baselines (in a clone)",
-    "fidelity": "compare everything with the authors' code (in a clone)",
-    "attention": "write the page of the attention modules (in a clone)",
-    "results": "write the pages of the studies that were run (in a clone)",
-    "drawings": "draw the data flow of the attention modules (in a clone)",
+    "benchmark": "measure speed against the baselines: docs/performance.md",
+    "fidelity": "compare everything with the authors' code: docs/fidelity.md",
+    "attention": "write docs/attention.md, the page of the attention modules",
+    "results": "write docs/results.md and README's table from results/",
+    "drawings": "draw the data flow of the attention modules",
 }
-# the folder that a wheel does not contain
+# these write the project's own pages: the folder that each needs, which a wheel does not contain
 IN_A_CLONE = {
     "benchmark": "benchmarks",
     "fidelity": "reference",
@@ -53,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Parser(
         prog="paddle-attn",
         usage="paddle-attn COMMAND …",
-        description="commands:\n" + "\n".join(f"  {name:10s} {text}" for name, text in COMMANDS.items()),
+        description="commands:\n"
+        + _listed(name for name in COMMANDS if name not in IN_A_CLONE)
+        + "\n\nin a clone, these write the project's own pages:\n"
+        + _listed(IN_A_CLONE),
         epilog="paddle-attn COMMAND -h lists the options of a command.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -68,6 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         run_in_clone(command, argv[1:])
     else:
         run(command, argv[1:], prog=f"paddle-attn {command}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return "\n".join(f"  {name:10s} {COMMANDS[name]}" for name in names)
 
 
 def run(command: str, argv: Sequence[str] | None = None, prog: str | None = None) -> None:

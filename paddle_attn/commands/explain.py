@@ -20,7 +20,9 @@ def add_arguments(parser: Parser) -> None:
         default=METHODS[0],
         help="a class activation map, or the attention's own gate (default: %(default)s)",
     )
-    parser.add_argument("--layer", metavar="NAME", help="a layer with a spatial map; default: the last one")
+    parser.add_argument(
+        "--layer", metavar="NAME", help="a layer with a spatial map; --list-layers marks the default"
+    )
     parser.add_argument("--list-layers", action="store_true", help="print the layers that --layer takes")
     parser.add_argument(
         "--class", dest="class_name", metavar="NAME", help="the class to explain; default: the predicted one"

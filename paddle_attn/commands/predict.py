@@ -56,10 +56,11 @@ def main(arguments: argparse.Namespace) -> int:
     results = predictor.predict(arguments.inputs, arguments.topk, on_error=errors)
     seconds = time.perf_counter() - start
     write_results(results, arguments.csv, arguments.json)
+    if results and arguments.out_dir:
+        write_pictures(results, errors.all, arguments.out_dir, arguments.annotate)
     print_results(results)
     if results:
         print(summary(len(results), len(errors.all), seconds))
     if results and arguments.out_dir:
-        write_pictures(results, errors.all, arguments.out_dir, arguments.annotate)
         print(f"the images by class: {shown(Path(arguments.out_dir, SHEET))}")
     return errors.exit_code(bool(results))

@@ -55,7 +55,8 @@ def profile(net: nn.Layer, size: int = 224) -> Profile:
             cost = _products(layer, output)
         macs[id(layer) in inside] += cost
 
-    dry_run(net, size, [layer for layer in layers if isinstance(layer, (Attention, *WITH_PRODUCTS))], count)
+    counted = [layer for layer in layers if isinstance(layer, (Attention, *WITH_PRODUCTS))]
+    dry_run(net, [1, 3, size, size], counted, count)
     return Profile(
         params=trainable_params(net),
         macs=macs[True] + macs[False],

@@ -10,8 +10,9 @@ from paddle import Tensor, nn
 Hook = Callable[[nn.Layer, tuple, Tensor], None]  # (layer, its inputs, its output)
 
 
-def dry_run(net: nn.Layer, size: int, layers: Iterable[nn.Layer], hook: Hook) -> None:
-    """Run a network on one black image of `size` x `size` px; call `hook` after each call of the layers.
+def dry_run(net: nn.Layer, image: list[int], layers: Iterable[nn.Layer], hook: Hook) -> None:
+    """Run a network on a black image of the shape `image` [1, C, H, W]; call `hook` after each call of the
+    layers.
 
     The pass runs in eval mode and without gradients. The network is left unchanged.
     """
@@ -20,7 +21,7 @@ def dry_run(net: nn.Layer, size: int, layers: Iterable[nn.Layer], hook: Hook) ->
     try:
         net.eval()
         with paddle.no_grad():
-            net(paddle.zeros([1, 3, size, size]))
+            net(paddle.zeros(image))
     finally:
         for handle in handles:
             handle.remove()

@@ -15,23 +15,27 @@ NAME = "attn"  # of the sublayer that holds the attention, in the layer that it 
 MAX_LISTED = 40  # sublayers that an error lists
 
 
-def insert_attention(net: nn.Layer, name: str, after: str, size: int = 224, **attn_kwargs: Any) -> list[str]:
+def insert_attention(
+    net: nn.Layer, name: str, after: str, size: int = 224, in_channels: int = 3, **attn_kwargs: Any
+) -> list[str]:
     """Insert an attention after every sublayer whose name matches a pattern.
 
     The attention becomes the sublayer `attn` of the layer that it follows, so every existing parameter keeps
     its name. State dicts, `paddle.Model`, export and `copy.deepcopy` work as before.
 
     Args:
-        net: any network that takes `[N, 3, H, W]`; it is changed in place.
+        net: any network that takes `[N, in_channels, H, W]`; it is changed in place.
         name: one of `list_attention()`.
         after: a glob over sublayer names, such as `'layer3.*.conv2'`; `*` matches any text without a dot.
         size: side in px of the image for the dry run that finds the channels.
+        in_channels: of that image, 1 for a network that takes grayscale images.
         attn_kwargs: the attention's own arguments.
 
     Returns: the names of the sublayers that an attention now follows, in the network's order.
 
     Raises: UserError when no sublayer matches, one has an attention already, is not called exactly once, or
-    returns no map `[N, C, H, W]`. The network is unchanged then.
+    returns no map `[N, C, H, W]` that fits the attention, or when the network fails on that image. It is
+    unchanged then.
     """
     layers = dict(net.named_sublayers())
     places = [path for path in layers if _matches(path, after)]
@@ -43,7 +47,7 @@ def insert_attention(net: nn.Layer, name: str, after: str, size: int = 224, **at
             raise UserError(
                 f"the sublayer '{path}' has an '{NAME}' already: expected a pattern of layers without one"
             )
-    shapes = _output_shapes(net, {path: layers[path] for path in places}, size)
+    shapes = _output_shapes(net, {path: layers[path] for path in places}, [1, in_channels, size, size])
     attentions = {}
     for path in places:
         if len(shapes[path]) != 1:
@@ -56,7 +60,10 @@ def insert_attention(net: nn.Layer, name: str, after: str, size: int = 224, **at
             raise UserError(
                 f"the sublayer '{path}' gives no map [N, C, H, W]: found an output of shape {shape}"
             )
-        attentions[path] = create_attention(name, shape[1], **attn_kwargs)
+        try:
+            attentions[path] = create_attention(name, shape[1], **attn_kwargs)
+        except UserError as error:
+            raise UserError(f"{error} (behind the sublayer '{path}')") from None
     for path, attention in attentions.items():
         _attach(layers[path], attention)
     return places
@@ -81,7 +88,9 @@ def _matches(path: str, pattern: str) -> bool:
     return len(names) == len(globs) and all(map(fnmatch.fnmatchcase, names, globs))
 
 
-def _output_shapes(net: nn.Layer, layers: dict[str, nn.Layer], size: int) -> dict[str, list[list[int]]]:
+def _output_shapes(
+    net: nn.Layer, layers: dict[str, nn.Layer], image: list[int]
+) -> dict[str, list[list[int]]]:
     """The output shapes of the layers, one per call; [] for an output that is not a tensor."""
     names = {id(layer): path for path, layer in layers.items()}
     shapes: dict[str, list[list[int]]] = {path: [] for path in layers}
@@ -89,5 +98,17 @@ def _output_shapes(net: nn.Layer, layers: dict[str, nn.Layer], size: int) -> dic
     def record(layer: nn.Layer, inputs: tuple, output: Tensor) -> None:
         shapes[names[id(layer)]].append(list(output.shape) if isinstance(output, Tensor) else [])
 
-    dry_run(net, size, layers.values(), record)
+    try:
+        dry_run(net, image, layers.values(), record)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the network fails on an image of shape {image}: pass its size and in_channels, "
+            f"such as size=224, in_channels=3 ({_reason(error)})"
+        ) from None
     return shapes
+
+
+def _reason(error: Exception) -> str:
+    """The sentence of Paddle's error, without the stack and the hint about source lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "Error:" in line or line.startswith("(")), " ".join(lines[:1]))

@@ -15,6 +15,7 @@ from paddle import Tensor, nn
 from paddle.jit import not_to_static
 from paddle.vision.models.vgg import model_urls
 
+from ..attention.base import adaptive_mean, is_static
 from ..ops.layers import Conv2D, Linear, MaxPool2D, ReLU
 from .placement import Placement
 from .spec import ModelSpec
@@ -78,7 +79,9 @@ class VGG(nn.Layer):
     @not_to_static  # no branch depends on a tensor: translating every layer would double an export's time
     def forward(self, x: Tensor) -> Tensor:
         x = self.forward_features(x)[-1]
-        return self.classifier(self.avgpool(x).flatten(1))
+        # ONNX has no adaptive pooling of a map whose size is unknown
+        x = self.avgpool(x) if is_static(x) else adaptive_mean(x, 7, 7)
+        return self.classifier(x.flatten(1))
 
 
 MODELS: dict[str, ModelSpec] = {

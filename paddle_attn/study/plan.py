@@ -107,7 +107,10 @@ def load_study(path: str | os.PathLike) -> Study:
     """
     path = find_config(path)
     text = read_config(path, "study")
-    study = build(Study, parse(text, str(path)) or {})
+    tree = parse(text, str(path)) or {}
+    if isinstance(tree, dict) and {"model", "data", "optim", "train"} & set(tree):
+        raise UserError(f"{path} is the config of a training: use it with paddle-attn train -c")
+    study = build(Study, tree)
     return study if study.name else dataclasses.replace(study, name=path.stem.replace(" ", "_"))
 
 

@@ -40,7 +40,10 @@ needs_openvino = pytest.mark.skipif(not HAS_OPENVINO, reason='needs pip install 
 ENGINES = ["onnxruntime", pytest.param("openvino", marks=needs_openvino)]
 CLASSES = ["blue", "green", "grün 01", "no"]
 PREPROCESS = Preprocess(16, "crop", (0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
-OF_EACH_FAMILY = {"cifar_preresnet20": None, "mobilenet_v2": "simam", "resnet18": "cbam", "towernet": "simam"}
+OF_EACH_FAMILY = {
+    **{"cifar_preresnet20": None, "mobilenet_v2": "simam", "resnet18": "cbam", "towernet": "simam"},
+    "vgg19": "se",
+}
 
 
 class Small(paddle.nn.Layer):

@@ -373,3 +373,27 @@ def test_a_tensor_of_other_than_four_dimensions_is_one_sentence(name: str, shape
     with pytest.raises(UserError) as error:
         create_attention(name, 128)(paddle.zeros(shape))
     assert f"takes a tensor [N, 128, H, W], found the shape {shape}" in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["auto", "off"])
+@pytest.mark.parametrize("channels", [64, 256])
+@pytest.mark.parametrize("name", list_attention())
+def test_another_number_of_channels_is_one_sentence(name: str, channels: int, mode: str):
+    attention = create_attention(name, 128)
+    with ops.using(mode), pytest.raises(UserError, match=rf"\[N, 128, H, W\], found .*{channels}, 8, 8"):
+        attention(paddle.zeros([2, channels, 8, 8]))
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "proposed"),
+    [
+        ("sge", 30, "groups=30"),
+        ("sge", 100, "groups=50"),
+        ("sk", 30, "groups=30"),
+        ("shuffle", 30, "groups=15"),
+    ],
+)
+def test_an_error_about_groups_proposes_some_that_fit(name: str, channels: int, proposed: str):
+    with pytest.raises(UserError, match=proposed):
+        create_attention(name, channels)
+    create_attention(name, channels, groups=int(proposed.partition("=")[2]))

@@ -105,6 +105,21 @@ def test_every_model_of_the_configs_has_every_attention():
     assert wanted <= {path.stem for path in CONFIGS}
 
 
+def test_another_attention_does_not_take_the_arguments_of_the_files_attention(tmp_path: Path):
+    path = write(tmp_path, "model: {attn: simam, attn_kwargs: {e_lambda: 0.1}}")
+    assert load_config(path, ["model.attn=se"]).model.attn_kwargs == {}
+    assert load_config(path, ["model.attn=null"]).model.attn_kwargs == {}
+    overrides = ["model.attn_kwargs.reduction=4", "model.attn=se"]
+    assert load_config(path, overrides).model.attn_kwargs == {"reduction": 4}
+    assert load_config(path, ["model.attn=simam"]).model.attn_kwargs == {"e_lambda": 0.1}
+    assert load_config(path, ["model.name=resnet18"]).model.attn_kwargs == {"e_lambda": 0.1}
+
+
+def test_the_config_of_a_study_names_the_command_that_takes_it():
+    with pytest.raises(UserError, match="the config of a study: use it with paddle-attn study -c"):
+        load_config("studies/demo")
+
+
 def test_overrides_go_through_the_same_check(tmp_path: Path):
     path = write(tmp_path, "model: {attn: simam}")
     config = load_config(

@@ -193,6 +193,14 @@ def test_a_sequential_with_another_forward_applies_the_attention():
     assert np.abs(net(x).numpy() - plain).max() > 0
 
 
+def test_a_network_for_grayscale_images_takes_one():
+    net = paddle.vision.models.LeNet()
+    with pytest.raises(UserError, match=r"fails on an image of shape \[1, 3, 28, 28\].*in_channels"):
+        insert_attention(net, "simam", after="features.2", size=28)
+    assert insert_attention(net, "simam", after="features.2", size=28, in_channels=1) == ["features.2"]
+    assert net(paddle.randn([2, 1, 28, 28])).shape == [2, 10]
+
+
 def test_an_error_leaves_the_network_unchanged():
     net = small("resnet18")
     keys = set(net.state_dict())
@@ -202,7 +210,9 @@ def test_an_error_leaves_the_network_unchanged():
         insert_attention(net, "simm", after="layer3.*.conv2", size=SIZE)
     with pytest.raises(UserError, match=r"the sublayer 'fc' gives no map .*output of shape \[1, 4\]"):
         insert_attention(net, "se", after="fc", size=SIZE)
-    with pytest.raises(UserError, match="groups must divide channels"):
+    with pytest.raises(
+        UserError, match=r"groups must divide channels.*behind the sublayer 'layer3\.0\.conv2'"
+    ):
         insert_attention(net, "sge", after="layer3.*.conv2", size=SIZE, groups=7)
     assert set(net.state_dict()) == keys
     insert_attention(net, "se", after="layer3.*.conv2", size=SIZE)

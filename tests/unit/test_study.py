@@ -302,6 +302,8 @@ def test_a_study_file_is_read_strictly(tmp_path: Path):
         load_study(file)
     with pytest.raises(UserError, match=r"cannot read the study .*min.yaml.*did you mean '.*mine.yaml'"):
         load_study(tmp_path / "min.yaml")
+    with pytest.raises(UserError, match="the config of a training: use it with paddle-attn train -c"):
+        load_study("demo")
 
 
 # ---- the results folder and the report
