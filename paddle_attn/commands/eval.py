@@ -29,11 +29,12 @@ def main(arguments: argparse.Namespace) -> None:
         recall = "no images" if row["recall"] is None else f"{100 * row['recall']:6.2f} %"
         scores = f"recall {recall} {_interval(row['recall_interval'])}"
         scores += f"  precision {100 * row['precision']:6.2f} %"
-        print(f"{column(row['class'], 24)} {row['images']:6d} images  {scores}")
+        print(f"{column(row['class'], 16)} {row['images']:6d} images  {scores}")
     scores = f"top-1 {100 * result.top1:.2f} % {_interval(result.top1_interval)}"
     if result.has_top5:
         scores += f"  top-5 {100 * result.top5:.2f} % {_interval(result.top5_interval)}"
-    print(f"{scores}  loss {result.loss:.4f}  on {result.images} images (95 % intervals)")
+    print(f"{scores}  loss {result.loss:.4f}")
+    print(f"on {result.images} images, with 95 % intervals in brackets")
     if arguments.report or arguments.corruptions:
         from ..diagnose import diagnose
 

@@ -202,10 +202,12 @@ def trial_lines(trials: Sequence[Trial]) -> list[str]:
     for trial in trials:
         curves, control = trial.curves, trial.control
         lines += [
-            f"{trial.title}: deletion {curves.deletion_area.mean():.3f} (random map "
-            f"{control.deletion_area.mean():.3f}, lower is better), insertion "
-            f"{curves.insertion_area.mean():.3f} ({control.insertion_area.mean():.3f}, higher is better)",
-            f"{trial.title}: {trial.randomisation.verdict}",
+            f"{trial.title}:",
+            f"  deletion {curves.deletion_area.mean():.3f}, random map "
+            f"{control.deletion_area.mean():.3f} (lower is better)",
+            f"  insertion {curves.insertion_area.mean():.3f}, random map "
+            f"{control.insertion_area.mean():.3f} (higher is better)",
+            f"  {trial.randomisation.verdict}",
         ]
     return lines
 
