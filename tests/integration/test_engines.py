@@ -17,7 +17,17 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from helpers import HANG, ROOT, assert_one_sentence, fits, kwargs_for, smaller_kwargs, tool, tree
+from helpers import (
+    HANG,
+    ROOT,
+    assert_one_sentence,
+    fits,
+    kwargs_for,
+    leave_the_start,
+    smaller_kwargs,
+    tool,
+    tree,
+)
 
 from paddle_attn import Predictor, create_attention, create_model, list_attention, list_models, model_spec
 from paddle_attn.config import Config, DataConfig, ModelConfig, dump_config
@@ -61,9 +71,7 @@ class Small(paddle.nn.Layer):
 
 def randomised(net: paddle.nn.Layer) -> paddle.nn.Layer:
     """The network in eval mode, with attention parameters that are not at their neutral initial values."""
-    for name, parameter in net.named_parameters():
-        if "attn." in name and not parameter.stop_gradient:
-            parameter.set_value(paddle.uniform(parameter.shape, min=0.005, max=0.03))
+    leave_the_start(net)
     net.eval()
     return net
 
