@@ -24,6 +24,7 @@ from .safe_pickle import MAX_NAME, NUMPY_NAMES, RefusedFile, is_shape
 
 SUFFIXES = (".pth", ".pth.tar", ".pt")
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file before PyTorch 1.6
+ZIP_START = b"PK\x03\x04"
 MAX_COPIES = 4  # views of one storage may make this many times the file's size
 
 STORAGES = {
@@ -125,6 +126,9 @@ def _read_zip(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
 
 
 def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
+    file.seek(0)
+    if file.read(len(ZIP_START)) == ZIP_START:  # else "P" would be read as a pickle's instruction
+        raise zipfile.BadZipFile("no directory of members, expected one at the end")
     file.seek(0)
     if safe_pickle.load(file, {}) != LEGACY_MAGIC:
         raise RefusedFile("no PyTorch checkpoint")

@@ -222,6 +222,14 @@ def test_damaged_files_are_an_error(tmp_path: Path, legacy: bool, damage: str):
         read_weights(path)
 
 
+def test_a_zip_cut_short_is_no_pickle_whatever_time_of_day_it_names(tmp_path: Path):
+    path = write(tmp_path / "x.pth", {"a": tensor(STORAGE, (12,), (1,))}, [STORAGE])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:10] + b"\n" + whole[11:-30])  # "P" up to a line's end is a pickle's instruction
+    with pytest.raises(UserError, match="damaged or not a weights file"):
+        read_weights(path)
+
+
 def test_many_views_of_one_storage_are_bounded(tmp_path: Path):
     storage = Storage("FloatStorage", "0", bytes(1 << 20), 1 << 18)
     tree = {f"a{index}": tensor(storage, (1 << 18,), (1,)) for index in range(40)}
