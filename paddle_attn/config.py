@@ -113,6 +113,8 @@ class DataConfig(Section):
     size: int | None = option(None, low=1, high=8192)  # pixels, side of the square input; null: the model's
     # 'stretch': to the square; 'crop': short side to size / 0.875, then the centre
     resize: str = option("stretch", choices=("stretch", "crop"))
+    # train on at most so many images of each class, evenly spread over its files; null: all
+    per_class: int | None = option(None, low=1)
     mean: tuple[float, float, float] | None = None  # of R, G, B in 0..1; null: the model's
     # standard deviation of R, G, B; null: the model's
     std: tuple[float, float, float] | None = option(
@@ -134,6 +136,8 @@ class OptimConfig(Section):
     # 'cosine' falls to 0; 'step' and 'multistep' multiply the rate by step_gamma
     schedule: str = option("cosine", choices=("cosine", "step", "multistep", "constant"))
     schedule_unit: str = option("epoch", choices=("epoch", "step"))  # change the rate after each of these
+    # 'cosine': units until the rate is 0, after which it rises again; null: those of the whole training
+    t_max: int | None = option(None, low=1)
     step_epochs: int = option(30, low=1)  # 'step': epochs between two changes
     milestones: tuple[int, ...] = ()  # 'multistep': the epochs that start with a change, counted from 0
     step_gamma: float = option(0.1, low=0, high=1)  # the factor of 'step' and 'multistep'
@@ -153,6 +157,11 @@ class OptimConfig(Section):
         milestones = list(self.milestones)
         if self.schedule == "multistep" and (not milestones or milestones != sorted(set(milestones))):
             raise UserError(f"optim.milestones must be epochs in rising order, found {quote(milestones)}")
+        if self.t_max is not None and self.schedule != "cosine":
+            raise UserError(
+                f"optim.t_max is {self.t_max} with optim.schedule '{self.schedule}', "
+                "expected 'cosine' or no t_max"
+            )
 
 
 @dataclass(frozen=True)

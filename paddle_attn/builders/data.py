@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..config import Config
 from ..data.datasets import create_dataset
 from ..data.loader import Loader
+from ..data.subset import Subset
 from ..data.transforms import Augment, Mix, Preprocess
 from ..errors import UserError
 from ..models import model_spec
@@ -31,12 +32,15 @@ def make_loader(
     world_size: int = 1,
     first_error: Callable[[str], str] = str,
 ) -> Loader:
-    """The batches of 'train' (shuffled and augmented) or 'eval' (in order, unchanged).
+    """The batches of 'train' (shuffled, augmented, of `data.per_class` images of each class) or of 'eval' (in
+    order, unchanged).
 
     With several processes, this process's shards; see Loader for `rank`, `world_size` and `first_error`.
     """
     train, data = split == "train", config.data
     mixup, cutmix = data.augment.mixup, data.augment.cutmix
+    # half of the cache for each split; workers would each hold a copy of it
+    cache = 0 if data.workers else data.cache // 2
     dataset = create_dataset(
         data.dataset,
         data.root,
@@ -44,9 +48,10 @@ def make_loader(
         make_preprocess(config),
         augment=Augment(data.augment) if train else None,
         seed=config.train.seed,
-        # half of the cache for each split; workers would each hold a copy of it
-        cache=0 if data.workers else data.cache // 2,
+        cache=cache,
     )
+    if train and data.per_class:
+        dataset = Subset(dataset, data.per_class, cache)
     return Loader(
         dataset,
         config.train.batch_size,

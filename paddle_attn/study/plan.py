@@ -43,6 +43,8 @@ class Study:
     models: tuple[str, ...] = ()  # values of model.name; empty: that of the base
     attentions: tuple[str | None, ...] = ()  # values of model.attn; null: none
     grid: dict[str, Any] = field(default_factory=dict)  # further options, each with the list of its values
+    # sets of options by name, such as {short: {train.epochs: 10}, long: {train.epochs: 40, optim.lr: 0.02}}
+    variants: dict[str, Any] = field(default_factory=dict)
     baseline: str | None = None  # the variant that the others are compared with; null: the first one
     # which folds are tested on; empty: no split is made, and the runs use train/ and eval/ in data.root
     folds: tuple[int, ...] = tuple(range(EVERY))
@@ -65,7 +67,15 @@ class Study:
         if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
             raise UserError(f"name must be the name of a folder, found {quote(self.name)}")
         known = key_names(Config)
-        for section, options in (("overrides", self.overrides), ("grid", self.grid)):
+        own = {"model.name": "models" * bool(self.models), "model.attn": "attentions" * bool(self.attentions)}
+        axes = own | dict.fromkeys(self.grid, "grid")
+        for name, options in self.variants.items():
+            if not isinstance(options, dict):
+                raise UserError(f"variants.{name} must be a set of options, found {quote(options)}")
+            if twice := next((key for key in options if axes.get(key)), None):
+                raise UserError(f"{twice} is in variants.{name} and in {axes[twice]}, expected one of them")
+        sets = {f"variants.{name}": options for name, options in self.variants.items()}
+        for section, options in {"overrides": self.overrides, "grid": self.grid, **sets}.items():
             for key in options:
                 if key in SET_BY_THE_STUDY or (key == "data.root" and self.folds):
                     raise UserError(f"{section} has {key}, which the study itself sets: remove it")
@@ -115,19 +125,20 @@ def load_study(path: str | os.PathLike) -> Study:
 
 
 def list_variants(study: Study) -> list[Variant]:
-    """Every combination of models, attentions and the grid, the baseline first.
+    """Every combination of models, attentions, the grid and the sets of options, the baseline first.
 
     Raises: UserError for an invalid value, two variants of the same name, or an unknown baseline.
     """
     axes = {"model.name": list(study.models), "model.attn": list(study.attentions), **study.grid}
-    axes = {key: values for key, values in axes.items() if values}
+    axes = {key: values for key, values in (axes | {"variants": list(study.variants)}).items() if values}
     variants: dict[str, Variant] = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
         name = _variant_name({key: value for key, value in chosen.items() if len(axes[key]) > 1})
+        options = study.variants.get(chosen.pop("variants", ""), {})
         if name in variants:
             raise UserError(f"the grid has the variant {name} twice: expected different values")
-        overrides = {**study.overrides, **chosen}
+        overrides = {**study.overrides, **options, **chosen}
         lines = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
         config = load_config(study.base, lines)
         check_model(config)
@@ -143,7 +154,7 @@ def _variant_name(values: dict[str, Any]) -> str:
     parts = []
     for key, value in values.items():
         text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
-        is_name = key in ("model.name", "model.attn")
+        is_name = key in ("model.name", "model.attn", "variants")
         parts.append(text if is_name else f"{key.rpartition('.')[2]}={text}")
     name = re.sub(r"[^\w.=+-]+", "_", "-".join(parts)).strip("_.") or "base"
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9]}-{_digest(name)}"

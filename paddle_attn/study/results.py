@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import UserError, quote
@@ -117,6 +117,29 @@ class Results:
                     f" (checksum {row.data_hash or 'none'}, now {data_hash or 'none'}): "
                     "restore them, or give this study another name"
                 )
+
+    def take_over(self, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]) -> Iterator[str]:
+        """Copy the runs of the plan that another study beside this one has finished.
+
+        Such a run has the same options, seed and photographs, so it would give the same result.
+
+        Yields: a line about each.
+        """
+        finished: dict[tuple[str, str], tuple[Results, Row]] = {}
+        for folder in sorted(self.folder.parent.iterdir()):
+            with contextlib.suppress(UserError):  # a damaged folder of another study
+                other = Results(folder)
+                for row in other.rows().values() if folder != self.folder else ():
+                    finished[row.config_hash, row.data_hash] = other, row
+        rows = self.rows()
+        for run in plan:
+            key = run.config_hash, data_hashes[run.fold]
+            if run.name in rows or not key[1] or key not in finished:
+                continue
+            other, row = finished[key]
+            copied = replace(row, run=run.name, variant=run.variant, fold=run.fold, seed=run.seed)
+            self.add(copied, other.history_file(row.run), other.predictions_file(row.run), plan)
+            yield f"{run.name}  top-1 {100 * row.top1:.2f} %  taken from {other.folder}: {row.run}"
 
     def _difference(self, study: Study) -> str:
         """The first option of the study that differs from the recorded one, in brackets."""

@@ -83,6 +83,8 @@ def run_study(study: Study, jobs: int = 1, console: Console | None = None, comma
         results.check(study, plan)
         hashes = prepare_data(study, plan, results)
         results.write_study(study)
+        for line in results.take_over(plan, hashes):
+            console.print(line, soft_wrap=True)
         grid = Grid(plan, results, hashes, jobs, lock, console)
         if not grid.waiting:
             console.print(f"nothing to do: all {len(plan)} runs are in {results.folder}", soft_wrap=True)

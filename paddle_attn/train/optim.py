@@ -26,12 +26,19 @@ def make_schedule(optim: OptimConfig, epochs: int, steps_per_epoch: int, world_s
         drops = [epoch * units for epoch in optim.milestones]
     else:
         drops = [epoch * units for epoch in range(optim.step_epochs, epochs, optim.step_epochs)]
-    factor = lr_factor(optim.schedule, epochs * units, optim.warmup_epochs * units, drops, optim.step_gamma)
+    factor = lr_factor(
+        optim.schedule, epochs * units, optim.warmup_epochs * units, drops, optim.step_gamma, optim.t_max
+    )
     return LambdaDecay(optim.lr * world_size if optim.scale_lr else optim.lr, factor)
 
 
 def lr_factor(
-    schedule: str, total: int, warmup: int = 0, drops: Sequence[int] = (), gamma: float = 0.1
+    schedule: str,
+    total: int,
+    warmup: int = 0,
+    drops: Sequence[int] = (),
+    gamma: float = 0.1,
+    t_max: int | None = None,
 ) -> Callable[[int], float]:
     """The factor of the base rate after `t` units (epochs or steps).
 
@@ -39,11 +46,15 @@ def lr_factor(
         schedule: 'cosine' falls to 0 at `total`; 'step' and 'multistep' multiply by `gamma` at each of
             `drops`; 'constant' stays.
         warmup: the factor rises linearly and reaches 1 at this unit.
+        t_max: of the cosine, which then falls to 0 over so many units and rises again, as
+            `paddle.optimizer.lr.CosineAnnealingDecay` does.
     """
 
     def factor(t: int) -> float:
         if t < warmup:
             return (t + 1) / (warmup + 1)
+        if schedule == "cosine" and t_max:
+            return 0.5 * (1 + math.cos(math.pi * (t - warmup) / t_max))
         if schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * min((t - warmup) / max(total - warmup, 1), 1)))
         return 1.0 if schedule == "constant" else gamma ** sum(drop <= t for drop in drops)

@@ -91,6 +91,19 @@ def test_a_finished_study_runs_nothing_again(undisturbed: Path):
     assert tree(undisturbed) == before
 
 
+def test_a_run_that_another_study_finished_is_not_done_again(undisturbed: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed, folder)
+    (folder / "tiny.yaml").rename(folder / "first.yaml")
+    (folder / "tiny.yaml").write_text(STUDY + "seeds: [0, 1]\nname: second\n")
+    result = study_tool(folder, "--jobs", "2")
+    assert result.returncode == 0, result.stderr
+    for run in RUNS:
+        assert f"taken from results/tiny: {run}" in result.stdout
+        assert not (folder / "output/studies/second/runs" / run).exists()
+    assert "8 runs of 8" in (folder / "results/second/report.md").read_text()
+
+
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "tools" / "study.py"), "-c", "tiny.yaml", *arguments]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

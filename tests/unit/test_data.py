@@ -21,13 +21,15 @@ from hypothesis import strategies as st
 from paddle.vision.datasets import DatasetFolder
 from PIL import Image
 
-from paddle_attn.config import AugmentConfig
+from paddle_attn.builders import make_loader, make_preprocess
+from paddle_attn.config import AugmentConfig, load_config
 from paddle_attn.data.base import DataNotFoundError, ImageDataset
 from paddle_attn.data.datasets import create_dataset
 from paddle_attn.data.folder import ImageFolder
 from paddle_attn.data.images import in_turn, is_image_name, load_image
 from paddle_attn.data.loader import Loader
 from paddle_attn.data.prepare.synthetic import CLASSES, write_synthetic
+from paddle_attn.data.subset import Subset
 from paddle_attn.data.transforms import MAX_ASPECT, Augment, Mix, Preprocess
 from paddle_attn.errors import UserError
 
@@ -339,6 +341,37 @@ def test_the_eval_folder_may_be_called_val(tmp_path: Path):
     assert len(create_dataset("folder", tmp_path, "eval", PREPROCESS)) == 6
     make_images(tmp_path / "eval", per_class=1)
     assert len(create_dataset("folder", tmp_path, "eval", PREPROCESS)) == 3
+
+
+def test_a_part_of_each_class_is_spread_over_its_files_and_only_in_training(tmp_path: Path):
+    make_images(tmp_path / "train", per_class=9)
+    make_images(tmp_path / "eval", per_class=4)
+    config = load_config("towernet_none", [f"data.root={tmp_path}", "data.size=128", "data.per_class=3"])
+    train, evaluated = (make_loader(config, split).dataset for split in ("train", "eval"))
+    whole = ImageFolder(tmp_path / "train", make_preprocess(config), Augment(config.data.augment))
+    assert train.classes == whole.classes and len(train) == 3 * len(whole.classes)
+    assert len(evaluated) == 4 * len(whole.classes)
+    assert [train.name(index) for index in range(len(train))] == whole_names(whole, [0, 4, 8])
+    for index in range(len(train)):
+        assert train.label(index) == index // 3
+    train.epoch = 5  # as the loader sets it: the augmentation of a sample depends on it
+    first = train.load(0)
+    assert np.array_equal(first, train.load(0))
+    train.epoch = 6
+    assert not np.array_equal(first, train.load(0))
+
+
+def whole_names(dataset: ImageFolder, places: list[int]) -> list[str]:
+    """The names of the images at these places of each class."""
+    by_class = [[name for name, own in dataset.samples if own == label] for label in range(3)]
+    return [names[place] for names in by_class for place in places]
+
+
+def test_a_part_larger_than_a_class_is_the_whole_class(tmp_path: Path):
+    make_images(tmp_path, per_class=2)
+    whole = ImageFolder(tmp_path, PREPROCESS)
+    assert Subset(whole, 5).indices == list(range(len(whole)))
+    assert len(Subset(whole, 1)) == len(whole.classes)
 
 
 def test_an_unknown_data_set_is_an_error_with_the_known_ones(tmp_path: Path):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from paddle_attn import create_attention, list_attention, ops
 from paddle_attn.config import OptimConfig
+from paddle_attn.errors import UserError
 from paddle_attn.train.ema import ExponentialMovingAverage
 from paddle_attn.train.loss import ClassificationLoss
 from paddle_attn.train.optim import Adam, Momentum, lr_factor, make_optimizer, make_schedule
@@ -49,6 +50,19 @@ def test_the_cosine_is_the_papers_formula():
     factor = lr_factor("cosine", 8)
     expected = [0.5 * (1 + math.cos(math.pi * t / 8)) for t in range(9)]
     assert [factor(t) for t in range(9)] == pytest.approx(expected)
+
+
+def test_t_max_is_that_of_paddles_cosine():
+    paddles = paddle.optimizer.lr.CosineAnnealingDecay(0.1, T_max=4)
+    ours = make_schedule(OptimConfig(lr=0.1, schedule_unit="step", t_max=4), epochs=2, steps_per_epoch=10)
+    for _ in range(20):
+        assert ours() == pytest.approx(paddles(), abs=1e-9)
+        ours.step(), paddles.step()
+
+
+def test_t_max_without_a_cosine_is_an_error():
+    with pytest.raises(UserError, match=r"optim\.t_max is 4 with optim\.schedule 'step', expected 'cosine'"):
+        OptimConfig(schedule="step", t_max=4)
 
 
 def test_the_step_schedule_multiplies_by_gamma_at_each_drop():

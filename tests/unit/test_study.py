@@ -243,6 +243,22 @@ def test_variants_are_the_product_of_all_lists_with_the_baseline_first():
     assert config.train.epochs == 3 and config.optim.name == "adam"  # of the override and of the base
 
 
+def test_named_sets_of_options_are_variants_and_multiply_the_lists():
+    study = Study(
+        base=BASE,
+        overrides={"train.epochs": 3},
+        attentions=(None, "simam"),
+        variants={"long": {"train.epochs": 9, "optim.lr": 0.5}, "short": {}},
+        name="x",
+    )
+    variants = {variant.name: variant.config for variant in list_variants(study)}
+    assert list(variants) == ["none-long", "none-short", "simam-long", "simam-short"]
+    assert [config.train.epochs for config in variants.values()] == [9, 3, 9, 3]
+    assert variants["simam-long"].optim.lr == 0.5 and variants["simam-long"].model.attn == "simam"
+    alone = dataclasses.replace(study, attentions=(), baseline="short")
+    assert [variant.name for variant in list_variants(alone)] == ["short", "long"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -252,6 +268,14 @@ def test_variants_are_the_product_of_all_lists_with_the_baseline_first():
         ({"grid": {"optim.lr": 0.1}}, "grid.optim.lr must be a list of values, found 0.1"),
         ({"grid": {"optim.lr": ["x"]}}, "optim.lr must be a number, found 'x'"),
         ({"grid": {"model.attn": [None]}}, "list its values under models or attentions"),
+        ({"variants": {"a": 3}}, "variants.a must be a set of options, found 3"),
+        ({"variants": {"a": {"optim.rate": 1}}}, "variants.a has 'optim.rate', which is no option"),
+        ({"variants": {"a": {"train.seed": 1}}}, "variants.a has train.seed, which the study itself sets"),
+        ({"variants": {"a": {"model.attn": None}}}, "model.attn is in variants.a and in attentions"),
+        (
+            {"variants": {"a": {"optim.lr": 1}}, "grid": {"optim.lr": [2]}},
+            "optim.lr is in variants.a and in grid",
+        ),
         ({"overrides": {"train.seed": 3}}, "overrides has train.seed, which the study itself sets"),
         ({"overrides": {"data.root": "x"}}, "overrides has data.root, which the study itself sets"),
         ({"attentions": (None, None)}, "the variant none twice"),
@@ -401,6 +425,28 @@ def test_a_study_may_grow_but_not_change(tmp_path: Path):
         UserError, match="holds the finished run se_fold0_seed0, which this study does not have"
     ):
         results.check(smaller, plan_runs(smaller))
+
+
+def test_a_run_that_another_study_finished_is_taken_over(tmp_path: Path):
+    """The same options, seed and photographs, whatever the studies call it."""
+    ours = dataclasses.replace(STUDY, attentions=(), variants={"gate": {"model.attn": "simam"}}, name="b")
+    others = fake_results(STUDY, tmp_path / "a", lambda variant, fold: ACCURACY[variant])
+    finished = {name: dataclasses.replace(row, data_hash="1") for name, row in others.rows().items()}
+    (tmp_path / "a" / "runs.csv").write_text(to_csv(list(finished.values()), Row))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "runs.csv").write_text("nonsense")
+    (tmp_path / "b").mkdir()
+    results, plan = Results(tmp_path / "b"), plan_runs(ours)
+    hashes = dict.fromkeys(ours.folds, "1") | {3: "other photographs", 4: ""}
+    lines = list(results.take_over(plan, hashes))
+    assert [line.partition(" ")[0] for line in lines] == [f"base_fold{fold}_seed0" for fold in range(3)]
+    assert f"taken from {tmp_path / 'a'}: simam_fold0_seed0" in lines[0]
+    for fold in range(3):
+        row, source = results.rows()[f"base_fold{fold}_seed0"], finished[f"simam_fold{fold}_seed0"]
+        assert row == dataclasses.replace(source, run=row.run, variant="base")
+        assert results.history(row.run) == others.history(source.run)
+        assert results.predictions(row.run) == others.predictions(source.run)
+    assert list(results.take_over(plan, hashes)) == []
 
 
 def test_rows_are_read_back_and_a_damaged_line_is_named(tmp_path: Path):
