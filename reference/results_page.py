@@ -19,7 +19,8 @@ from paddle_attn.study.results import Results
 PAGES = {"en": "docs/results.md", "zh": "docs/results.zh-CN.md"}
 READMES = {"en": "README.md", "zh": "README.zh-CN.md"}
 START, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"  # around README's table
-STUDIES = ("caltech101-16", "lambda", "sge-groups", "positions")  # in the order of the page
+# in the order of the page
+STUDIES = ("caltech101-16", "notebook", "schedule", "lambda", "sge-groups", "positions")
 TEXT: dict[str, dict[str, str]] = {
     "en": {
         "head": "# Does attention help?\n\nEnglish | [中文](results.zh-CN.md)\n\n"
@@ -33,6 +34,12 @@ TEXT: dict[str, dict[str, str]] = {
         "caltech101-16 how": "TowerNet on sixteen classes of Caltech-101, 1,817 photographs, 128 px, "
         "from scratch. Each of five folds\n"
         "is the test part once.",
+        "notebook": "Does SimAM help in the notebook's own setting?",
+        "notebook how": "TowerNet, the same photographs, 256 px, 100 epochs, from scratch, one fold.",
+        "schedule": "What did the notebook's learning rate cost?",
+        "schedule how": "TowerNet-SimAM, the same photographs, 128 px, from scratch, one fold. The notebook "
+        "stepped its cosine per\n"
+        "batch although its period was given in epochs, so the rate fell and rose again every 80 batches.",
         "lambda": "How much does SimAM's λ matter?",
         "lambda how": "TowerNet-SimAM, the same photographs, 128 px, from scratch, two folds.",
         "sge-groups": "How many groups for SGE?",
@@ -82,6 +89,12 @@ TEXT: dict[str, dict[str, str]] = {
         "caltech101-16": "在照片上，哪种注意力对 TowerNet 有用？",
         "caltech101-16 how": "TowerNet，Caltech-101 的十六个类别，1,817 张照片，128 px，从头训练。"
         "五折中的每一折轮流作为测试集。",
+        "notebook": "在原始 notebook 的设置下，SimAM 有用吗？",
+        "notebook how": "TowerNet，同样的照片，256 px，100 个 epoch，从头训练，一折。",
+        "schedule": "原始 notebook 的学习率有什么代价？",
+        "schedule how": "TowerNet-SimAM，同样的照片，128 px，从头训练，一折。notebook 的余弦周期以 epoch 计，却每个 batch "
+        "更新一次，\n"
+        "因此学习率每 80 个 batch 就下降并回升一次。",
         "lambda": "SimAM 的 λ 有多大影响？",
         "lambda how": "TowerNet-SimAM，同样的照片，128 px，从头训练，两折。",
         "sge-groups": "SGE 应该分多少组？",

@@ -104,5 +104,5 @@ def run_in_clone(command: str, argv: Sequence[str]) -> None:
                 f"paddle-attn {command} needs a clone of the repository: its programs are in {folder}/, "
                 "which an installed package does not contain"
             )
-    sys.argv = [str(script), *argv]
-    runpy.run_path(str(script), run_name="__main__")
+    sys.argv = [f"paddle-attn {command}", *argv]  # the first is the program's name in the help
+    runpy.run_path(str(script), run_name=command)["main"]()
