@@ -92,9 +92,8 @@ TEXT: dict[str, dict[str, str]] = {
         "notebook": "在原始 notebook 的设置下，SimAM 有用吗？",
         "notebook how": "TowerNet，同样的照片，256 px，100 个 epoch，从头训练，一折。",
         "schedule": "原始 notebook 的学习率有什么代价？",
-        "schedule how": "TowerNet-SimAM，同样的照片，128 px，从头训练，一折。notebook 的余弦周期以 epoch 计，却每个 batch "
-        "更新一次，\n"
-        "因此学习率每 80 个 batch 就下降并回升一次。",
+        "schedule how": "TowerNet-SimAM，同样的照片，128 px，从头训练，一折。\n"
+        "notebook 的余弦周期以 epoch 计，却每个 batch 更新一次，因此学习率每 80 个 batch 就下降并回升一次。",
         "lambda": "SimAM 的 λ 有多大影响？",
         "lambda how": "TowerNet-SimAM，同样的照片，128 px，从头训练，两折。",
         "sge-groups": "SGE 应该分多少组？",
