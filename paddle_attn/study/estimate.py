@@ -19,7 +19,7 @@ from ..data.prepare.sources import locate
 from ..data.prepare.split import make_split
 from ..errors import UserError
 from ..train.progress import duration
-from .plan import PlannedRun, Study, plan_runs, results_folder
+from .plan import PlannedRun, Study, data_hash, plan_runs, results_folder
 from .results import Results, Row
 
 EVAL_COST = 1 / 3  # of an image, relative to training: the forward pass of three
@@ -36,13 +36,20 @@ def describe(study: Study, jobs: int = 1) -> Iterator[str]:
     plan = plan_runs(study)
     results = Results(results_folder(study))
     results.check(study, plan)
-    return _describe(study, plan, results.rows(), jobs)
+    hashes = {run.fold: data_hash(run.config.data.root) for run in plan}
+    copied = {name: row for name, (row, *_) in results.finished_elsewhere(plan, hashes).items()}
+    return _describe(study, plan, results.rows() | copied, set(copied), jobs)
 
 
-def _describe(study: Study, plan: list[PlannedRun], rows: dict[str, Row], jobs: int) -> Iterator[str]:
-    yield from (f"{'done' if run.name in rows else 'to do':5s}  {run.name}" for run in plan)
+def _describe(
+    study: Study, plan: list[PlannedRun], rows: dict[str, Row], copied: set[str], jobs: int
+) -> Iterator[str]:
+    """`rows` are those of the finished runs; the names in `copied` are of another study."""
+    for run in plan:
+        yield f"{'copy' if run.name in copied else 'done' if run.name in rows else 'to do':5s}  {run.name}"
     left = [run for run in plan if run.name not in rows]
-    yield f"{len(plan)} runs, {len(rows)} finished; {jobs} at a time"
+    others = f", {len(copied)} of them by another study" if copied else ""
+    yield f"{len(plan)} runs, {len(rows)} finished{others}; {jobs} at a time"
     if not left:
         return
     how, by_variant = "from the finished runs", seconds_by_variant(rows.values())
@@ -94,10 +101,12 @@ def time_variants(study: Study, plan: Sequence[PlannedRun]) -> dict[str, float]:
 
     Raises: UserError when the photographs have to be downloaded first, so their number is unknown.
     """
-    train, evaluation = count_images(study, plan[0])
-    seconds = {}
+    seconds: dict[str, float] = {}
+    images: dict[int | None, tuple[int, int]] = {}
     for run in plan:
         if run.variant not in seconds:
+            part = run.config.data.per_class
+            images[part] = train, evaluation = images.get(part) or count_images(study, run)
             per_image = time_step(run.config) / run.config.train.batch_size
             seconds[run.variant] = per_image * (train + EVAL_COST * evaluation)
     return seconds
@@ -113,7 +122,8 @@ def count_images(study: Study, run: PlannedRun) -> tuple[int, int]:
             split = make_split(
                 study.source, Path(folder, "split"), list(study.classes) or None, fold=run.fold, report=False
             )
-            return split.total("train"), split.total("eval")
+            most = run.config.data.per_class or split.total("train")
+            return sum(min(most, count["train"]) for count in split.counts.values()), split.total("eval")
     config = dataclasses.replace(run.config, data=dataclasses.replace(run.config.data, cache=0))
     return len(make_loader(config, "train").dataset), len(make_loader(config, "eval").dataset)
 

@@ -118,28 +118,36 @@ class Results:
                     "restore them, or give this study another name"
                 )
 
-    def take_over(self, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]) -> Iterator[str]:
-        """Copy the runs of the plan that another study beside this one has finished.
+    def finished_elsewhere(
+        self, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]
+    ) -> dict[str, tuple[Row, Results, str]]:
+        """The runs of the plan that another study beside this one has finished.
 
         Such a run has the same options, seed and photographs, so it would give the same result.
 
-        Yields: a line about each.
+        Returns: for each the row that it gets here, the results that have it, and its name there.
         """
         finished: dict[tuple[str, str], tuple[Results, Row]] = {}
-        for folder in sorted(self.folder.parent.iterdir()):
-            with contextlib.suppress(UserError):  # a damaged folder of another study
+        for folder in sorted(self.folder.parent.iterdir()) if self.folder.parent.is_dir() else ():
+            with contextlib.suppress(UserError, OSError):  # a damaged folder of another study
                 other = Results(folder)
                 for row in other.rows().values() if folder != self.folder else ():
                     finished[row.config_hash, row.data_hash] = other, row
-        rows = self.rows()
+        found, rows = {}, self.rows()
         for run in plan:
             key = run.config_hash, data_hashes[run.fold]
-            if run.name in rows or not key[1] or key not in finished:
-                continue
-            other, row = finished[key]
-            copied = replace(row, run=run.name, variant=run.variant, fold=run.fold, seed=run.seed)
-            self.add(copied, other.history_file(row.run), other.predictions_file(row.run), plan)
-            yield f"{run.name}  top-1 {100 * row.top1:.2f} %  taken from {other.folder}: {row.run}"
+            same = key in finished and key[1] and not run.config.model.weights  # a file may have changed
+            if same and run.name not in rows:
+                other, row = finished[key]
+                copy = replace(row, run=run.name, variant=run.variant, fold=run.fold, seed=run.seed)
+                found[run.name] = copy, other, row.run
+        return found
+
+    def take_over(self, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]) -> Iterator[str]:
+        """Copy the runs that another study has finished. Yields: a line about each."""
+        for row, other, name in self.finished_elsewhere(plan, data_hashes).values():
+            self.add(row, other.history_file(name), other.predictions_file(name), plan)
+            yield f"{row.run}  top-1 {100 * row.top1:.2f} %  copied from {other.folder}: {name}"
 
     def _difference(self, study: Study) -> str:
         """The first option of the study that differs from the recorded one, in brackets."""

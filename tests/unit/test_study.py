@@ -440,7 +440,7 @@ def test_a_run_that_another_study_finished_is_taken_over(tmp_path: Path):
     hashes = dict.fromkeys(ours.folds, "1") | {3: "other photographs", 4: ""}
     lines = list(results.take_over(plan, hashes))
     assert [line.partition(" ")[0] for line in lines] == [f"base_fold{fold}_seed0" for fold in range(3)]
-    assert f"taken from {tmp_path / 'a'}: simam_fold0_seed0" in lines[0]
+    assert f"copied from {tmp_path / 'a'}: simam_fold0_seed0" in lines[0]
     for fold in range(3):
         row, source = results.rows()[f"base_fold{fold}_seed0"], finished[f"simam_fold{fold}_seed0"]
         assert row == dataclasses.replace(source, run=row.run, variant="base")
