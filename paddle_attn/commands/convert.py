@@ -10,7 +10,7 @@ from ..cli import Parser, prepare_paddle
 
 
 def add_arguments(parser: Parser) -> None:
-    parser.add_argument("source", metavar="SRC", help="a .pth, .pth.tar, .pt or .safetensors")
+    parser.add_argument("source", metavar="SRC", help="a .pth, .pth.tar, .pt, .safetensors or .pdparams")
     parser.add_argument("--arch", required=True, metavar="NAME", help="such as resnet50 or cifar_preresnet20")
     parser.add_argument("--attn", metavar="NAME", help="the attention of the checkpoint")
     parser.add_argument(
@@ -25,6 +25,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help="a .pdparams or .safetensors (default: SRC with the ending .pdparams)"
     )
+    parser.add_argument("--half", action="store_true", help="store float16, in half the space")
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -41,5 +42,5 @@ def main(arguments: argparse.Namespace) -> None:
     if same_file(out, arguments.source):
         raise UserError(f"{out} is the checkpoint itself: choose another file with --out")
     build = partial(create_model, arguments.arch, arguments.attn, attn_kwargs, arguments.attn_pos)
-    report = convert(arguments.source, out, build)
+    report = convert(arguments.source, out, build, arguments.half)
     print(f"{shown(out)}: {len(report.loaded)} tensors of {shown(arguments.source)}")

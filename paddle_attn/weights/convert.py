@@ -15,13 +15,16 @@ from .torch_keys import paddle_keys
 from .torch_layout import has_torch_names
 
 
-def convert(source: str | Path, out: str | Path, build: Callable[[int], nn.Layer]) -> LoadReport:
+def convert(
+    source: str | Path, out: str | Path, build: Callable[[int], nn.Layer], half: bool = False
+) -> LoadReport:
     """Convert a checkpoint; the network gets the file's number of classes.
 
     Args:
         source: a `.pth`, `.pth.tar`, `.pt`, `.safetensors` or `.pdparams` file.
         out: the `.pdparams` or `.safetensors` file to write; the second keeps the names of the classes.
         build: makes the network, with the attention of the checkpoint, for a number of classes.
+        half: store float32 tensors as float16.
 
     Returns: the keys that were loaded.
 
@@ -31,7 +34,7 @@ def convert(source: str | Path, out: str | Path, build: Callable[[int], nn.Layer
     torch_style = has_torch_names(source, state)
     net = build(_num_classes(source, state, build(1), torch_style))
     report = load_state(net, state, source, torch_style=torch_style)
-    save_weights(net, out, class_names(source))
+    save_weights(net, out, class_names(source), half)
     return report
 
 

@@ -26,6 +26,7 @@ from .safe_pickle import MAX_NAME, RefusedFile
 
 WRITTEN = (".pdparams", ".safetensors")
 READ = (*WRITTEN, *torch_files.SUFFIXES)
+LARGEST_HALF = 65504.0  # the largest number of float16
 READ_AS_FLOAT32 = (paddle.bfloat16, paddle.float8_e4m3fn, paddle.float8_e5m2)  # numpy lacks these types
 
 
@@ -56,12 +57,17 @@ def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return state
 
 
-def save_weights(net: nn.Layer, path: str | os.PathLike, classes: Sequence[str] | None = None) -> None:
+def save_weights(
+    net: nn.Layer, path: str | os.PathLike, classes: Sequence[str] | None = None, half: bool = False
+) -> None:
     """Write a network's weights as `.pdparams` or `.safetensors`; a failed write keeps the older file.
 
     Args:
         classes: the names of the classes, in the network's order, for the header of a `.safetensors` file.
             A `.pdparams` file has no place for them: training writes `classes.txt` beside it.
+        half: store float32 tensors as float16, in half the space; `load_weights` reads them.
+
+    Raises: UserError when the file cannot be written, or when float16 cannot hold a value.
     """
     path = Path(path)
     if path.suffix not in WRITTEN:
@@ -72,12 +78,23 @@ def save_weights(net: nn.Layer, path: str | os.PathLike, classes: Sequence[str] 
     if path.suffix == ".safetensors":
         header = None if classes is None else {"classes": json.dumps(list(classes), ensure_ascii=False)}
         save = functools.partial(safetensors.paddle.save_file, metadata=header)
+    state = net.state_dict()
+    if half:
+        state = {key: _as_half(key, value) for key, value in state.items()}
     try:
-        atomic_write(path, lambda aside: save(net.state_dict(), str(aside)))
+        atomic_write(path, lambda aside: save(state, str(aside)))
     except OSError as error:
         raise UserError(f"cannot write weights to {path}: {error.strerror or error}") from None
     except safetensors.SafetensorError as error:  # a full disk
         raise UserError(f"cannot write weights to {path}: {error}") from None
+
+
+def _as_half(key: str, value: Tensor) -> Tensor:
+    if value.dtype != paddle.float32 or not value.size:
+        return value
+    if (largest := float(value.abs().max())) > LARGEST_HALF:
+        raise UserError(f"{key} has a value of {largest:g}, expected at most {LARGEST_HALF:g} for float16")
+    return value.astype("float16")
 
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:

@@ -510,6 +510,15 @@ def test_convert_writes_pdparams_beside_the_checkpoint_by_default(tmp_path: Path
     assert result.returncode == 0 and (tmp_path / "x.pdparams").exists(), result.stderr
 
 
+def test_convert_half_takes_half_the_space(tmp_path: Path):
+    whole, half = tmp_path / "whole.pdparams", tmp_path / "half.safetensors"
+    save_weights(create_model("cifar_resnet20"), whole)
+    result = tool("convert", whole, "--arch", "cifar_resnet20", "--half", "--out", half)
+    assert result.returncode == 0, result.stderr
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    assert {value.dtype for value in read_weights(half).values()} == {np.dtype("float16")}
+
+
 def test_convert_warns_of_nan_in_one_sentence(tmp_path: Path):
     net = create_model("towernet", num_classes=3)
     net.b6.bias.set_value(np.array([0, np.nan, 1], "f4"))

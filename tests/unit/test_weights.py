@@ -224,6 +224,31 @@ def test_every_float_type_of_safetensors_loads(tmp_path: Path, dtype: str, raw: 
 # ---- Paddle's own ImageNet weights, from Paddle's own cache
 
 
+# ---- float16
+
+
+@pytest.mark.parametrize("ending", ["pdparams", "safetensors"])
+def test_half_precision_takes_half_the_space_and_keeps_the_function(tmp_path: Path, ending: str):
+    net, copy = (create_model("cifar_resnet20", "se") for _ in range(2))
+    whole, half = tmp_path / f"whole.{ending}", tmp_path / f"half.{ending}"
+    save_weights(net, whole)
+    save_weights(net, half, half=True)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    load_weights(copy, half)
+    for key, value in copy.state_dict().items():
+        original = net.state_dict()[key]
+        assert value.dtype == original.dtype
+        assert np.allclose(value.numpy(), original.numpy(), rtol=2**-11, atol=2**-24)  # float16's rounding
+
+
+def test_half_precision_refuses_a_value_that_it_cannot_hold(tmp_path: Path):
+    net = create_model("cifar_resnet20")
+    net.fc.bias.set_value(np.full(10, 7e4, "float32"))
+    with pytest.raises(UserError, match=r"fc\.bias has a value of 70000, expected at most 65504"):
+        save_weights(net, tmp_path / "x.safetensors", half=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from paddle.utils import download
