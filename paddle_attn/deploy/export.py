@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
+from paddle.jit import not_to_static
 
 from ..data.transforms import Preprocess
 from ..errors import UserError, unknown_name
@@ -30,6 +31,24 @@ class WithSoftmax(nn.Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.softmax(self.net(x))
+
+
+class TracedAsItIs(WithSoftmax):
+    """The same, run once by `paddle.jit.to_static` instead of translated, layer by layer, from its source."""
+
+    @not_to_static
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softmax(self.net(x))
+
+
+def needs_translation(net: nn.Layer) -> bool:
+    """Whether the network has layers that may decide by a tensor or by its shape, as those of users may.
+
+    The zoo's and Paddle's layers do not, and translating all of them takes most of an export's time.
+    """
+    modules = {type(layer).__module__.partition(".")[0] for layer in net.sublayers(include_self=True)}
+    zoo = type(net).__module__.startswith(f"{__package__.partition('.')[0]}.models.")
+    return not zoo or not modules <= {"paddle", __package__.partition(".")[0]}
 
 
 def export_model(
@@ -69,7 +88,7 @@ def export_model(
     if broken := non_finite(net.state_dict()):
         raise UserError(f"cannot export the network, its weights contain NaN or Inf: {shortened(broken)}")
     net.eval()
-    network = WithSoftmax(net)
+    network = WithSoftmax(net) if needs_translation(net) else TracedAsItIs(net)
     network.eval()
     comparisons = [(images, _run(network, images)) for images in (samples, _another_shape(samples, dynamic))]
     num_classes = comparisons[0][1].shape[1]

@@ -11,7 +11,6 @@ from functools import partial
 from typing import ClassVar
 
 from paddle import Tensor, nn
-from paddle.jit import not_to_static
 from paddle.nn.initializer import Constant, Normal
 from paddle.vision.models.mobilenetv2 import model_urls
 
@@ -196,7 +195,6 @@ class MobileNetV2(nn.Layer):
                 maps.append(x)
         return maps
 
-    @not_to_static  # no branch depends on a tensor: translating every layer would double an export's time
     def forward(self, x: Tensor) -> Tensor:
         x = self.features[-1](self.forward_features(x)[-1])
         return self.classifier(self.pool2d_avg(x).flatten(1))

@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
-from paddle.jit import not_to_static
 from paddle.nn.initializer import Constant
 
 from ..attention.layers import pytorch_default
@@ -182,7 +181,6 @@ class PreResNet(nn.Layer):
             maps.append(x)
         return maps
 
-    @not_to_static  # no branch depends on a tensor: translating every layer would double an export's time
     def forward(self, x: Tensor) -> Tensor:
         x = batch_norm(self.bn, self.forward_features(x)[-1], activation=F.relu)
         return self.fc(self.avgpool(x).flatten(1))

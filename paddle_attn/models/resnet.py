@@ -13,7 +13,6 @@ from typing import ClassVar
 
 import paddle.nn.functional as F
 from paddle import Tensor, nn
-from paddle.jit import not_to_static
 from paddle.nn.initializer import KaimingNormal
 from paddle.vision.models.resnet import model_urls
 
@@ -240,7 +239,6 @@ class ResNet(nn.Layer):
             maps.append(x)
         return maps
 
-    @not_to_static  # no branch depends on a tensor: translating every layer would double an export's time
     def forward(self, x: Tensor) -> Tensor:
         x = self.forward_features(x)[-1]
         return self.fc(self.avgpool(x).flatten(1))

@@ -17,7 +17,6 @@ from typing import ClassVar
 import paddle
 import paddle.nn.functional as F
 from paddle import Tensor, nn
-from paddle.jit import not_to_static
 
 from ..errors import UserError
 from ..ops.layers import BatchNorm2D, Conv2D, Linear, max_pool2d, relu
@@ -97,7 +96,6 @@ class TowerNet(nn.Layer):
         x4 = self._attend(1, relu(max_pool2d(self.b4(x3), 2, 2)))
         return [x1, x2, x3, x4]
 
-    @not_to_static  # no branch depends on a tensor: translating every layer would double an export's time
     def forward(self, x: Tensor) -> Tensor:
         x = self.forward_features(x)[-1]
         x = self.b5["0"](x)

@@ -12,7 +12,6 @@ from functools import partial
 from typing import ClassVar
 
 from paddle import Tensor, nn
-from paddle.jit import not_to_static
 from paddle.vision.models.vgg import model_urls
 
 from ..attention.base import adaptive_mean, is_static
@@ -76,7 +75,6 @@ class VGG(nn.Layer):
                 maps.append(x)
         return maps[1:]
 
-    @not_to_static  # no branch depends on a tensor: translating every layer would double an export's time
     def forward(self, x: Tensor) -> Tensor:
         x = self.forward_features(x)[-1]
         # ONNX has no adaptive pooling of a map whose size is unknown

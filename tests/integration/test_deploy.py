@@ -163,6 +163,38 @@ def test_the_description_has_the_layout_that_paddlex_reads(exported):
     assert content["PostProcess"]["Topk"] == {"topk": 4, "label_list": CLASSES}
 
 
+class DividesByTheSize(paddle.nn.Layer):
+    """As a user may write it: the height and width are numbers in eager mode, unknown in a program."""
+
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        return x * (100.0 / (x.shape[2] * x.shape[3]))
+
+
+class BranchesByTheSize(paddle.nn.Layer):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if x.shape[2] > 20:
+            return x * 3
+        return x * 0.5
+
+
+class BranchesByAValue(paddle.nn.Layer):
+    def forward(self, x: paddle.Tensor) -> paddle.Tensor:
+        if x.mean() > 0.3:
+            return x * 3
+        return x * 0.5
+
+
+@pytest.mark.parametrize("layer", [DividesByTheSize, BranchesByTheSize, BranchesByAValue])
+def test_a_users_layer_inside_a_network_of_the_zoo_is_translated(layer: type, tmp_path: Path):
+    net = network("cifar_resnet20", None)
+    net.bn1 = paddle.nn.Sequential(net.bn1, layer())
+    preprocess = Preprocess(32, "stretch", (0, 0, 0), (1, 1, 1))
+    export_model(net, tmp_path / "out", preprocess, CLASSES, noise(1, 32), dynamic=True)
+    predictor = Predictor(tmp_path / "out")
+    for images in (noise(2, 32), noise(1, 16), noise(3, 40)):
+        np.testing.assert_allclose(predictor.probabilities(images), softmax_of(net, images), atol=1e-5)
+
+
 class TracesWrongly(paddle.nn.Layer):
     """A network with a branch that only eager mode takes, so that the traced program differs."""
 
