@@ -12,6 +12,7 @@ from ..errors import UserError, unknown_name
 from .dry_run import dry_run
 
 NAME = "attn"  # of the sublayer that holds the attention, in the layer that it follows
+MAX_SIDE = 8192  # of the image of the dry run, and of its number of channels
 MAX_LISTED = 40  # sublayers that an error lists
 
 
@@ -37,6 +38,9 @@ def insert_attention(
     returns no map `[N, C, H, W]` that fits the attention, or when the network fails on that image. It is
     unchanged then.
     """
+    for key, value in (("size", size), ("in_channels", in_channels)):
+        if type(value) is not int or not 1 <= value <= MAX_SIDE:
+            raise UserError(f"{key} must be a whole number from 1 to {MAX_SIDE:,}, found {value!r}")
     layers = dict(net.named_sublayers())
     places = [path for path in layers if _matches(path, after)]
     if not places:

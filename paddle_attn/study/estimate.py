@@ -37,7 +37,7 @@ def describe(study: Study, jobs: int = 1) -> Iterator[str]:
     results = Results(results_folder(study))
     results.check(study, plan)
     hashes = {run.fold: data_hash(run.config.data.root) for run in plan}
-    copied = {name: row for name, (row, *_) in results.finished_elsewhere(plan, hashes).items()}
+    copied = {name: row for name, (row, *_) in results.reusable(study, plan, hashes).items()}
     return _describe(study, plan, results.rows() | copied, set(copied), jobs)
 
 

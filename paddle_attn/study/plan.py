@@ -19,7 +19,8 @@ from ..errors import UserError, did_you_mean, nearest, quote, unknown_name
 from ..files import read_regular
 from ..strict_yaml import build, dump, key_names, parse
 
-MAX_NAME = 100  # characters of a variant's name, which becomes the name of files
+MAX_NAME = 100  # bytes of a variant's name, which becomes the name of files
+FOLDER = r"\w[\w.-]*"  # the name of a study, which becomes that of folders
 SUMMARY, PREDICTIONS = "study_run.json", "study_predictions.csv"  # in the folder of a run
 SET_BY_THE_STUDY = ("train.seed", "train.output", "train.resume")
 # these options do not decide the result of a run, or not more than rounding does
@@ -51,6 +52,8 @@ class Study:
     seeds: tuple[int, ...] = (0,)  # each fold is trained with each of them
     source: str | None = None  # the photographs, as `paddle-attn split --source`; null: it looks in datasets/
     classes: tuple[str, ...] = ()  # use only these classes; empty: all, or the sixteen of the download
+    # studies in results/ whose finished runs are copied where options, seed and split are the same
+    reuse: tuple[str, ...] = ()
     name: str | None = None  # of the folders in output/studies and results; null: that of the file
 
     def __post_init__(self):
@@ -64,21 +67,24 @@ class Study:
             raise UserError("seeds must have at least one number, such as [0]")
         if not self.base:
             raise UserError("base must be the path of a config, such as configs/towernet_none.yaml")
-        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", self.name):
+        if self.name is not None and not re.fullmatch(FOLDER, self.name):
             raise UserError(f"name must be the name of a folder, found {quote(self.name)}")
+        if wrong := [name for name in self.reuse if not re.fullmatch(FOLDER, name)]:
+            raise UserError(f"reuse must list names of studies, found {quote(wrong[0])}")
         known = key_names(Config)
         own = {"model.name": "models" * bool(self.models), "model.attn": "attentions" * bool(self.attentions)}
         axes = own | dict.fromkeys(self.grid, "grid")
-        for name, options in self.variants.items():
-            if not isinstance(options, dict):
-                raise UserError(f"variants.{name} must be a set of options, found {quote(options)}")
-            if twice := next((key for key in options if axes.get(key)), None):
-                raise UserError(f"{twice} is in variants.{name} and in {axes[twice]}, expected one of them")
         sets = {f"variants.{name}": options for name, options in self.variants.items()}
         for section, options in {"overrides": self.overrides, "grid": self.grid, **sets}.items():
-            for key in options:
+            if not isinstance(options, dict):
+                raise UserError(f"{section} must be a set of options, found {quote(options)}")
+            for key in _full_names(options):
                 if key in SET_BY_THE_STUDY or (key == "data.root" and self.folds):
                     raise UserError(f"{section} has {key}, which the study itself sets: remove it")
+                if key == "data.root" and section != "overrides":
+                    raise UserError(f"{section} has {key}, but variants are compared on the same images")
+                if section in sets and axes.get(key):
+                    raise UserError(f"{key} is in {section} and in {axes[key]}, expected it in one of them")
                 if not any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for name in known):
                     raise UserError(
                         f"{section} has {quote(key)}, which is no option{did_you_mean(nearest(key, known))}"
@@ -88,6 +94,16 @@ class Study:
                 raise UserError(f"grid.{key} must be a list of values, found {quote(values)}")
             if key in ("model.name", "model.attn"):
                 raise UserError(f"grid has {key}: list its values under models or attentions")
+
+
+def _full_names(options: dict[Any, Any], prefix: str = "") -> list[str]:
+    """The names of options that may be given in sections, as in {model: {attn: se}}."""
+    names = []
+    for key, value in options.items():
+        name = f"{prefix}{key}"
+        is_section = isinstance(value, dict) and name != "model.attn_kwargs"
+        names += _full_names(value, f"{name}.") if is_section and value else [name]
+    return names
 
 
 @dataclass(frozen=True)
@@ -134,7 +150,8 @@ def list_variants(study: Study) -> list[Variant]:
     variants: dict[str, Variant] = {}
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
-        name = _variant_name({key: value for key, value in chosen.items() if len(axes[key]) > 1})
+        named = {key: value for key, value in chosen.items() if key == "variants" or len(axes[key]) > 1}
+        name = _variant_name(named)
         options = study.variants.get(chosen.pop("variants", ""), {})
         if name in variants:
             raise UserError(f"the grid has the variant {name} twice: expected different values")
@@ -157,7 +174,10 @@ def _variant_name(values: dict[str, Any]) -> str:
         is_name = key in ("model.name", "model.attn", "variants")
         parts.append(text if is_name else f"{key.rpartition('.')[2]}={text}")
     name = re.sub(r"[^\w.=+-]+", "_", "-".join(parts)).strip("_.") or "base"
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 9]}-{_digest(name)}"
+    if len(name.encode()) <= MAX_NAME:
+        return name
+    short = name.encode()[: MAX_NAME - 9].decode(errors="ignore")  # not half of a character
+    return f"{short}-{_digest(name)}"
 
 
 def plan_runs(study: Study) -> list[PlannedRun]:

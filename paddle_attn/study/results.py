@@ -118,36 +118,46 @@ class Results:
                     "restore them, or give this study another name"
                 )
 
-    def finished_elsewhere(
-        self, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]
+    def reusable(
+        self, study: Study, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]
     ) -> dict[str, tuple[Row, Results, str]]:
-        """The runs of the plan that another study beside this one has finished.
-
-        Such a run has the same options, seed and photographs, so it would give the same result.
+        """The runs of the plan that a study in `reuse` has finished with the same options, seed and split.
 
         Returns: for each the row that it gets here, the results that have it, and its name there.
+
+        Raises: UserError when such a study has no results, or damaged ones.
         """
-        finished: dict[tuple[str, str], tuple[Results, Row]] = {}
-        for folder in sorted(self.folder.parent.iterdir()) if self.folder.parent.is_dir() else ():
-            with contextlib.suppress(UserError, OSError):  # a damaged folder of another study
-                other = Results(folder)
-                for row in other.rows().values() if folder != self.folder else ():
-                    finished[row.config_hash, row.data_hash] = other, row
+        finished: dict[tuple[str, str], tuple[Row, Results, str]] = {}
+        for name in study.reuse:
+            other = Results(self.folder.with_name(name))
+            rows = other.rows()
+            if not rows:
+                raise UserError(f"reuse names the study {name}, but {other.folder} holds no finished run")
+            for row in rows.values():
+                key = row.config_hash, row.data_hash
+                # two rows of one key differ in an option that decides the time only, such as train.ops
+                finished.setdefault(key, (row, other, row.run))
         found, rows = {}, self.rows()
         for run in plan:
             key = run.config_hash, data_hashes[run.fold]
-            same = key in finished and key[1] and not run.config.model.weights  # a file may have changed
-            if same and run.name not in rows:
-                other, row = finished[key]
-                copy = replace(row, run=run.name, variant=run.variant, fold=run.fold, seed=run.seed)
-                found[run.name] = copy, other, row.run
+            # without a split there is no checksum, and a file of weights may have changed
+            if run.name in rows or key not in finished or not key[1] or run.config.model.weights:
+                continue
+            row, other, name = finished[key]
+            if len(other.predictions(name)) != row.images or len(other.history(name)) != row.epochs:
+                raise UserError(f"{other.folder} is damaged: restore the history and predictions of {name}")
+            copy = replace(row, run=run.name, variant=run.variant, fold=run.fold, seed=run.seed)
+            found[run.name] = copy, other, name
         return found
 
-    def take_over(self, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]) -> Iterator[str]:
-        """Copy the runs that another study has finished. Yields: a line about each."""
-        for row, other, name in self.finished_elsewhere(plan, data_hashes).values():
+    def copy_reusable(
+        self, study: Study, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]
+    ) -> Iterator[str]:
+        """Copy the runs that `reusable` finds. Yields: a line about each."""
+        for row, other, name in self.reusable(study, plan, data_hashes).values():
             self.add(row, other.history_file(name), other.predictions_file(name), plan)
-            yield f"{row.run}  top-1 {100 * row.top1:.2f} %  copied from {other.folder}: {name}"
+            made = f", made by {row.commit or row.version}"
+            yield f"{row.run}  top-1 {100 * row.top1:.2f} %  copied from {other.folder}: {name}{made}"
 
     def _difference(self, study: Study) -> str:
         """The first option of the study that differs from the recorded one, in brackets."""

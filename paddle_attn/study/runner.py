@@ -83,7 +83,7 @@ def run_study(study: Study, jobs: int = 1, console: Console | None = None, comma
         results.check(study, plan)
         hashes = prepare_data(study, plan, results)
         results.write_study(study)
-        for line in results.take_over(plan, hashes):
+        for line in results.copy_reusable(study, plan, hashes):
             console.print(line, soft_wrap=True)
         grid = Grid(plan, results, hashes, jobs, lock, console)
         if not grid.waiting:

@@ -44,6 +44,12 @@ def read_rows(
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
-    """The numbers of a CSV file's lines and their values by column. Bytes that are not UTF-8 are replaced."""
+    """The numbers of a CSV file's lines and their values by column. Bytes that are not UTF-8 are replaced.
+
+    Raises: FileNotFoundError; UserError when the file is no CSV.
+    """
     text = read_regular(path).decode("utf-8", "replace")
-    yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
+    try:
+        yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)
+    except csv.Error as error:  # such as a field of over 131,072 characters
+        raise UserError(f"{path} is damaged: expected CSV, found {error}; restore the file") from None

@@ -91,11 +91,11 @@ def test_a_finished_study_runs_nothing_again(undisturbed: Path):
     assert tree(undisturbed) == before
 
 
-def test_a_run_that_another_study_finished_is_not_done_again(undisturbed: Path, tmp_path: Path):
+def test_a_run_of_a_study_in_reuse_is_not_done_again(undisturbed: Path, tmp_path: Path):
     folder = tmp_path / "copy"
     shutil.copytree(undisturbed, folder)
     (folder / "tiny.yaml").rename(folder / "first.yaml")
-    (folder / "tiny.yaml").write_text(STUDY + "name: second\n")
+    (folder / "tiny.yaml").write_text(STUDY + "name: second\nreuse: [tiny]\n")
     (folder / "output/studies/second").mkdir()
     shutil.copytree(folder / "output/studies/tiny/data", folder / "output/studies/second/data")
     listed = study_tool(folder, "--dry-run").stdout

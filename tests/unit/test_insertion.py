@@ -218,3 +218,10 @@ def test_an_error_leaves_the_network_unchanged():
     insert_attention(net, "se", after="layer3.*.conv2", size=SIZE)
     with pytest.raises(UserError, match=r"the sublayer 'layer3\.0\.conv2' has an 'attn' already"):
         insert_attention(net, "simam", after="layer*.*.conv2", size=SIZE)
+
+
+@pytest.mark.parametrize("key", ["size", "in_channels"])
+@pytest.mark.parametrize("value", [0, -1, 1.0, "1", None, True, 10**9])
+def test_an_image_of_an_impossible_shape_is_refused(key: str, value: object):
+    with pytest.raises(UserError, match=f"{key} must be a whole number from 1 to 8,192, found {value!r}"):
+        insert_attention(paddle.nn.Conv2D(3, 8, 3), "simam", after="x", **{key: value})

@@ -257,6 +257,16 @@ def test_named_sets_of_options_are_variants_and_multiply_the_lists():
     assert variants["simam-long"].optim.lr == 0.5 and variants["simam-long"].model.attn == "simam"
     alone = dataclasses.replace(study, attentions=(), baseline="short")
     assert [variant.name for variant in list_variants(alone)] == ["short", "long"]
+    single = dataclasses.replace(alone, variants={"short": {}})
+    assert [variant.name for variant in list_variants(single)] == ["short"]  # as when others are added
+
+
+def test_the_name_of_a_variant_fits_into_a_file_system():
+    names = ["很长" * 45, "很长" * 46]
+    study = Study(base=BASE, variants={name: {} for name in names}, name="x")
+    found = [variant.name for variant in list_variants(study)]
+    assert len(set(found)) == 2 and all(name.startswith("很长") for name in found)
+    assert all(len(name.encode()) <= 100 for name in found)
 
 
 @pytest.mark.parametrize(
@@ -269,6 +279,12 @@ def test_named_sets_of_options_are_variants_and_multiply_the_lists():
         ({"grid": {"optim.lr": ["x"]}}, "optim.lr must be a number, found 'x'"),
         ({"grid": {"model.attn": [None]}}, "list its values under models or attentions"),
         ({"variants": {"a": 3}}, "variants.a must be a set of options, found 3"),
+        ({"variants": {"a": {1: 2}}}, "variants.a has '1', which is no option"),
+        ({"variants": {"a": {"train": {"seed": 1}}}}, "variants.a has train.seed, which the study itself"),
+        ({"variants": {"a": {"model": {"attn": "se"}}}}, "model.attn is in variants.a and in attentions"),
+        ({"variants": {"a": {"data.root": "x"}}, "folds": ()}, "variants are compared on the same images"),
+        ({"grid": {"data.root": ["x"]}, "folds": ()}, "variants are compared on the same images"),
+        ({"reuse": ("../x",)}, "reuse must list names of studies, found '../x'"),
         ({"variants": {"a": {"optim.rate": 1}}}, "variants.a has 'optim.rate', which is no option"),
         ({"variants": {"a": {"train.seed": 1}}}, "variants.a has train.seed, which the study itself sets"),
         ({"variants": {"a": {"model.attn": None}}}, "model.attn is in variants.a and in attentions"),
@@ -427,26 +443,66 @@ def test_a_study_may_grow_but_not_change(tmp_path: Path):
         results.check(smaller, plan_runs(smaller))
 
 
-def test_a_run_that_another_study_finished_is_taken_over(tmp_path: Path):
-    """The same options, seed and photographs, whatever the studies call it."""
-    ours = dataclasses.replace(STUDY, attentions=(), variants={"gate": {"model.attn": "simam"}}, name="b")
-    others = fake_results(STUDY, tmp_path / "a", lambda variant, fold: ACCURACY[variant])
-    finished = {name: dataclasses.replace(row, data_hash="1") for name, row in others.rows().items()}
-    (tmp_path / "a" / "runs.csv").write_text(to_csv(list(finished.values()), Row))
-    (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "runs.csv").write_text("nonsense")
+REUSING = dataclasses.replace(
+    STUDY, attentions=(), variants={"gate": {"model.attn": "simam"}}, name="b", reuse=("a",)
+)
+
+
+@pytest.fixture
+def reused(tmp_path: Path) -> Results:
+    """The finished study `a`, on a split of the checksum 1."""
+    results = fake_results(STUDY, tmp_path / "a", lambda variant, fold: ACCURACY[variant])
+    rows = [dataclasses.replace(row, data_hash="1") for row in results.rows().values()]
+    (tmp_path / "a" / "runs.csv").write_text(to_csv(rows, Row))
     (tmp_path / "b").mkdir()
-    results, plan = Results(tmp_path / "b"), plan_runs(ours)
-    hashes = dict.fromkeys(ours.folds, "1") | {3: "other photographs", 4: ""}
-    lines = list(results.take_over(plan, hashes))
-    assert [line.partition(" ")[0] for line in lines] == [f"base_fold{fold}_seed0" for fold in range(3)]
-    assert f"copied from {tmp_path / 'a'}: simam_fold0_seed0" in lines[0]
+    return results
+
+
+def copied(folder: Path, study: Study = REUSING, data_hash: str = "1") -> list[str]:
+    hashes = dict.fromkeys(study.folds, data_hash) | {3: "other photographs", 4: ""}
+    return list(Results(folder).copy_reusable(study, plan_runs(study), hashes))
+
+
+def test_the_runs_of_a_study_in_reuse_are_copied(reused: Results, tmp_path: Path):
+    """The same options, seed and split, whatever the studies call it."""
+    lines = copied(tmp_path / "b")
+    assert [line.partition(" ")[0] for line in lines] == [f"gate_fold{fold}_seed0" for fold in range(3)]
+    assert f"copied from {tmp_path / 'a'}: simam_fold0_seed0, made by 0.1.0" in lines[0]
+    results = Results(tmp_path / "b")
     for fold in range(3):
-        row, source = results.rows()[f"base_fold{fold}_seed0"], finished[f"simam_fold{fold}_seed0"]
-        assert row == dataclasses.replace(source, run=row.run, variant="base")
-        assert results.history(row.run) == others.history(source.run)
-        assert results.predictions(row.run) == others.predictions(source.run)
-    assert list(results.take_over(plan, hashes)) == []
+        row, source = results.rows()[f"gate_fold{fold}_seed0"], reused.rows()[f"simam_fold{fold}_seed0"]
+        assert row == dataclasses.replace(source, run=row.run, variant="gate")
+        assert results.history(row.run) == reused.history(source.run)
+        assert results.predictions(row.run) == reused.predictions(source.run)
+    assert copied(tmp_path / "b") == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"reuse": ()},
+        {"overrides": {"train.epochs": 7}},
+        {"overrides": {"model.weights": "start.pdparams"}},
+        {"seeds": (1,)},
+    ],
+)
+def test_runs_that_differ_are_not_copied(reused: Results, tmp_path: Path, changed: dict):
+    assert copied(tmp_path / "b", dataclasses.replace(REUSING, **changed)) == []
+    assert copied(tmp_path / "b", REUSING, data_hash="2") == []
+
+
+@pytest.mark.parametrize("file", ["history_file", "predictions_file"])
+@pytest.mark.parametrize("text", ["", "epoch", "nonsense,\n1,2\n", "x" * 200_000])
+def test_damaged_results_are_not_copied(reused: Results, tmp_path: Path, file: str, text: str):
+    getattr(reused, file)("simam_fold0_seed0").write_text(text)
+    with pytest.raises(UserError, match="is damaged"):
+        copied(tmp_path / "b")
+    assert Results(tmp_path / "b").rows() == {}
+
+
+def test_a_study_in_reuse_must_have_results(tmp_path: Path):
+    with pytest.raises(UserError, match=r"reuse names the study a, but .*a holds no finished run"):
+        copied(tmp_path / "b")
 
 
 def test_rows_are_read_back_and_a_damaged_line_is_named(tmp_path: Path):
