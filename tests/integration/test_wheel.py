@@ -19,12 +19,17 @@ from helpers import HANG, ROOT, assert_one_sentence, make_images, picture
 pytestmark = pytest.mark.slow
 
 
-def run(*command: object, cwd: Path) -> str:
-    """The output of a command that succeeds, without the environment variables that lead Python elsewhere."""
+def start(*command: object, cwd: Path) -> subprocess.CompletedProcess:
+    """Run a command without the environment variables that lead Python elsewhere."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    result = subprocess.run(
+    return subprocess.run(
         list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, timeout=HANG
     )
+
+
+def run(*command: object, cwd: Path) -> str:
+    """The output of a command that succeeds."""
+    result = start(*command, cwd=cwd)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -142,6 +147,5 @@ def test_an_installed_wheel_copies_its_configs_and_says_which_commands_need_a_cl
     }
     assert "4 runs" in run(programs / "paddle-attn", "study", "-c", "studies/demo", "--dry-run", cwd=tmp_path)
     for name in ("benchmark", "fidelity"):
-        command = [programs / "paddle-attn", name]
-        result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
+        result = start(programs / "paddle-attn", name, cwd=tmp_path)
         assert_one_sentence(result, f"paddle-attn {name} needs a clone of the repository")
