@@ -207,6 +207,21 @@ def leave_the_start(net: paddle.nn.Layer) -> None:
             parameter.set_value(paddle.uniform(parameter.shape, min=lowest, max=0.03))
 
 
+def keep_from_saturating(net: paddle.nn.Layer, images: np.ndarray) -> None:
+    """Scale the classifier so that the logits of these images are at most 5.
+
+    Maps grow from block to block of a deep network before its training: with logits of 1e7 a softmax is 0 or
+    1, whatever else is wrong, and turns with the last bit.
+    """
+    import paddle
+
+    with paddle.no_grad():
+        largest = float(net(paddle.to_tensor(images)).abs().max())
+        for name, parameter in net.named_parameters():
+            if name.startswith(net.classifier_name):
+                parameter.set_value(parameter * min(1.0, 5 / largest))
+
+
 def assert_learns(net: paddle.nn.Layer, x: paddle.Tensor) -> None:
     """One forward and backward pass gives every part of a classifier a finite gradient that is not zero."""
     import paddle

@@ -29,6 +29,7 @@ from helpers import (
     fits,
     is_quick,
     kwargs_for,
+    keep_from_saturating,
     leave_the_start,
     picture,
     tool,
@@ -119,6 +120,7 @@ def check_dynamic_export(model: str, attn: str | None, out: Path) -> None:
     """Export at one size, compare at another and at another batch size."""
     net = network(model, attn)
     size = max(model_spec(model).min_size, 64)
+    keep_from_saturating(net, noise(1, size))
     preprocess = Preprocess(size, "stretch", (0, 0, 0), (1, 1, 1))
     export_model(net, out, preprocess, CLASSES, noise(1, size), dynamic=True)
     predictor = Predictor(out)

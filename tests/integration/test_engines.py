@@ -23,6 +23,7 @@ from helpers import (
     assert_one_sentence,
     fits,
     kwargs_for,
+    keep_from_saturating,
     leave_the_start,
     smaller_kwargs,
     tool,
@@ -175,8 +176,9 @@ def check_dynamic_export(net: paddle.nn.Layer, size: int, folder: Path) -> Predi
 
 def check_model(model: str, attn: str | None, folder: Path) -> None:
     size = max(model_spec(model).min_size, 64)
-    net = create_model(model, attn, kwargs_for(model, attn), num_classes=4)
-    check_dynamic_export(randomised(net), size, folder)
+    net = randomised(create_model(model, attn, kwargs_for(model, attn), num_classes=4))
+    keep_from_saturating(net, noise(1, size, size))
+    check_dynamic_export(net, size, folder)
     del net
     gc.collect()  # traced programs and their networks form cycles; 200 of them fill the memory
 

@@ -129,6 +129,7 @@ def test_the_notebook_installs_a_clone_in_work_and_takes_the_photographs_in_data
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """In an environment that has the requirements, but not the project."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     home = ai_studio(tmp_path / "home")
     clone = home / "work" / "paddle_attn"
     for name in ("configs", "paddle_attn"):
