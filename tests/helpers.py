@@ -207,19 +207,32 @@ def leave_the_start(net: paddle.nn.Layer) -> None:
             parameter.set_value(paddle.uniform(parameter.shape, min=lowest, max=0.03))
 
 
-def keep_from_saturating(net: paddle.nn.Layer, images: np.ndarray) -> None:
-    """Scale the classifier so that the logits of these images are at most 5.
+def condition(net: paddle.nn.Layer, images: np.ndarray) -> None:
+    """Give the batch norms the statistics of these images and small scales, and the classifier logits of at
+    most 5 for them.
 
-    Maps grow from block to block of a deep network before its training: with logits of 1e7 a softmax is 0 or
-    1, whatever else is wrong, and turns with the last bit.
+    Without that, the maps of an untrained deep network and their rounding grow from block to block.
+    ResNet-152 with PSA then gives logits of 1e7, and float32 differs from float64 in the first digit.
     """
     import paddle
 
+    norms = [layer for layer in net.sublayers() if isinstance(layer, paddle.nn.layer.norm._BatchNormBase)]
+    momenta = [norm._momentum for norm in norms]
+    training = net.training
+    net.train()
     with paddle.no_grad():
+        for norm in norms:
+            norm._momentum = 0.0
+            norm.weight.set_value(norm.weight * 0.1)
+        net(paddle.to_tensor(images))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm._momentum = momentum
+        net.eval()
         largest = float(net(paddle.to_tensor(images)).abs().max())
         for name, parameter in net.named_parameters():
             if name.startswith(net.classifier_name):
                 parameter.set_value(parameter * min(1.0, 5 / largest))
+    net.train() if training else net.eval()
 
 
 def assert_learns(net: paddle.nn.Layer, x: paddle.Tensor) -> None:

@@ -26,9 +26,9 @@ from helpers import (
     HANG,
     ROOT,
     assert_one_sentence,
+    condition,
     fits,
     is_quick,
-    keep_from_saturating,
     kwargs_for,
     leave_the_start,
     picture,
@@ -120,7 +120,7 @@ def check_dynamic_export(model: str, attn: str | None, out: Path) -> None:
     """Export at one size, compare at another and at another batch size."""
     net = network(model, attn)
     size = max(model_spec(model).min_size, 64)
-    keep_from_saturating(net, noise(1, size))
+    condition(net, noise(4, size))
     preprocess = Preprocess(size, "stretch", (0, 0, 0), (1, 1, 1))
     export_model(net, out, preprocess, CLASSES, noise(1, size), dynamic=True)
     predictor = Predictor(out)

@@ -21,8 +21,8 @@ from helpers import (
     HANG,
     ROOT,
     assert_one_sentence,
+    condition,
     fits,
-    keep_from_saturating,
     kwargs_for,
     leave_the_start,
     smaller_kwargs,
@@ -177,7 +177,7 @@ def check_dynamic_export(net: paddle.nn.Layer, size: int, folder: Path) -> Predi
 def check_model(model: str, attn: str | None, folder: Path) -> None:
     size = max(model_spec(model).min_size, 64)
     net = randomised(create_model(model, attn, kwargs_for(model, attn), num_classes=4))
-    keep_from_saturating(net, noise(1, size, size))
+    condition(net, noise(4, size, size))
     check_dynamic_export(net, size, folder)
     del net
     gc.collect()  # traced programs and their networks form cycles; 200 of them fill the memory
