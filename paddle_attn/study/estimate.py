@@ -36,7 +36,8 @@ def describe(study: Study, jobs: int = 1) -> Iterator[str]:
     plan = plan_runs(study)
     results = Results(results_folder(study))
     results.check(study, plan)
-    hashes = {run.fold: data_hash(run.config.data.root) for run in plan}
+    roots = {run.fold: run.config.data.root for run in plan}  # all runs of a fold use one split
+    hashes = {fold: data_hash(root) for fold, root in roots.items()}
     copied = {name: row for name, (row, *_) in results.reusable(study, plan, hashes).items()}
     return _describe(study, plan, results.rows() | copied, set(copied), jobs)
 
