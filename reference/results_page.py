@@ -13,8 +13,10 @@ from pathlib import Path
 
 from paddle_attn.errors import UserError
 from paddle_attn.study.plan import Study, load_study, plan_runs
-from paddle_attn.study.report import DIFFERENCES, REPORT, TIMING, VariantResult, summarize, write_report
+from paddle_attn.study.report import DIFFERENCES, REPORT, TIMING, write_report
 from paddle_attn.study.results import Results
+from paddle_attn.study.statistics import Comparison
+from paddle_attn.study.summary import MapResult, VariantResult, summarize, summarize_maps
 
 PAGES = {"en": "docs/results.md", "zh": "docs/results.zh-CN.md"}
 READMES = {"en": "README.md", "zh": "README.zh-CN.md"}
@@ -66,6 +68,12 @@ TEXT: dict[str, dict[str, str]] = {
         "more runs\n"
         "would decide; [times]({timing}) are beside it. Code: {code}. Machine: {machine}.",
         "figure": "Difference from {baseline}, with its 95 % interval",
+        "maps": "Is the map more faithful? Grad-CAM of the true class, on the eval photographs of the runs "
+        "whose weights\n"
+        "were at hand (`--faithfulness`): the areas under the [deletion and insertion](explain.md) curves.\n"
+        "The gain is insertion minus deletion, less the same of a random map.",
+        "map columns": "| variant | runs | deletion (lower is better) | insertion (higher is better) | gain "
+        "| difference in gain | 95 % interval | verdict |",
         "missing": "## Not run\n\nThese studies have a config in `configs/studies/` and no finished run:",
         "none": "Undecided: with these runs, no variant can be told apart from `{baseline}`.",
         "alone": "Only runs of `{baseline}` are finished.",
@@ -116,6 +124,11 @@ TEXT: dict[str, dict[str, str]] = {
         "more": "[报告]({report})中有曲线和开销；有两对以上的训练时，还会估计需要增加多少次训练；\n"
         "[用时]({timing})在它旁边。代码：{code}。机器：{machine}。",
         "figure": "与 {baseline} 的差异及 95 % 区间",
+        "maps": "激活图更可信吗？对保留了权重的训练，在测试照片上用真实类别的 Grad-CAM 测量"
+        "（`--faithfulness`）：\n"
+        "[删除与插入](explain.zh-CN.md)曲线下的面积。增益为插入减删除，再减去随机图的同一数值。",
+        "map columns": "| 变体 | 训练次数 | 删除（越低越好） | 插入（越高越好） | 增益 | 增益的差异 "
+        "| 95 % 区间 | 结论 |",
         "missing": "## 未运行\n\n以下实验有配置，但没有完成的训练：",
         "none": "尚无定论：以现有的训练，没有一个变体能与 `{baseline}` 区分开。",
         "alone": "只完成了 `{baseline}` 的训练。",
@@ -138,6 +151,7 @@ class Finished:
 
     study: Study
     found: list[VariantResult]  # the baseline first
+    maps: list[MapResult]  # likewise; empty when they were not measured
 
 
 def write_reports(root: Path) -> None:
@@ -176,7 +190,9 @@ def pages(root: Path) -> dict[str, str]:
 def read(study: Study, root: Path) -> Finished | None:
     """The finished runs of a study; None without any."""
     results = Results(root / "results" / study.name)
-    return Finished(study, summarize(study, results)) if results.rows() else None
+    if not results.rows():
+        return None
+    return Finished(study, summarize(study, results), summarize_maps(study, results))
 
 
 def in_readme(readme: str, each: Finished, text: dict[str, str]) -> str:
@@ -222,6 +238,7 @@ def section(each: Finished, text: dict[str, str]) -> str:
             conclusion(each.found, text),
             *([words] if others else []),
             *([figure(each, text, folder)] if has_interval(each) else []),
+            *([text["maps"], map_table(each.maps, text)] if each.maps else []),
             more,
         ]
     )
@@ -254,29 +271,52 @@ def extent(each: Finished, text: dict[str, str]) -> str:
 
 def table(found: Sequence[VariantResult], text: dict[str, str]) -> str:
     """The variants with their accuracy, their difference from the baseline, and their cost."""
-    columns = text["columns"].format(baseline=found[0].name)
-    lines = [columns, "|" + "---|" * (columns.count("|") - 1)]
+    rows = []
     for each in found:
         row, comparison = each.rows[0], each.comparison
         deviation = "" if math.isnan(each.deviation) else f" ± {100 * each.deviation:.2f}"
-        points = f"{100 * comparison.difference:+.2f}" if comparison else "–"
-        cells = [
-            each.name,
-            len(each.rows),
-            f"{100 * each.mean:.2f}{deviation} %",
-            points,
-            "–" if not comparison or not comparison.df else " … ".join(ends(each)),
-            f"{row.parameters:,}",
-            f"{row.macs / 1e9:.4f}",
-            text["baseline" if each is found[0] else each.verdict],
-        ]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        rows.append(
+            [
+                each.name,
+                len(each.rows),
+                f"{100 * each.mean:.2f}{deviation} %",
+                f"{100 * comparison.difference:+.2f}" if comparison else "–",
+                "–" if not comparison or not comparison.df else " … ".join(ends(comparison)),
+                f"{row.parameters:,}",
+                f"{row.macs / 1e9:.4f}",
+                text["baseline" if each is found[0] else each.verdict],
+            ]
+        )
+    return markdown_table(text["columns"].format(baseline=found[0].name), rows)
 
 
-def ends(each: VariantResult) -> tuple[str, str]:
+def map_table(maps: Sequence[MapResult], text: dict[str, str]) -> str:
+    """How faithful the maps of the variants are."""
+    rows = []
+    for each in maps:
+        comparison = each.judged.comparison
+        has_interval = comparison and comparison.df
+        rows.append(
+            [
+                each.name,
+                len(each.scores),
+                *(f"{each.mean(value):.3f}" for value in ("deletion", "insertion", "gain")),
+                f"{comparison.difference:+.3f}" if comparison else "–",
+                " … ".join(f"{end:+.3f}" for end in comparison.interval) if has_interval else "–",
+                text["baseline" if each is maps[0] else each.judged.verdict],
+            ]
+        )
+    return markdown_table(text["map columns"], rows)
+
+
+def markdown_table(columns: str, rows: Sequence[Sequence[object]]) -> str:
+    lines = [columns, "|" + "---|" * (columns.count("|") - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
+
+
+def ends(comparison: Comparison) -> tuple[str, str]:
     """Both ends of the interval, in percentage points."""
-    low, high = each.comparison.interval
+    low, high = comparison.interval
     return f"{100 * low:+.2f}", f"{100 * high:+.2f}"
 
 
@@ -287,7 +327,7 @@ def sentence(each: VariantResult, baseline: str, text: dict[str, str]) -> str:
     points = f"{100 * each.comparison.difference:+.2f}"
     if each.verdict == "one pair":
         return text["pair"].format(name=each.name, points=points)
-    low, high = ends(each)
+    low, high = ends(each.comparison)
     key = "is" if each.verdict in ("better", "worse") else "equal"
     return text[key].format(
         name=each.name, verdict=text[each.verdict], baseline=baseline, points=points, low=low, high=high

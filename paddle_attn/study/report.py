@@ -8,19 +8,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from ..data.prepare.split import EVERY
-from ..errors import UserError
 from ..files import atomic_write, write_text
-from ..train.predictions import Prediction
 from .figures import plot_differences, plot_pareto, plot_study_curves
-from .plan import Study, list_variants, plan_runs, results_folder
+from .plan import Study, plan_runs, results_folder
 from .results import Results, Row
-from .statistics import LEVEL, MAX_MORE, Comparison, Pair, compare, holm
+from .statistics import LEVEL, MAX_MORE, Comparison
+from .summary import MapResult, VariantResult, summarize, summarize_maps
 
 REPORT, TIMING = "report.md", "timing.md"
 CURVES, DIFFERENCES, PARETO = "curves.png", "differences.png", "pareto.png"
@@ -32,93 +28,12 @@ EXPLANATION = (
     "interval may exclude zero without one."
 )
 
-
-@dataclass(frozen=True)
-class VariantResult:
-    """The finished runs of a variant; `comparison` is None for the baseline and without pairs."""
-
-    name: str
-    rows: list[Row]
-    comparison: Comparison | None
-    p: float  # after Holm's correction; not a number without an interval
-    compared: int  # the number of variants with an interval
-
-    @property
-    def mean(self) -> float:
-        """The mean over folds of the mean over seeds."""
-        folds = sorted({row.fold for row in self.rows})
-        return statistics.mean(
-            statistics.mean(row.top1 for row in self.rows if row.fold == fold) for fold in folds
-        )
-
-    @property
-    def deviation(self) -> float:
-        """The standard deviation of the runs; not a number for one."""
-        return statistics.stdev(row.top1 for row in self.rows) if len(self.rows) > 1 else math.nan
-
-    @property
-    def verdict(self) -> str:
-        """'better', 'worse', 'not told apart' or 'one pair'."""
-        if self.comparison is None or math.isnan(self.p):
-            return "one pair"
-        if self.p >= 1 - LEVEL:
-            return "not told apart"
-        return "better" if self.comparison.difference > 0 else "worse"
-
-
-def summarize(study: Study, results: Results) -> list[VariantResult]:
-    """The finished runs of each variant, compared with the baseline; the baseline first.
-
-    Raises: UserError when there are none, or when they were tested on different images.
-    """
-    plan = plan_runs(study)
-    results.check(study, plan)
-    rows = results.rows()
-    names = [variant.name for variant in list_variants(study)]
-    finished = {
-        name: [rows[run.name] for run in plan if run.variant == name and run.name in rows] for name in names
-    }
-    if not rows:
-        raise UserError(f"{results.folder} holds no finished runs: run the study first, without --report")
-    if not finished[names[0]]:
-        raise UserError(
-            f"{results.folder} holds no finished run of {names[0]}, with which the others are compared: "
-            "run the study again, without --report"
-        )
-    baseline = {(row.fold, row.seed): row for row in finished[names[0]]}
-    predictions = {row.run: results.predictions(row.run) for row in rows.values()}
-    comparisons: dict[str, Comparison] = {}
-    for name in names[1:]:
-        pairs = [
-            make_pair(row, predictions[row.run], predictions[baseline[row.fold, row.seed].run])
-            for row in finished[name]
-            if (row.fold, row.seed) in baseline
-        ]
-        if pairs:
-            comparisons[name] = compare(pairs)
-    corrected = dict(zip(comparisons, holm([each.p for each in comparisons.values()]), strict=True))
-    compared = sum(not math.isnan(p) for p in corrected.values())
-    return [
-        VariantResult(name, finished[name], comparisons.get(name), corrected.get(name, math.nan), compared)
-        for name in names
-        if finished[name]
-    ]
-
-
-def make_pair(row: Row, variant: Sequence[Prediction], baseline: Sequence[Prediction]) -> Pair:
-    """The pair of a variant's run and the baseline's, from their predictions.
-
-    Raises: UserError when they were tested on different images.
-    """
-    if [each.image for each in variant] != [each.image for each in baseline]:
-        raise UserError(
-            f"{row.run} and the baseline were tested on different images in fold {row.fold}: "
-            "expected the same photographs for all runs of a study"
-        )
-    gains = [
-        int(ours.is_right) - int(theirs.is_right) for ours, theirs in zip(variant, baseline, strict=True)
-    ]
-    return Pair(row.fold, row.seed, np.array(gains))
+MAPS_EXPLANATION = (
+    "Grad-CAM of the true class of each eval image, for the runs whose weights were at hand. The areas under "
+    "the deletion curve (lower is better) and the insertion curve (higher is better) are those of "
+    "`paddle-attn explain --faithfulness`. The gain is insertion minus deletion, less the same of a random "
+    "map of equal resolution: 0 means that the map says nothing. A surer network has larger gains."
+)
 
 
 def write_report(study: Study, results: Results | None = None) -> Path:
@@ -147,7 +62,7 @@ def write_report(study: Study, results: Results | None = None) -> Path:
     ]
     atomic_write(folder / PARETO, lambda part: plot_pareto(costs, title, part))
     write_text(folder / TIMING, timing_page(study, found))
-    write_text(folder / REPORT, report_page(study, found))
+    write_text(folder / REPORT, report_page(study, found, summarize_maps(study, results)))
     return folder / REPORT
 
 
@@ -160,7 +75,7 @@ def _interval(comparison: Comparison) -> tuple[float, float]:
     return comparison.interval if comparison.df else (comparison.difference, comparison.difference)
 
 
-def report_page(study: Study, found: Sequence[VariantResult]) -> str:
+def report_page(study: Study, found: Sequence[VariantResult], maps: Sequence[MapResult] = ()) -> str:
     """The report in Markdown."""
     baseline, rows = found[0], [row for each in found for row in each.rows]
     planned = len(plan_runs(study))
@@ -190,6 +105,7 @@ def report_page(study: Study, found: Sequence[VariantResult]) -> str:
         "",
         EXPLANATION,
         "",
+        *(_maps_section(maps) if maps else ()),
         f"Seconds per epoch are in [{TIMING}]({TIMING}): they differ from run to run. "
         f"Code: {_versions(rows)}.",
     ]
@@ -203,7 +119,7 @@ def _table_line(each: VariantResult, is_baseline: bool) -> str:
         difference = f"{100 * comparison.difference:+.2f}"
         if comparison.df:
             low, high = comparison.interval
-            interval, p = f"{100 * low:+.2f} to {100 * high:+.2f}", _p_text(each.p)
+            interval, p = f"{100 * low:+.2f} to {100 * high:+.2f}", _p_text(each.judged.p)
     verdict = "baseline" if is_baseline else each.verdict
     deviation = "–" if math.isnan(each.deviation) else f"{100 * each.deviation:.2f}"
     row = each.rows[0]
@@ -212,6 +128,29 @@ def _table_line(each: VariantResult, is_baseline: bool) -> str:
         f"{row.parameters:,}", f"{row.macs / 1e9:.4f}", verdict,
     ]  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
+
+
+def _maps_section(maps: Sequence[MapResult]) -> list[str]:
+    lines = [
+        "## What the networks look at",
+        "",
+        "| variant | runs | deletion | insertion | gain | difference in gain | 95 % interval | p (Holm) "
+        "| verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for each in maps:
+        comparison, is_baseline = each.judged.comparison, each is maps[0]
+        difference = interval = p = "–"
+        if comparison:
+            difference = f"{comparison.difference:+.3f}"
+            if comparison.df:
+                low, high = comparison.interval
+                interval, p = f"{low:+.3f} to {high:+.3f}", _p_text(each.judged.p)
+        means = [f"{each.mean(value):.3f}" for value in ("deletion", "insertion", "gain")]
+        verdict = "baseline" if is_baseline else each.judged.verdict
+        cells = [each.name, len(each.scores), *means, difference, interval, p, verdict]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return [*lines, "", MAPS_EXPLANATION, ""]
 
 
 def _p_text(p: float) -> str:
@@ -224,7 +163,7 @@ def sentence(each: VariantResult, baseline: str) -> str:
     if comparison is None:
         return f"**{each.name}** has no run with the same fold and seed as one of {baseline}."
     points = f"{100 * comparison.difference:+.2f} points"
-    if math.isnan(each.p):
+    if math.isnan(each.judged.p):
         return (
             f"**{each.name}** and {baseline} have one pair of runs ({points}), "
             "which says nothing about the spread of the runs: run more folds or seeds."
@@ -232,7 +171,7 @@ def sentence(each: VariantResult, baseline: str) -> str:
     if each.verdict in ("better", "worse"):
         low, high = (f"{100 * end:+.2f}" for end in comparison.interval)
         return f"**{each.name}** is {each.verdict} than {baseline}: {points}, 95 % interval {low} to {high}."
-    more = more_runs_text(comparison.more_runs((1 - LEVEL) / max(each.compared, 1), EVERY))
+    more = more_runs_text(comparison.more_runs((1 - LEVEL) / max(each.judged.compared, 1), EVERY))
     return f"**{each.name}** cannot be told apart from {baseline} with these runs ({points}); {more}."
 
 

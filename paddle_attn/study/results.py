@@ -3,6 +3,7 @@
     runs.csv               a row for each finished run, in the order of the plan
     history/RUN.csv        the metrics of each epoch
     predictions/RUN.csv    as `eval_predictions.csv` of an evaluation
+    map_scores/RUN.csv     how faithful the maps are, when that was measured
     study.yaml             the study that made them
 
 These files are small and meant to be committed. They are all that the report needs.
@@ -48,6 +49,22 @@ class Row:
     seconds_per_epoch: float  # the median
 
 
+@dataclass(frozen=True)
+class MapScore:
+    """The areas under the deletion and insertion curves of an image: with its map, and with a random one."""
+
+    image: str
+    deletion: float
+    insertion: float
+    random_deletion: float
+    random_insertion: float
+
+    @property
+    def gain(self) -> float:
+        """Insertion minus deletion, less the same of the random map: 0 when the map says nothing."""
+        return (self.insertion - self.deletion) - (self.random_insertion - self.random_deletion)
+
+
 class Results:
     """The results in a folder, which `lock` makes if it is missing."""
 
@@ -91,6 +108,17 @@ class Results:
 
     def predictions_file(self, run: str) -> Path:
         return self.folder / "predictions" / f"{run}.csv"
+
+    def map_scores(self, run: str) -> list[MapScore]:
+        """How faithful the map of each eval image is; empty when it was not measured."""
+        file = self.map_scores_file(run)
+        return list(read_rows(file, MapScore)) if file.exists() else []
+
+    def map_scores_file(self, run: str) -> Path:
+        return self.folder / "map_scores" / f"{run}.csv"
+
+    def add_map_scores(self, run: str, scores: Sequence[MapScore]) -> None:
+        write_text(self.map_scores_file(run), to_csv(scores, MapScore))
 
     def check(self, study: Study, plan: Sequence[PlannedRun]) -> None:
         """Raise UserError when a finished run is not one of this study. A study may grow."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,17 +29,18 @@ class Pair:
 
     fold: int
     seed: int
-    gains: np.ndarray  # [images]: 1 where only the variant is right, -1 where only the baseline is, else 0
+    # [images]: the variant's value minus the baseline's, such as 1 where only the variant is right
+    gains: np.ndarray
 
     @property
     def difference(self) -> float:
-        """The variant's top-1 minus the baseline's, as a fraction of 1."""
+        """The variant's mean minus the baseline's."""
         return float(self.gains.mean())
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A variant's difference from the baseline in top-1, as fractions of 1."""
+    """A variant's difference from the baseline, such as in top-1 as a fraction of 1."""
 
     difference: float  # the mean over folds of the mean over seeds
     error: float  # standard error; not a number with a single pair
@@ -159,6 +160,36 @@ def _over_images(pairs: Sequence[Pair]) -> tuple[float, int]:
 
 def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else math.nan
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A comparison with the baseline among several; `comparison` is None without pairs."""
+
+    comparison: Comparison | None
+    p: float  # after Holm's correction; not a number without an interval
+    compared: int  # the number of variants with an interval
+
+    @property
+    def verdict(self) -> str:
+        """'better', 'worse', 'not told apart' or 'one pair'."""
+        if self.comparison is None or math.isnan(self.p):
+            return "one pair"
+        if self.p >= 1 - LEVEL:
+            return "not told apart"
+        return "better" if self.comparison.difference > 0 else "worse"
+
+
+def judge(pairs: Mapping[str, Sequence[Pair]]) -> dict[str, Judged]:
+    """Compare each variant with the baseline, with Holm's correction over those that have an interval.
+
+    Args:
+        pairs: of each variant by its name; a variant may have none.
+    """
+    comparisons = {name: compare(each) for name, each in pairs.items() if each}
+    corrected = dict(zip(comparisons, holm([each.p for each in comparisons.values()]), strict=True))
+    compared = sum(not math.isnan(p) for p in corrected.values())
+    return {name: Judged(comparisons.get(name), corrected.get(name, math.nan), compared) for name in pairs}
 
 
 def holm(probabilities: Sequence[float]) -> list[float]:

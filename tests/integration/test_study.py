@@ -256,3 +256,34 @@ def test_a_run_ends_with_its_study_even_when_that_is_killed(tmp_path: Path):
     process.communicate()
     wait_for_the_last_runs(folder)
     assert "stopped: SIGTERM" in log.read_text()
+
+
+def test_the_maps_of_finished_runs_are_judged_once(undisturbed: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed, folder)
+    shutil.rmtree(folder / "output/studies/tiny/runs" / RUNS[3])
+    result = study_tool(folder, "--faithfulness")
+    assert result.returncode == 0, result.stderr
+    assert f"{RUNS[0]}  deletion 0." in result.stdout and f"{RUNS[3]}  not measured" in result.stdout
+    results = Results(folder / "results/tiny")
+    for run in RUNS[:3]:
+        scores = results.map_scores(run)
+        assert [score.image for score in scores] == [each.image for each in results.predictions(run)]
+        assert all(0 <= area <= 1 for score in scores for area in (score.deletion, score.insertion))
+    assert results.map_scores(RUNS[3]) == []
+    report = (folder / "results/tiny/report.md").read_text()
+    _, _, section = report.partition("## What the networks look at")
+    assert "| none | 2 |" in section and "| simam | 1 |" in section and "one pair" in section
+    before = tree(folder)
+    again = study_tool(folder, "--faithfulness")
+    assert again.stdout.count("deletion") == 0 and tree(folder) == before
+
+
+def test_the_maps_of_other_weights_are_refused(undisturbed: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed, folder)
+    runs = folder / "output/studies/tiny/runs"
+    shutil.copy(runs / RUNS[2] / "last.pdparams", runs / RUNS[0] / "last.pdparams")
+    result = study_tool(folder, "--faithfulness")
+    assert_one_sentence(result, "expected its weights")
+    assert not (folder / "results/tiny/map_scores").exists()
