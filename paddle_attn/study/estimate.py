@@ -38,7 +38,7 @@ def describe(study: Study, jobs: int = 1) -> Iterator[str]:
     results.check(study, plan)
     roots = {run.fold: run.config.data.root for run in plan}  # all runs of a fold use one split
     hashes = {fold: data_hash(root) for fold, root in roots.items()}
-    copied = {name: row for name, (row, *_) in results.reusable(study, plan, hashes).items()}
+    copied = {name: each.row for name, each in results.reusable(study, plan, hashes).items()}
     return _describe(study, plan, results.rows() | copied, set(copied), jobs)
 
 

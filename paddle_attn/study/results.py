@@ -65,6 +65,15 @@ class MapScore:
         return (self.insertion - self.deletion) - (self.random_insertion - self.random_deletion)
 
 
+@dataclass(frozen=True)
+class Reusable:
+    """A finished run of another study that is also one of this study."""
+
+    row: Row  # as it is in this study
+    origin: Results
+    name: str  # of the run there
+
+
 class Results:
     """The results in a folder, which `lock` makes if it is missing."""
 
@@ -148,44 +157,46 @@ class Results:
 
     def reusable(
         self, study: Study, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]
-    ) -> dict[str, tuple[Row, Results, str]]:
+    ) -> dict[str, Reusable]:
         """The runs of the plan that a study in `reuse` has finished with the same options, seed and split.
 
-        Returns: for each the row that it gets here, the results that have it, and its name there.
+        Returns: them by the name of the run here.
 
         Raises: UserError when such a study has no results, or damaged ones.
         """
-        finished: dict[tuple[str, str], tuple[Row, Results, str]] = {}
+        finished: dict[tuple[str, str], tuple[Row, Results]] = {}
         for name in study.reuse:
-            other = Results(self.folder.with_name(name))
-            rows = other.rows()
+            origin = Results(self.folder.with_name(name))
+            rows = origin.rows()
             if not rows:
-                raise UserError(f"reuse names the study {name}, but {other.folder} holds no finished run")
+                raise UserError(f"reuse names the study {name}, but {origin.folder} holds no finished run")
             for row in rows.values():
-                key = row.config_hash, row.data_hash
                 # two rows of one key differ in an option that decides the time only, such as train.ops
-                finished.setdefault(key, (row, other, row.run))
+                finished.setdefault((row.config_hash, row.data_hash), (row, origin))
         found, rows = {}, self.rows()
         for run in plan:
             key = run.config_hash, data_hashes[run.fold]
             # without a split there is no checksum, and a file of weights may have changed
             if run.name in rows or key not in finished or not key[1] or run.config.model.weights:
                 continue
-            row, other, name = finished[key]
-            if len(other.predictions(name)) != row.images or len(other.history(name)) != row.epochs:
-                raise UserError(f"{other.folder} is damaged: restore the history and predictions of {name}")
-            copy = replace(row, run=run.name, variant=run.variant, fold=run.fold, seed=run.seed)
-            found[run.name] = copy, other, name
+            row, origin = finished[key]
+            if len(origin.predictions(row.run)) != row.images or len(origin.history(row.run)) != row.epochs:
+                raise UserError(
+                    f"{origin.folder} is damaged: restore the history and predictions of {row.run}"
+                )
+            ours = replace(row, run=run.name, variant=run.variant, fold=run.fold, seed=run.seed)
+            found[run.name] = Reusable(ours, origin, row.run)
         return found
 
     def copy_reusable(
         self, study: Study, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]
     ) -> Iterator[str]:
         """Copy the runs that `reusable` finds. Yields: a line about each."""
-        for row, other, name in self.reusable(study, plan, data_hashes).values():
-            self.add(row, other.history_file(name), other.predictions_file(name), plan)
+        for each in self.reusable(study, plan, data_hashes).values():
+            row, origin = each.row, each.origin
+            self.add(row, origin.history_file(each.name), origin.predictions_file(each.name), plan)
             made = f", made by {row.commit or row.version}"
-            yield f"{row.run}  top-1 {100 * row.top1:.2f} %  copied from {other.folder}: {name}{made}"
+            yield f"{row.run}  top-1 {100 * row.top1:.2f} %  copied from {origin.folder}: {each.name}{made}"
 
     def _difference(self, study: Study) -> str:
         """The first option of the study that differs from the recorded one, in brackets."""
