@@ -38,29 +38,68 @@ def plot_study_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: st
         figure = _figure(9, 4.8)
         axes = figure.subplots()
         for number, (variant, runs) in enumerate(curves.items()):
-            length = max(map(len, runs))
-            # a run that stopped early keeps its last value
-            values = 100 * np.array([[*run, *[run[-1]] * (length - len(run))] for run in runs])
-            epochs, mean, spread = np.arange(1, length + 1), values.mean(0), _deviation(values)
-            colour = style(number)["color"]
-            axes.plot(
-                epochs,
-                mean,
-                label=variant,
-                linestyle=LINES[number % 4],
-                linewidth=1.6,
-                **style(number),
-                markersize=4,
-                markevery=max(1, length // 12),
-            )
-            axes.fill_between(
-                epochs, mean - spread, np.minimum(mean + spread, 100), color=colour, alpha=0.13, linewidth=0
-            )
-        axes.set_title(f"{title}: eval top-1, mean of the runs ± one standard deviation", fontsize=11)
+            values = _equal_length(runs)
+            _draw_curve(axes, number, variant, np.arange(1, values.shape[1] + 1), values)
         axes.set_xlabel("epoch")
-        axes.set_ylabel("eval top-1 (%)")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _finish(figure, axes, path)
+        _finish_curves(figure, axes, f"{title}: eval top-1", path)
+
+
+def plot_minutes(
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    seconds: Mapping[str, float],
+    title: str,
+    path: Path,
+) -> None:
+    """Eval top-1 over the minutes of training: as `plot_study_curves`, with the time of an epoch.
+
+    Args:
+        curves: as in `plot_study_curves`.
+        seconds: of an epoch, for each variant.
+        title: of the picture.
+        path: the file to write.
+    """
+    with plain_text([title, *curves]):
+        figure = _figure(9, 4.8)
+        axes = figure.subplots()
+        for number, (variant, runs) in enumerate(curves.items()):
+            values = _equal_length(runs)
+            minutes = np.arange(1, values.shape[1] + 1) * seconds[variant] / 60
+            _draw_curve(axes, number, variant, minutes, values)
+        axes.set_xlabel("minutes of training, evaluation included")
+        axes.set_xlim(left=0)
+        _finish_curves(figure, axes, f"{title}: eval top-1 over time", path)
+
+
+def _equal_length(runs: Sequence[Sequence[float]]) -> np.ndarray:
+    """`[runs, epochs]`; a run that stopped early keeps its last value."""
+    length = max(map(len, runs))
+    return np.array([[*run, *[run[-1]] * (length - len(run))] for run in runs])
+
+
+def _draw_curve(axes: Axes, number: int, variant: str, x: np.ndarray, values: np.ndarray) -> None:
+    """The mean of the runs `[runs, epochs]` and a band of one standard deviation, in percent."""
+    mean, spread = 100 * values.mean(0), 100 * _deviation(values)
+    axes.plot(
+        x,
+        mean,
+        label=variant,
+        linestyle=LINES[number % 4],
+        linewidth=1.6,
+        **style(number),
+        markersize=4,
+        markevery=max(1, len(x) // 12),
+    )
+    low, high = mean - spread, np.minimum(mean + spread, 100)
+    axes.fill_between(x, low, high, color=style(number)["color"], alpha=0.13, linewidth=0)
+
+
+def _finish_curves(figure: Figure, axes: Axes, title: str, path: Path) -> None:
+    axes.set_title(f"{title}, mean of the runs ± one standard deviation", fontsize=11)
+    axes.set_ylabel("eval top-1 (%)")
+    axes.grid(alpha=0.25)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    save(figure, path)
 
 
 def plot_differences(
@@ -156,9 +195,3 @@ def _figure(width: float, height: float) -> Figure:
 def _deviation(values: np.ndarray) -> np.ndarray:
     """The standard deviation over the runs `[runs, epochs]`; 0 for one run."""
     return values.std(0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1])
-
-
-def _finish(figure: Figure, axes: Axes, path: Path) -> None:
-    axes.grid(alpha=0.25)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    save(figure, path)

@@ -1,4 +1,4 @@
-"""The report of a study: a page in Markdown and three pictures, from the files in its results folder.
+"""The report of a study: two pages in Markdown with their pictures, from the files in its results folder.
 
 The same results give the same bytes. Times differ from run to run, so they have a page of their own.
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 
 from ..data.prepare.split import EVERY
 from ..files import atomic_write, write_text
-from .figures import plot_differences, plot_pareto, plot_study_curves
+from .figures import plot_differences, plot_minutes, plot_pareto, plot_study_curves
 from .plan import Study, plan_runs, results_folder
 from .results import Results, Row
 from .statistics import LEVEL, MAX_MORE, Comparison
 from .summary import MapResult, VariantResult, summarize, summarize_maps
 
 REPORT, TIMING = "report.md", "timing.md"
-CURVES, DIFFERENCES, PARETO = "curves.png", "differences.png", "pareto.png"
+CURVES, DIFFERENCES, PARETO, MINUTES = "curves.png", "differences.png", "pareto.png", "minutes.png"
 
 EXPLANATION = (
     "Differences are in percentage points. Each is paired: a variant and the baseline with the same fold and "
@@ -37,7 +37,9 @@ MAPS_EXPLANATION = (
 
 
 def write_report(study: Study, results: Results | None = None) -> Path:
-    """Write `report.md`, its three pictures and `timing.md` to the results folder. Returns the report's path.
+    """Write `report.md` with three pictures and `timing.md` with one to the results folder.
+
+    Returns: the report's path.
 
     Raises: UserError when no run is finished.
     """
@@ -48,7 +50,10 @@ def write_report(study: Study, results: Results | None = None) -> Path:
         each.name: [[epoch["eval_top1"] for epoch in results.history(row.run)] for row in each.rows]
         for each in found
     }
+    # the median: a run that was suspended has epochs of an hour
+    seconds = {each.name: statistics.median(row.seconds_per_epoch for row in each.rows) for each in found}
     atomic_write(folder / CURVES, lambda part: plot_study_curves(curves, title, part))
+    atomic_write(folder / MINUTES, lambda part: plot_minutes(curves, seconds, title, part))
     baseline, *others = found
     intervals = [
         (each.name, each.comparison.difference, *_interval(each.comparison), each.verdict)
@@ -201,7 +206,7 @@ def timing_page(study: Study, found: Sequence[VariantResult]) -> str:
             ]
             median = statistics.median(seconds)
             lines.append(f"| {each.name} | {machine} | {threads} | {len(seconds)} | {median:.2f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", f"![Eval top-1 over the minutes of training]({MINUTES})"]) + "\n"
 
 
 def _two_digits(value: float) -> int:

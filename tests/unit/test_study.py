@@ -386,7 +386,7 @@ def test_the_report_says_better_worse_and_cannot_be_told_apart(tmp_path: Path):
     assert "**simam** is better than none: +" in text and "**se** is worse than none: -" in text
     assert "**cbam** cannot be told apart from none with these runs" in text and "would" in text
     assert "| none | 5 | " in text and "| baseline |" in text
-    for name in ("curves.png", "differences.png", "pareto.png"):
+    for name in ("curves.png", "differences.png", "minutes.png", "pareto.png"):
         picture = np.asarray(Image.open(tmp_path / "r" / name).convert("L"))
         assert 0 < (picture < 200).mean() < 0.5
     assert "| simam | a, machine | 2 | 5 | " in (tmp_path / "r" / "timing.md").read_text()
