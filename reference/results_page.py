@@ -32,6 +32,7 @@ TEXT: dict[str, dict[str, str]] = {
         "last epoch, on images that no choice was made on. A difference is paired: the same fold and "
         "seed with\n"
         "and without the attention. *Better* and *worse* need p < 0.05 after Holm's correction.",
+        "short": "In short",
         "caltech101-16": "Which attention helps TowerNet on photographs?",
         "caltech101-16 how": "TowerNet on sixteen classes of Caltech-101, 1,817 photographs, 128 px, "
         "from scratch. Each of five folds\n"
@@ -76,6 +77,7 @@ TEXT: dict[str, dict[str, str]] = {
         "| difference in gain | 95 % interval | verdict |",
         "missing": "## Not run\n\nThese studies have a config in `configs/studies/` and no finished run:",
         "none": "Undecided: with these runs, no variant can be told apart from `{baseline}`.",
+        "reach": " The intervals of the differences reach from {low} to {high} points.",
         "alone": "Only runs of `{baseline}` are finished.",
         "some": "Better than {baseline} here: {names}.",
         "bad": "Worse than {baseline} here: {names}.",
@@ -94,6 +96,7 @@ TEXT: dict[str, dict[str, str]] = {
         "每一节是一个[对比实验](studies.zh-CN.md)，\n"
         "可以用 `paddle-attn study -c studies/NAME` 重做。精度取自最后一个 epoch，测试图片不参与任何选择。\n"
         "差异是成对的：同一折、同一种子，有注意力与无注意力相比。“更好”和“更差”要求 Holm 校正后 p < 0.05。",
+        "short": "结论",
         "caltech101-16": "在照片上，哪种注意力对 TowerNet 有用？",
         "caltech101-16 how": "TowerNet，Caltech-101 的十六个类别，1,817 张照片，128 px，从头训练。"
         "五折中的每一折轮流作为测试集。",
@@ -131,6 +134,7 @@ TEXT: dict[str, dict[str, str]] = {
         "| 95 % 区间 | 结论 |",
         "missing": "## 未运行\n\n以下实验有配置，但没有完成的训练：",
         "none": "尚无定论：以现有的训练，没有一个变体能与 `{baseline}` 区分开。",
+        "reach": "各差异的区间从 {low} 到 {high} 个百分点。",
         "alone": "只完成了 `{baseline}` 的训练。",
         "some": "在这里优于 {baseline} 的有：{names}。",
         "bad": "在这里不如 {baseline} 的有：{names}。",
@@ -212,7 +216,9 @@ def in_readme(readme: str, each: Finished, text: dict[str, str]) -> str:
 
 
 def page(finished: Sequence[Finished], missing: Sequence[str], text: dict[str, str]) -> str:
-    parts = [text["head"], *(section(each, text) for each in finished)]
+    short = [f"- **{text[each.study.name]}** {conclusion(each.found, text)}" for each in finished]
+    parts = [text["head"], f"## {text['short']}\n\n" + "\n".join(short)]
+    parts += [section(each, text) for each in finished]
     if missing:
         parts.append(text["missing"] + "\n\n" + "\n".join(f"- `{name}`: {text[name]}" for name in missing))
     return "\n\n".join(parts) + "\n"
@@ -345,4 +351,11 @@ def conclusion(found: Sequence[VariantResult], text: dict[str, str]) -> str:
         for key, verdict in (("some", "better"), ("bad", "worse"))
         if names[verdict]
     ]
-    return " ".join(said) or text["none"].format(baseline=baseline.name)
+    if said:
+        return " ".join(said)
+    intervals = [each.comparison.interval for each in others if each.comparison and each.comparison.df]
+    reach = ""
+    if intervals:
+        low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
+        reach = text["reach"].format(low=f"{100 * low:+.2f}", high=f"{100 * high:+.2f}")
+    return text["none"].format(baseline=baseline.name) + reach
