@@ -265,13 +265,14 @@ def extent(each: Finished, text: dict[str, str]) -> str:
     rows = [row for variant in each.found for row in variant.rows]
     planned = plan_runs(each.study)
     folds, seeds = sorted({row.fold for row in rows}), {row.seed for row in rows}
+    epochs = sorted({row.epochs for row in rows})
     key = "all" if len(rows) == len(planned) else "done"
     return text[key].format(
         done=len(rows),
         planned=len(planned),
         folds=text["folds" if len(folds) > 1 else "fold"].format(", ".join(map(str, folds))),
         seeds=text["seeds" if len(seeds) > 1 else "seed"].format(len(seeds)),
-        epochs=max(row.epochs for row in rows),
+        epochs=str(epochs[0]) if epochs[0] == epochs[-1] else f"{epochs[0]}–{epochs[-1]}",
     )
 
 

@@ -90,7 +90,7 @@ def report_page(study: Study, found: Sequence[VariantResult], maps: Sequence[Map
         "",
         f"{_count(len(rows), 'run')} of {planned}: {_count(len(found), 'variant')}, "
         f"{_count(len(folds), 'fold')}, {_count(len(seeds), 'seed')} for each; "
-        f"{_count(max(row.epochs for row in rows), 'epoch')}. The baseline is **{baseline.name}**. "
+        f"{_epochs(rows)}. The baseline is **{baseline.name}**. "
         "Top-1 is that of the last epoch, on the eval images.",
         "",
         "| variant | runs | top-1 % | standard deviation | difference | 95 % interval | p (Holm) "
@@ -218,6 +218,12 @@ def _two_digits(value: float) -> int:
 def _versions(rows: Sequence[Row]) -> str:
     versions = {f"paddle_attn {row.version}{f' at {row.commit}' if row.commit else ''}" for row in rows}
     return "; ".join(sorted(versions))
+
+
+def _epochs(rows: Sequence[Row]) -> str:
+    """Such as '40 epochs', or '10 to 40 epochs' where the runs differ."""
+    fewest, most = (end(row.epochs for row in rows) for end in (min, max))
+    return _count(most, "epoch") if fewest == most else f"{fewest} to {_count(most, 'epoch')}"
 
 
 def _count(number: int, noun: str) -> str:
