@@ -16,7 +16,13 @@ from paddle_attn.study.plan import Study, load_study, plan_runs
 from paddle_attn.study.report import DIFFERENCES, REPORT, TIMING, write_report
 from paddle_attn.study.results import Results
 from paddle_attn.study.statistics import Comparison
-from paddle_attn.study.summary import MapResult, VariantResult, summarize, summarize_maps
+from paddle_attn.study.summary import (
+    MapResult,
+    VariantResult,
+    compare_together,
+    summarize,
+    summarize_maps,
+)
 
 PAGES = {"en": "docs/results.md", "zh": "docs/results.zh-CN.md"}
 READMES = {"en": "README.md", "zh": "README.zh-CN.md"}
@@ -53,6 +59,9 @@ TEXT: dict[str, dict[str, str]] = {
         "{epochs} epochs. "
         "The rest was not run.",
         "all": "All {planned} runs: {folds}; {seeds} for each variant and fold; {epochs} epochs.",
+        "together": "All of them together, their mean against {baseline}: {points} points, 95 % interval "
+        "{low} to {high},\n"
+        "p = {p:.3f}. This comparison was chosen when three folds had been seen: it is a hint, not a test.",
         "columns": "| variant | runs | top-1 | difference from {baseline} | 95 % interval | parameters "
         "| GMACs | verdict |",
         "baseline": "baseline",
@@ -114,6 +123,9 @@ TEXT: dict[str, dict[str, str]] = {
         "done": "已完成 {planned} 次训练中的 {done} 次：{folds}；每个变体在每一折上{seeds}；{epochs} 个 "
         "epoch。其余未运行。",
         "all": "全部 {planned} 次训练：{folds}；每个变体在每一折上{seeds}；{epochs} 个 epoch。",
+        "together": "所有注意力合在一起（其均值与 {baseline} 相比）：{points} 个百分点，"
+        "95 % 区间 {low} 至 {high}，\n"
+        "p = {p:.3f}。这一比较是在看过三折之后才选定的，因此只是线索，不是检验。",
         "columns": "| 变体 | 训练次数 | top-1 | 与 {baseline} 的差异 | 95 % 区间 | 参数量 | GMACs | 结论 |",
         "baseline": "基准",
         "better": "更好",
@@ -156,6 +168,7 @@ class Finished:
     study: Study
     found: list[VariantResult]  # the baseline first
     maps: list[MapResult]  # likewise; empty when they were not measured
+    together: Comparison | None  # of the mean of all attentions with none; None in other studies
 
 
 def write_reports(root: Path) -> None:
@@ -196,7 +209,9 @@ def read(study: Study, root: Path) -> Finished | None:
     results = Results(root / "results" / study.name)
     if not results.rows():
         return None
-    return Finished(study, summarize(study, results), summarize_maps(study, results))
+    is_about_attention = len(study.attentions) > 2 and study.attentions[0] is None
+    together = compare_together(study, results) if is_about_attention else None
+    return Finished(study, summarize(study, results), summarize_maps(study, results), together)
 
 
 def in_readme(readme: str, each: Finished, text: dict[str, str]) -> str:
@@ -243,6 +258,7 @@ def section(each: Finished, text: dict[str, str]) -> str:
             table(each.found, text),
             conclusion(each.found, text),
             *([words] if others else []),
+            *([together(each.together, baseline.name, text)] if each.together and each.together.df else []),
             *([figure(each, text, folder)] if has_interval(each) else []),
             *([text["maps"], map_table(each.maps, text)] if each.maps else []),
             more,
@@ -339,6 +355,13 @@ def sentence(each: VariantResult, baseline: str, text: dict[str, str]) -> str:
     return text[key].format(
         name=each.name, verdict=text[each.verdict], baseline=baseline, points=points, low=low, high=high
     )
+
+
+def together(comparison: Comparison, baseline: str, text: dict[str, str]) -> str:
+    """Whether attention helps at all."""
+    low, high = ends(comparison)
+    points = f"{100 * comparison.difference:+.2f}"
+    return text["together"].format(baseline=baseline, points=points, low=low, high=high, p=comparison.p)
 
 
 def conclusion(found: Sequence[VariantResult], text: dict[str, str]) -> str:

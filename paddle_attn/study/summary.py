@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..train.predictions import Prediction
 from .plan import Study, list_variants, plan_runs
 from .results import MapScore, Results, Row
-from .statistics import Comparison, Judged, Pair, judge
+from .statistics import Comparison, Judged, Pair, compare, judge
 
 BASELINE = Judged(None, math.nan, 0)  # it is not compared with itself
 
@@ -99,6 +99,25 @@ def summarize(study: Study, results: Results) -> list[VariantResult]:
     return [
         VariantResult(name, finished[name], judged.get(name, BASELINE)) for name in names if finished[name]
     ]
+
+
+def compare_together(study: Study, results: Results) -> Comparison | None:
+    """The mean of all other variants, compared with the baseline: whether attention helps at all.
+
+    Over the folds and seeds that every variant has finished. None without such a fold, or with fewer than two other variants.
+    """
+    rows, names = results.rows(), [variant.name for variant in list_variants(study)]
+    runs: dict[tuple[int, int], list[str]] = {}
+    for run in plan_runs(study):
+        if run.name in rows:
+            runs.setdefault((run.fold, run.seed), []).append(run.name)
+    pairs = []
+    for key, found in runs.items():
+        if len(found) == len(names) > 2:
+            right = [[each.is_right for each in results.predictions(name)] for name in found]
+            baseline, *others = np.array(right, float)  # a plan begins with the baseline in each fold
+            pairs.append(Pair(*key, np.mean(others, axis=0) - baseline))
+    return compare(pairs) if pairs else None
 
 
 def summarize_maps(study: Study, results: Results) -> list[MapResult]:

@@ -29,6 +29,7 @@ from paddle_attn.study.estimate import describe
 from paddle_attn.study.figures import pareto_front, plot_differences, plot_pareto, plot_study_curves
 from paddle_attn.study.results import MapScore, Results, Row
 from paddle_attn.study.statistics import Pair, t_probability, t_quantile
+from paddle_attn.study.summary import compare_together
 from paddle_attn.train.predictions import Prediction, read_predictions
 from paddle_attn.train.tables import read_rows, to_csv
 
@@ -390,6 +391,19 @@ def test_the_report_says_better_worse_and_cannot_be_told_apart(tmp_path: Path):
         picture = np.asarray(Image.open(tmp_path / "r" / name).convert("L"))
         assert 0 < (picture < 200).mean() < 0.5
     assert "| simam | a, machine | 2 | 5 | " in (tmp_path / "r" / "timing.md").read_text()
+
+
+def test_all_variants_together_are_compared_in_the_folds_that_all_have_finished(tmp_path: Path):
+    right = {"none": 0.5, "simam": 0.8, "se": 0.7, "cbam": 0.6}
+    results = fake_results(STUDY, tmp_path / "r", lambda variant, fold: right[variant], finished=14)
+    found = compare_together(STUDY, results)  # of folds 0, 1 and 2; fold 3 has two runs
+    rows = results.rows()
+    top1 = {name: [rows[f"{name}_fold{fold}_seed0"].top1 for fold in range(3)] for name in right}
+    gains = np.mean([top1["simam"], top1["se"], top1["cbam"]], axis=0) - top1["none"]
+    assert found.pairs == 3 and found.difference == pytest.approx(gains.mean())
+    assert found.margin == pytest.approx(t_quantile(0.975, 2) * gains.std(ddof=1) / math.sqrt(3))
+    few = fake_results(STUDY, tmp_path / "few", lambda variant, fold: 0.5, finished=3)
+    assert compare_together(STUDY, few) is None
 
 
 def test_the_report_compares_the_maps_of_the_runs_that_were_measured(tmp_path: Path):
