@@ -104,7 +104,8 @@ def summarize(study: Study, results: Results) -> list[VariantResult]:
 def compare_together(study: Study, results: Results) -> Comparison | None:
     """The mean of all other variants, compared with the baseline: whether attention helps at all.
 
-    Over the folds and seeds that every variant has finished. None without such a fold, or with fewer than two other variants.
+    Over the folds and seeds that every variant has finished; None without such a fold, and with a single
+    other variant.
     """
     rows, names = results.rows(), [variant.name for variant in list_variants(study)]
     runs: dict[tuple[int, int], list[str]] = {}
