@@ -13,10 +13,11 @@ from pathlib import Path
 
 from paddle_attn.errors import UserError
 from paddle_attn.study.plan import Study, load_study, plan_runs
-from paddle_attn.study.report import DIFFERENCES, REPORT, TIMING, write_report
+from paddle_attn.study.report import DIFFERENCES, REPORT, TIMING, comparison_cells, write_report
 from paddle_attn.study.results import Results
 from paddle_attn.study.statistics import Comparison
 from paddle_attn.study.summary import (
+    Compared,
     MapResult,
     VariantResult,
     compare_together,
@@ -29,6 +30,13 @@ READMES = {"en": "README.md", "zh": "README.zh-CN.md"}
 START, END = "<!-- results: made by tools/results.py -->", "<!-- end of results -->"  # around README's table
 # in the order of the page
 STUDIES = ("caltech101-16", "notebook", "schedule", "lambda", "sge-groups", "positions")
+# what the conclusion says of variants, and the verdicts of which it says that
+OUTCOMES = {
+    "better": ("better",),
+    "worse": ("worse",),
+    "not told apart": ("not told apart",),
+    "untested": ("one pair", "no pair"),
+}
 TEXT: dict[str, dict[str, str]] = {
     "en": {
         "head": "# Does attention help?\n\nEnglish | [中文](results.zh-CN.md)\n\n"
@@ -69,6 +77,7 @@ TEXT: dict[str, dict[str, str]] = {
         "worse": "worse",
         "not told apart": "not told apart",
         "one pair": "one pair: no verdict",
+        "no pair": "no pair: no verdict",
         "is": "**{name}** is {verdict} than {baseline}: {points} points, 95 % interval {low} to {high}.",
         "equal": "**{name}** cannot be told apart from {baseline}: {points} points, 95 % interval {low} "
         "to {high}.",
@@ -78,19 +87,30 @@ TEXT: dict[str, dict[str, str]] = {
         "more runs\n"
         "would decide; [times]({timing}) are beside it. Code: {code}. Machine: {machine}.",
         "figure": "Difference from {baseline}, with its 95 % interval",
-        "maps": "Is the map more faithful? Grad-CAM of the true class, on the eval photographs of the runs "
-        "whose weights\n"
-        "were at hand (`--faithfulness`): the areas under the [deletion and insertion](explain.md) curves.\n"
-        "The gain is insertion minus deletion, less the same of a random map.",
+        "maps": "Are the maps more faithful? {answer} Grad-CAM of the true class, on the eval photographs of "
+        "the runs\n"
+        "whose weights were at hand (`--faithfulness`): the areas, from 0 to 1, under the\n"
+        "[deletion and insertion](explain.md#whether-to-believe-a-map) curves. The gain is insertion minus "
+        "deletion, less\n"
+        "the same of a random map of equal resolution: 0 means that the map says nothing. A network that is "
+        "surer of\n"
+        "its classes has larger gains, so a difference in gain need not come from better maps.",
         "map columns": "| variant | runs | deletion (lower is better) | insertion (higher is better) | gain "
-        "| difference in gain | 95 % interval | verdict |",
+        "| pairs | difference in gain | 95 % interval | verdict |",
+        "map better": "Larger gain than {baseline}: {names}.",
+        "map worse": "Smaller gain than {baseline}: {names}.",
+        "map not told apart": "Not told apart from {baseline}: {names}.",
+        "map untested": "Not tested yet: {names}.",
+        "map alone": "Only maps of {baseline} were measured.",
         "missing": "## Not run\n\nThese studies have a config in `configs/studies/` and no finished run:",
-        "none": "Undecided: with these runs, no variant can be told apart from `{baseline}`.",
-        "reach": " The intervals of the differences reach from {low} to {high} points.",
-        "alone": "Only runs of `{baseline}` are finished.",
-        "some": "Better than {baseline} here: {names}.",
-        "bad": "Worse than {baseline} here: {names}.",
+        "are alone": "Only runs of `{baseline}` are finished.",
+        "are better": "Better than {baseline} here: {names}.",
+        "are worse": "Worse than {baseline} here: {names}.",
+        "are not told apart": "Undecided: {names}. With these runs they cannot be told apart from {baseline}:"
+        " the intervals of the differences reach from {low} to {high} points.",
+        "are untested": "Not tested yet: {names}.",
         "and": ", ",
+        "space": " ",
         "fold": "fold {0}",
         "folds": "folds {0}",
         "seed": "one seed",
@@ -105,7 +125,7 @@ TEXT: dict[str, dict[str, str]] = {
         "每一节是一个[对比实验](studies.zh-CN.md)，\n"
         "可以用 `paddle-attn study -c studies/NAME` 重做。精度取自最后一个 epoch，测试图片不参与任何选择。\n"
         "差异是成对的：同一折、同一种子，有注意力与无注意力相比。“更好”和“更差”要求 Holm 校正后 p < 0.05。",
-        "short": "结论",
+        "short": "概要",
         "caltech101-16": "在照片上，哪种注意力对 TowerNet 有用？",
         "caltech101-16 how": "TowerNet，Caltech-101 的十六个类别，1,817 张照片，128 px，从头训练。"
         "五折中的每一折轮流作为测试集。",
@@ -132,6 +152,7 @@ TEXT: dict[str, dict[str, str]] = {
         "worse": "更差",
         "not told apart": "无法区分",
         "one pair": "只有一对，无结论",
+        "no pair": "没有配对，无结论",
         "is": "**{name}** 比 {baseline} {verdict}：{points} 个百分点，95 % 区间 {low} 至 {high}。",
         "equal": "**{name}** 与 {baseline} 无法区分：{points} 个百分点，95 % 区间 {low} 至 {high}。",
         "pair": "**{name}** 只有一对训练（{points} 个百分点），无法说明波动的大小。",
@@ -139,18 +160,27 @@ TEXT: dict[str, dict[str, str]] = {
         "more": "[报告]({report})中有曲线和开销；有两对以上的训练时，还会估计需要增加多少次训练；\n"
         "[用时]({timing})在它旁边。代码：{code}。机器：{machine}。",
         "figure": "与 {baseline} 的差异及 95 % 区间",
-        "maps": "激活图更可信吗？对保留了权重的训练，在测试照片上用真实类别的 Grad-CAM 测量"
+        "maps": "激活图更可信吗？{answer}对保留了权重的训练，在测试照片上用真实类别的 Grad-CAM 测量"
         "（`--faithfulness`）：\n"
-        "[删除与插入](explain.zh-CN.md)曲线下的面积。增益为插入减删除，再减去随机图的同一数值。",
-        "map columns": "| 变体 | 训练次数 | 删除（越低越好） | 插入（越高越好） | 增益 | 增益的差异 "
-        "| 95 % 区间 | 结论 |",
+        "[删除与插入](explain.zh-CN.md#激活图是否可信)曲线下的面积（0 到 1）。"
+        "增益为插入减删除，再减去同样分辨率的随机激活图的相应差值：\n"
+        "0 表示激活图没有提供信息。对类别把握更大的网络增益也更大，因此增益的差异不一定来自更好的激活图。",
+        "map columns": "| 变体 | 训练次数 | 删除（越低越好） | 插入（越高越好） | 增益 | 配对数 "
+        "| 增益的差异 | 95 % 区间 | 结论 |",
+        "map better": "增益大于 {baseline} 的有：{names}。",
+        "map worse": "增益小于 {baseline} 的有：{names}。",
+        "map not told apart": "与 {baseline} 无法区分的有：{names}。",
+        "map untested": "尚未检验的有：{names}。",
+        "map alone": "只测量了 {baseline} 的激活图。",
         "missing": "## 未运行\n\n以下实验有配置，但没有完成的训练：",
-        "none": "尚无定论：以现有的训练，没有一个变体能与 `{baseline}` 区分开。",
-        "reach": "各差异的区间从 {low} 到 {high} 个百分点。",
-        "alone": "只完成了 `{baseline}` 的训练。",
-        "some": "在这里优于 {baseline} 的有：{names}。",
-        "bad": "在这里不如 {baseline} 的有：{names}。",
+        "are alone": "只完成了 `{baseline}` 的训练。",
+        "are better": "在这里优于 {baseline} 的有：{names}。",
+        "are worse": "在这里不如 {baseline} 的有：{names}。",
+        "are not told apart": "尚无定论的有：{names}。以现有的训练无法将它们与 {baseline} 区分开："
+        "各差异的区间从 {low} 到 {high} 个百分点。",
+        "are untested": "尚未检验的有：{names}。",
         "and": "、",
+        "space": "",
         "fold": "第 {0} 折",
         "folds": "第 {0} 折",
         "seed": "一个种子",
@@ -260,7 +290,7 @@ def section(each: Finished, text: dict[str, str]) -> str:
             *([words] if others else []),
             *([together(each.together, baseline.name, text)] if each.together and each.together.df else []),
             *([figure(each, text, folder)] if has_interval(each) else []),
-            *([text["maps"], map_table(each.maps, text)] if each.maps else []),
+            *([maps_answer(each.maps, text), map_table(each.maps, text)] if each.maps else []),
             more,
         ]
     )
@@ -296,15 +326,14 @@ def table(found: Sequence[VariantResult], text: dict[str, str]) -> str:
     """The variants with their accuracy, their difference from the baseline, and their cost."""
     rows = []
     for each in found:
-        row, comparison = each.rows[0], each.comparison
+        row = each.rows[0]
         deviation = "" if math.isnan(each.deviation) else f" ± {100 * each.deviation:.2f}"
         rows.append(
             [
                 each.name,
                 len(each.rows),
                 f"{100 * each.mean:.2f}{deviation} %",
-                f"{100 * comparison.difference:+.2f}" if comparison else "–",
-                "–" if not comparison or not comparison.df else " … ".join(ends(comparison)),
+                *comparison_cells(each, 100, 2)[:2],
                 f"{row.parameters:,}",
                 f"{row.macs / 1e9:.4f}",
                 text["baseline" if each is found[0] else each.verdict],
@@ -313,22 +342,24 @@ def table(found: Sequence[VariantResult], text: dict[str, str]) -> str:
     return markdown_table(text["columns"].format(baseline=found[0].name), rows)
 
 
+def maps_answer(maps: Sequence[MapResult], text: dict[str, str]) -> str:
+    """Whether the maps are more faithful, and how that was measured."""
+    return text["maps"].format(answer=conclusion(maps, text, "map"))
+
+
 def map_table(maps: Sequence[MapResult], text: dict[str, str]) -> str:
     """How faithful the maps of the variants are."""
-    rows = []
-    for each in maps:
-        comparison = each.judged.comparison
-        has_interval = comparison and comparison.df
-        rows.append(
-            [
-                each.name,
-                len(each.scores),
-                *(f"{each.mean(value):.3f}" for value in ("deletion", "insertion", "gain")),
-                f"{comparison.difference:+.3f}" if comparison else "–",
-                " … ".join(f"{end:+.3f}" for end in comparison.interval) if has_interval else "–",
-                text["baseline" if each is maps[0] else each.judged.verdict],
-            ]
-        )
+    rows = [
+        [
+            each.name,
+            len(each.scores),
+            *(f"{each.mean(value):.3f}" for value in ("deletion", "insertion", "gain")),
+            each.comparison.pairs if each.comparison else "–",
+            *comparison_cells(each, 1, 3)[:2],
+            text["baseline" if each is maps[0] else each.verdict],
+        ]
+        for each in maps
+    ]
     return markdown_table(text["map columns"], rows)
 
 
@@ -364,22 +395,33 @@ def together(comparison: Comparison, baseline: str, text: dict[str, str]) -> str
     return text["together"].format(baseline=baseline, points=points, low=low, high=high, p=comparison.p)
 
 
-def conclusion(found: Sequence[VariantResult], text: dict[str, str]) -> str:
-    """What somebody who chooses a variant can take from it."""
+def conclusion(found: Sequence[Compared], text: dict[str, str], kind: str = "are") -> str:
+    """What somebody who chooses a variant can take from it.
+
+    Args:
+        found: the variants, the baseline first.
+        text: of the language.
+        kind: "are" for accuracy, "map" for the maps.
+    """
     baseline, *others = found
     if not others:
-        return text["alone"].format(baseline=baseline.name)
-    names = {key: [each.name for each in others if each.verdict == key] for key in ("better", "worse")}
-    said = [
-        text[key].format(names=text["and"].join(names[verdict]), baseline=baseline.name)
-        for key, verdict in (("some", "better"), ("bad", "worse"))
-        if names[verdict]
-    ]
-    if said:
-        return " ".join(said)
-    intervals = [each.comparison.interval for each in others if each.comparison and each.comparison.df]
-    reach = ""
-    if intervals:
-        low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
-        reach = text["reach"].format(low=f"{100 * low:+.2f}", high=f"{100 * high:+.2f}")
-    return text["none"].format(baseline=baseline.name) + reach
+        return text[f"{kind} alone"].format(baseline=baseline.name)
+    said = []
+    for outcome, verdicts in OUTCOMES.items():
+        group = [each for each in others if each.verdict in verdicts]
+        if group:
+            names = text["and"].join(each.name for each in group)
+            low, high = reach(group)
+            said.append(
+                text[f"{kind} {outcome}"].format(names=names, baseline=baseline.name, low=low, high=high)
+            )
+    return text["space"].join(said)
+
+
+def reach(group: Sequence[Compared]) -> tuple[str, str]:
+    """The ends of all intervals of a group, in percentage points; '' where there is no interval."""
+    intervals = [each.comparison.interval for each in group if each.comparison and each.comparison.df]
+    if not intervals:
+        return "", ""
+    low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
+    return f"{100 * low:+.2f}", f"{100 * high:+.2f}"

@@ -1,4 +1,5 @@
-"""The pictures of a report: curves, differences from the baseline, accuracy against cost.
+"""The pictures of a report: accuracy over epochs and over minutes, differences from the baseline, accuracy
+against cost.
 
 The colours are those of Okabe and Ito, which people with any colour vision can tell apart; each variant also
 has a marker and a line style of its own.
@@ -49,6 +50,7 @@ def plot_minutes(
     curves: Mapping[str, Sequence[Sequence[float]]],
     seconds: Mapping[str, float],
     title: str,
+    machine: str,
     path: Path,
 ) -> None:
     """Eval top-1 over the minutes of training: as `plot_study_curves`, with the time of an epoch.
@@ -57,16 +59,17 @@ def plot_minutes(
         curves: as in `plot_study_curves`.
         seconds: of an epoch, for each variant.
         title: of the picture.
+        machine: that did the runs, and its threads.
         path: the file to write.
     """
-    with plain_text([title, *curves]):
+    with plain_text([title, machine, *curves]):
         figure = _figure(9, 4.8)
         axes = figure.subplots()
         for number, (variant, runs) in enumerate(curves.items()):
             values = _equal_length(runs)
             minutes = np.arange(1, values.shape[1] + 1) * seconds[variant] / 60
             _draw_curve(axes, number, variant, minutes, values)
-        axes.set_xlabel("minutes of training, evaluation included")
+        axes.set_xlabel(f"minutes of training, evaluation included, on {machine}")
         axes.set_xlim(left=0)
         _finish_curves(figure, axes, f"{title}: eval top-1 over time", path)
 

@@ -7,8 +7,11 @@ insertion curves (explain/faithfulness.py), and those of a random map of the sam
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+import numpy as np
+from rich.console import Console
 
 from .. import ops
 from ..builders import load_trained, make_loader, set_device
@@ -16,42 +19,83 @@ from ..config import Config
 from ..errors import UserError
 from ..explain import class_maps, deletion_insertion, random_maps
 from ..files import shown
-from ..train.predictions import Prediction
-from .plan import Study, plan_runs, results_folder
+from ..plotting.bar import plain_console
+from ..train.predictions import Prediction, image_names
+from .plan import PlannedRun, Study, plan_runs, results_folder
 from .results import MapScore, Results
-from .runner import prepare_data
+from .runner import Outcome, prepare_data
 
 STEPS = 10  # of a curve
 TOLERANCE = 0.01  # of a probability: other processors and libraries round differently
-AREAS = ("deletion", "insertion", "random_deletion", "random_insertion")
 
 
-def measure_maps(study: Study) -> Iterator[str]:
-    """Measure the maps of the finished runs that have no such table yet. Yields: a line about each.
+def measure_maps(study: Study, console: Console | None = None) -> Outcome:
+    """Measure the maps of the finished runs that have no such table yet.
 
-    A run whose weights are not in `output/`, such as one of another machine, is left out.
+    A run whose weights are not in `output/`, such as one of another machine, is skipped.
 
-    Raises: UserError when weights there are not those of the finished run.
+    Args:
+        study: its options.
+        console: where a line about each run is printed; None is the terminal.
+
+    Returns: the measured and the failed runs. A failed run does not stop the others.
+
+    Raises: UserError when no run of the study is finished, or when its results folder holds another study's.
     """
+    console = console or plain_console()
     plan, results = plan_runs(study), Results(results_folder(study))
     results.check(study, plan)
+    rows, outcome = results.rows(), Outcome()
+    if not rows:
+        raise UserError(f"{results.folder} holds no finished runs: run the study first")
+    left = [run for run in plan if run.name in rows and not results.map_scores_file(run.name).exists()]
     with results.lock():
-        prepare_data(study, plan, results)
-        rows = results.rows()
-        for run in plan:
-            if run.name not in rows or results.map_scores_file(run.name).exists():
+        elsewhere = _copy_scores(study, results, left, console)
+        with_weights = []
+        for run in left:
+            if run.name in elsewhere:
+                outcome.finished.append(run.name)
+            elif weights_of(run).exists():
+                with_weights.append(run)
+            else:
+                console.print(f"{run.name}  not measured: no {shown(weights_of(run))}", soft_wrap=True)
+        prepare_data(study, with_weights, results)
+        for run in with_weights:
+            try:
+                scores = score_maps(run.config, weights_of(run), results.predictions(run.name))
+            except UserError as error:
+                outcome.failed[run.name] = str(error)
+                console.print(f"{run.name}  not measured: {error}", soft_wrap=True)
                 continue
-            weights = Path(run.config.train.output, "last.pdparams")
-            if not weights.exists():
-                yield f"{run.name}  not measured: there is no {shown(weights)}"
-                continue
-            scores = score_maps(run.config, weights, results.predictions(run.name))
             results.add_map_scores(run.name, scores)
-            means = (
-                f"{name.replace('_', ' ')} {statistics.mean(getattr(score, name) for score in scores):.3f}"
-                for name in AREAS
-            )
-            yield f"{run.name}  {', '.join(means)}"
+            outcome.finished.append(run.name)
+            console.print(f"{run.name}  {_means(scores)}", soft_wrap=True)
+    return outcome
+
+
+def weights_of(run: PlannedRun) -> Path:
+    """The weights of a run after its last epoch."""
+    return Path(run.config.train.output, "last.pdparams")
+
+
+def _copy_scores(study: Study, results: Results, left: Sequence[PlannedRun], console: Console) -> set[str]:
+    """Copy the tables of runs that were copied from a study in `reuse`. Returns: the names of those runs."""
+    rows, finished, copied = results.rows(), results.finished_elsewhere(study), set()
+    for run in left:
+        row, origin = finished.get((run.config_hash, rows[run.name].data_hash), (None, None))
+        if row is None or origin.predictions(row.run) != results.predictions(run.name):
+            continue
+        if scores := origin.map_scores(row.run):
+            results.add_map_scores(run.name, scores)
+            copied.add(run.name)
+            console.print(f"{run.name}  copied from {origin.folder}: {row.run}", soft_wrap=True)
+    return copied
+
+
+def _means(scores: Sequence[MapScore]) -> str:
+    means = map(statistics.mean, zip(*(each.areas for each in scores), strict=True))
+    names = ("deletion", "insertion", "random deletion", "random insertion")
+    return ", ".join(f"{name} {mean:.3f}" for name, mean in zip(names, means, strict=True))
 
 
 def score_maps(config: Config, weights: Path, predictions: Sequence[Prediction]) -> list[MapScore]:
@@ -60,30 +104,44 @@ def score_maps(config: Config, weights: Path, predictions: Sequence[Prediction])
     Args:
         config: of the run.
         weights: its weights after the last epoch.
-        predictions: what the run said about the eval images.
+        predictions: of the run, for the same eval images in the same order.
 
-    Raises: UserError when the weights say something else.
+    Raises: UserError when the eval images are others, or when these weights give other probabilities.
     """
     set_device(config.train.device)
     loader = make_loader(config, "eval")
+    if image_names(loader.dataset) != [each.image for each in predictions]:
+        raise UserError(
+            f"{config.data.root} has other eval images than the finished run saw: restore them, "
+            f"or move {config.data.root} away and it is made again"
+        )
     network, _ = load_trained(config, weights)
     scores: list[MapScore] = []
     for images, labels in loader:
-        class_ids, recorded = labels.numpy().ravel().tolist(), predictions[len(scores) :]
+        class_ids = labels.numpy().ravel().tolist()
+        numbers = range(len(scores), len(scores) + len(class_ids))
         with ops.using(config.train.ops):
             maps = class_maps(network, images, class_ids=class_ids).maps
+            # a generator for each image: the control does not depend on the size of a batch
+            control = np.concatenate([random_maps(1, *maps.shape[1:], seed=number) for number in numbers])
             curves = deletion_insertion(network, images, maps, class_ids, STEPS)
-            control = random_maps(*maps.shape, seed=len(scores))
             random = deletion_insertion(network, images, control, class_ids, STEPS)
-        for line, said in zip(recorded, curves.deletion[:, 0], strict=False):
-            if abs(line.probability_of_true - said) > TOLERANCE:
-                raise UserError(
-                    f"{weights} gives {line.image} the probability {said:.3f}, the finished run gave "
-                    f"{line.probability_of_true:.3f}: expected its weights, remove {weights.parent}"
-                )
+        expected = [predictions[number] for number in numbers]
+        _check_probabilities(expected, curves.deletion[:, 0], weights)
         areas = (curves.deletion_area, curves.insertion_area, random.deletion_area, random.insertion_area)
         scores += [
-            MapScore(line.image, *(round(float(value), 4) for value in values))
-            for line, *values in zip(recorded, *areas, strict=False)
+            MapScore(prediction.image, *(round(float(area), 4) for area in values))
+            for prediction, *values in zip(expected, *areas, strict=True)
         ]
     return scores
+
+
+def _check_probabilities(expected: Sequence[Prediction], found: np.ndarray, weights: Path) -> None:
+    """Raise UserError when the weights are not those of the finished run."""
+    for prediction, probability in zip(expected, found, strict=True):
+        # written so that a probability that is not a number is refused
+        if not abs(prediction.probability_of_true - probability) <= TOLERANCE:
+            raise UserError(
+                f"{weights} gives {prediction.image} the probability {probability:.3f}, the finished run "
+                f"gave {prediction.probability_of_true:.3f}: expected its weights, move {weights.parent} away"
+            )

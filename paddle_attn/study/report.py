@@ -16,28 +16,30 @@ from .figures import plot_differences, plot_minutes, plot_pareto, plot_study_cur
 from .plan import Study, plan_runs, results_folder
 from .results import Results, Row
 from .statistics import LEVEL, MAX_MORE, Comparison
-from .summary import MapResult, VariantResult, summarize, summarize_maps
+from .summary import Compared, MapResult, VariantResult, summarize, summarize_maps
 
 REPORT, TIMING = "report.md", "timing.md"
 CURVES, DIFFERENCES, PARETO, MINUTES = "curves.png", "differences.png", "pareto.png", "minutes.png"
 
 EXPLANATION = (
     "Differences are in percentage points. Each is paired: a variant and the baseline with the same fold and "
-    "seed. The interval is Student's t interval over the folds; with one fold it is over the seeds, widened "
-    "by the spread of the images. A verdict needs p < 0.05 after Holm's correction over the variants, so an "
-    "interval may exclude zero without one."
+    "seed; means are over all finished runs of a variant. The interval is Student's t interval over the "
+    "folds; with one fold it is over the seeds, widened by the spread of the images. A verdict needs p < "
+    "0.05 after Holm's correction over the variants, so an interval may exclude zero without one."
 )
 
 MAPS_EXPLANATION = (
-    "Grad-CAM of the true class of each eval image, for the runs whose weights were at hand. The areas under "
-    "the deletion curve (lower is better) and the insertion curve (higher is better) are those of "
-    "`paddle-attn explain --faithfulness`. The gain is insertion minus deletion, less the same of a random "
-    "map of equal resolution: 0 means that the map says nothing. A surer network has larger gains."
+    "Grad-CAM of the true class of each eval image, for the runs whose weights were at hand. Deletion (lower "
+    "is better) and insertion (higher is better) are the areas under the curves of `paddle-attn explain "
+    "--faithfulness`, from 0 to 1. The gain is insertion minus deletion, less the same of a random map of "
+    "equal resolution: 0 means that the map says nothing. A network that is surer of its classes has larger "
+    "gains, so a difference in gain need not come from better maps. Means are over all measured runs of a "
+    "variant, differences over its pairs with the baseline."
 )
 
 
 def write_report(study: Study, results: Results | None = None) -> Path:
-    """Write `report.md` with three pictures and `timing.md` with one to the results folder.
+    """Write `report.md` and `timing.md` with their pictures to the results folder.
 
     Returns: the report's path.
 
@@ -50,10 +52,7 @@ def write_report(study: Study, results: Results | None = None) -> Path:
         each.name: [[epoch["eval_top1"] for epoch in results.history(row.run)] for row in each.rows]
         for each in found
     }
-    # the median: a run that was suspended has epochs of an hour
-    seconds = {each.name: statistics.median(row.seconds_per_epoch for row in each.rows) for each in found}
     atomic_write(folder / CURVES, lambda part: plot_study_curves(curves, title, part))
-    atomic_write(folder / MINUTES, lambda part: plot_minutes(curves, seconds, title, part))
     baseline, *others = found
     intervals = [
         (each.name, each.comparison.difference, *_interval(each.comparison), each.verdict)
@@ -66,7 +65,7 @@ def write_report(study: Study, results: Results | None = None) -> Path:
         for each in found
     ]
     atomic_write(folder / PARETO, lambda part: plot_pareto(costs, title, part))
-    write_text(folder / TIMING, timing_page(study, found))
+    _write_timing(study, results, found)
     write_text(folder / REPORT, report_page(study, found, summarize_maps(study, results)))
     return folder / REPORT
 
@@ -118,44 +117,48 @@ def report_page(study: Study, found: Sequence[VariantResult], maps: Sequence[Map
 
 
 def _table_line(each: VariantResult, is_baseline: bool) -> str:
-    comparison = each.comparison
-    difference = interval = p = "–"
-    if comparison:
-        difference = f"{100 * comparison.difference:+.2f}"
-        if comparison.df:
-            low, high = comparison.interval
-            interval, p = f"{100 * low:+.2f} to {100 * high:+.2f}", _p_text(each.judged.p)
-    verdict = "baseline" if is_baseline else each.verdict
     deviation = "–" if math.isnan(each.deviation) else f"{100 * each.deviation:.2f}"
     row = each.rows[0]
     cells = [
-        each.name, len(each.rows), f"{100 * each.mean:.2f}", deviation, difference, interval, p,
-        f"{row.parameters:,}", f"{row.macs / 1e9:.4f}", verdict,
+        each.name, len(each.rows), f"{100 * each.mean:.2f}", deviation, *comparison_cells(each, 100, 2),
+        f"{row.parameters:,}", f"{row.macs / 1e9:.4f}", "baseline" if is_baseline else each.verdict,
     ]  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def _maps_section(maps: Sequence[MapResult]) -> list[str]:
     lines = [
-        "## What the networks look at",
+        "## How faithful the maps are",
         "",
-        "| variant | runs | deletion | insertion | gain | difference in gain | 95 % interval | p (Holm) "
-        "| verdict |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| variant | runs | deletion | insertion | gain | pairs | difference in gain | 95 % interval "
+        "| p (Holm) | verdict |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for each in maps:
-        comparison, is_baseline = each.judged.comparison, each is maps[0]
-        difference = interval = p = "–"
-        if comparison:
-            difference = f"{comparison.difference:+.3f}"
-            if comparison.df:
-                low, high = comparison.interval
-                interval, p = f"{low:+.3f} to {high:+.3f}", _p_text(each.judged.p)
         means = [f"{each.mean(value):.3f}" for value in ("deletion", "insertion", "gain")]
-        verdict = "baseline" if is_baseline else each.judged.verdict
-        cells = [each.name, len(each.scores), *means, difference, interval, p, verdict]
+        pairs = each.comparison.pairs if each.comparison else "–"
+        verdict = "baseline" if each is maps[0] else each.verdict
+        cells = [each.name, len(each.scores), *means, pairs, *comparison_cells(each, 1, 3), verdict]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return [*lines, "", MAPS_EXPLANATION, ""]
+
+
+def comparison_cells(each: Compared, factor: float, digits: int) -> tuple[str, str, str]:
+    """A variant's difference from the baseline, its interval and its p in a table; '–' for what is missing.
+
+    Args:
+        each: the variant.
+        factor: 100 for percentage points.
+        digits: after the point.
+    """
+    comparison = each.comparison
+    if not comparison:
+        return "–", "–", "–"
+    difference = f"{factor * comparison.difference:+.{digits}f}"
+    if not comparison.df:
+        return difference, "–", "–"
+    interval = " … ".join(f"{factor * end:+.{digits}f}" for end in comparison.interval)
+    return difference, interval, _p_text(each.judged.p)
 
 
 def _p_text(p: float) -> str:
@@ -189,12 +192,52 @@ def more_runs_text(more: float) -> str:
     return f"about {_two_digits(more)} more runs of each would show a difference as large as this one"
 
 
-def timing_page(study: Study, found: Sequence[VariantResult]) -> str:
-    """The times of a study in Markdown: by variant, machine and number of threads."""
+def _write_timing(study: Study, results: Results, found: Sequence[VariantResult]) -> None:
+    """Write `timing.md`, and its picture of the runs that one machine did."""
+    folder, shared = results.folder, shared_machine(found)
+    if shared:
+        rows = {
+            each.name: [row for row in each.rows if (row.machine, row.threads) == shared] for each in found
+        }
+        curves = {
+            name: [[epoch["eval_top1"] for epoch in results.history(row.run)] for row in each]
+            for name, each in rows.items()
+        }
+        # the median: a run that was suspended has epochs of an hour
+        seconds = {
+            name: statistics.median(row.seconds_per_epoch for row in each) for name, each in rows.items()
+        }
+        where = _machine_text(*shared)
+        atomic_write(folder / MINUTES, lambda part: plot_minutes(curves, seconds, study.name, where, part))
+    else:
+        (folder / MINUTES).unlink(missing_ok=True)
+    write_text(folder / TIMING, timing_page(study, found, shared))
+
+
+def shared_machine(found: Sequence[VariantResult]) -> tuple[str, int] | None:
+    """The machine and its number of threads that did most runs, of those that did runs of every variant."""
+    used = [[(row.machine, row.threads) for row in each.rows] for each in found]
+    shared = set.intersection(*map(set, used))
+    return max(sorted(shared), key=lambda each: sum(of.count(each) for of in used), default=None)
+
+
+def _machine_text(machine: str, threads: int) -> str:
+    return f"{machine}; {_count(threads, 'thread')} a run"
+
+
+def timing_page(study: Study, found: Sequence[VariantResult], shared: tuple[str, int] | None) -> str:
+    """The times of a study in Markdown: by variant, machine and number of threads.
+
+    Args:
+        study: its options.
+        found: its finished runs.
+        shared: the machine and the threads of the picture; None without one.
+    """
     lines = [
         f"# {study.name}: seconds per epoch",
         "",
-        "The median of a run's epochs, training and evaluation; here the median of the runs.",
+        "The median of a run's epochs, training and evaluation; here the median of the runs. Machines of one "
+        "name may differ in speed, and in what else they did.",
         "",
         "| variant | machine | threads | runs | seconds per epoch |",
         "|---|---|---|---|---|",
@@ -206,7 +249,11 @@ def timing_page(study: Study, found: Sequence[VariantResult]) -> str:
             ]
             median = statistics.median(seconds)
             lines.append(f"| {each.name} | {machine} | {threads} | {len(seconds)} | {median:.2f} |")
-    return "\n".join([*lines, "", f"![Eval top-1 over the minutes of training]({MINUTES})"]) + "\n"
+    if shared:
+        lines += ["", f"![Eval top-1 over the minutes of training, {_machine_text(*shared)}]({MINUTES})"]
+    else:
+        lines += ["", "No machine did runs of every variant, so there is no picture of accuracy over time."]
+    return "\n".join(lines) + "\n"
 
 
 def _two_digits(value: float) -> int:

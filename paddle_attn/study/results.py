@@ -51,13 +51,19 @@ class Row:
 
 @dataclass(frozen=True)
 class MapScore:
-    """The areas under the deletion and insertion curves of an image: with its map, and with a random one."""
+    """The areas under the deletion and insertion curves of an image, from 0 to 1: with its map, and with a
+    random one.
+    """
 
     image: str
     deletion: float
     insertion: float
     random_deletion: float
     random_insertion: float
+
+    @property
+    def areas(self) -> tuple[float, float, float, float]:
+        return self.deletion, self.insertion, self.random_deletion, self.random_insertion
 
     @property
     def gain(self) -> float:
@@ -119,9 +125,26 @@ class Results:
         return self.folder / "predictions" / f"{run}.csv"
 
     def map_scores(self, run: str) -> list[MapScore]:
-        """How faithful the map of each eval image is; empty when it was not measured."""
+        """How faithful the map of each eval image of a finished run is; empty when it was not measured.
+
+        Raises: UserError when the file is damaged.
+        """
         file = self.map_scores_file(run)
-        return list(read_rows(file, MapScore)) if file.exists() else []
+        if not file.exists():
+            return []
+        scores = list(read_rows(file, MapScore))
+        if [each.image for each in scores] != [each.image for each in self.predictions(run)]:
+            raise UserError(
+                f"{file} is damaged: expected the images of {self.predictions_file(run)} in their order; "
+                "move it away and measure the maps again"
+            )
+        for number, each in enumerate(scores, 2):
+            if not all(0 <= area <= 1 for area in each.areas):  # not a number is refused too
+                raise UserError(
+                    f"{file} is damaged at line {number}: expected areas from 0 to 1; "
+                    "move it away and measure the maps again"
+                )
+        return scores
 
     def map_scores_file(self, run: str) -> Path:
         return self.folder / "map_scores" / f"{run}.csv"
@@ -158,22 +181,13 @@ class Results:
     def reusable(
         self, study: Study, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]
     ) -> dict[str, Reusable]:
-        """The runs of the plan that a study in `reuse` has finished with the same options, seed and split.
+        """The runs to do that a study in `reuse` has finished with the same options, seed and split.
 
         Returns: them by the name of the run here.
 
-        Raises: UserError when such a study has no results, or damaged ones.
+        Raises: UserError when such a study has damaged results.
         """
-        finished: dict[tuple[str, str], tuple[Row, Results]] = {}
-        for name in study.reuse:
-            origin = Results(self.folder.with_name(name))
-            rows = origin.rows()
-            if not rows:
-                raise UserError(f"reuse names the study {name}, but {origin.folder} holds no finished run")
-            for row in rows.values():
-                # two rows of one key differ in an option that decides the time only, such as train.ops
-                finished.setdefault((row.config_hash, row.data_hash), (row, origin))
-        found, rows = {}, self.rows()
+        finished, found, rows = self.finished_elsewhere(study), {}, self.rows()
         for run in plan:
             key = run.config_hash, data_hashes[run.fold]
             # without a split there is no checksum, and a file of weights may have changed
@@ -188,10 +202,24 @@ class Results:
             found[run.name] = Reusable(ours, origin, row.run)
         return found
 
+    def finished_elsewhere(self, study: Study) -> dict[tuple[str, str], tuple[Row, Results]]:
+        """The finished runs of the studies in `reuse`, by the checksums of their options and their split."""
+        finished: dict[tuple[str, str], tuple[Row, Results]] = {}
+        for name in study.reuse:
+            origin = Results(self.folder.with_name(name))
+            for row in origin.rows().values():
+                # two rows of one key differ in an option that decides the time only, such as train.ops
+                finished.setdefault((row.config_hash, row.data_hash), (row, origin))
+        return finished
+
     def copy_reusable(
         self, study: Study, plan: Sequence[PlannedRun], data_hashes: Mapping[int, str]
     ) -> Iterator[str]:
-        """Copy the runs that `reusable` finds. Yields: a line about each."""
+        """Copy the runs that `reusable` finds. Yields: a line about each, and each study without runs."""
+        for name in study.reuse:
+            origin = Results(self.folder.with_name(name))
+            if not origin.rows():
+                yield f"nothing to copy from the study {name}: {origin.folder} holds no finished run"
         for each in self.reusable(study, plan, data_hashes).values():
             row, origin = each.row, each.origin
             self.add(row, origin.history_file(each.name), origin.predictions_file(each.name), plan)
@@ -213,6 +241,7 @@ class Results:
 
     def add(self, row: Row, history: Path, predictions: Path, plan: Sequence[PlannedRun]) -> None:
         """Add a finished run; its row, in the order of the plan, is written last."""
+        self.map_scores_file(row.run).unlink(missing_ok=True)  # of an earlier run of this name
         for source, target in (
             (history, self.history_file(row.run)),
             (predictions, self.predictions_file(row.run)),

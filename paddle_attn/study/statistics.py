@@ -60,7 +60,7 @@ class Comparison:
     @property
     def p(self) -> float:
         """The two-sided probability of a difference at least as large when there is none."""
-        if not self.df:
+        if not self.df or math.isnan(self.difference):
             return math.nan
         if not self.error:
             return 1.0 if not self.difference else 0.0
@@ -172,8 +172,10 @@ class Judged:
 
     @property
     def verdict(self) -> str:
-        """'better', 'worse', 'not told apart' or 'one pair'."""
-        if self.comparison is None or math.isnan(self.p):
+        """'better', 'worse', 'not told apart', 'one pair' or 'no pair'."""
+        if self.comparison is None:
+            return "no pair"
+        if math.isnan(self.p):
             return "one pair"
         if self.p >= 1 - LEVEL:
             return "not told apart"

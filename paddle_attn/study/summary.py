@@ -21,22 +21,11 @@ BASELINE = Judged(None, math.nan, 0)  # it is not compared with itself
 
 
 @dataclass(frozen=True)
-class VariantResult:
-    """The finished runs of a variant, and their comparison with the baseline's."""
+class Compared:
+    """A variant and its comparison with the baseline."""
 
     name: str
-    rows: list[Row]
     judged: Judged
-
-    @property
-    def mean(self) -> float:
-        """The mean over folds of the mean over seeds."""
-        return mean_over_folds({(row.fold, row.seed): row.top1 for row in self.rows})
-
-    @property
-    def deviation(self) -> float:
-        """The standard deviation of the runs; not a number for one."""
-        return statistics.stdev(row.top1 for row in self.rows) if len(self.rows) > 1 else math.nan
 
     @property
     def comparison(self) -> Comparison | None:
@@ -50,12 +39,27 @@ class VariantResult:
 
 
 @dataclass(frozen=True)
-class MapResult:
-    """How faithful the maps of a variant's runs are, and their comparison with the baseline's."""
+class VariantResult(Compared):
+    """The accuracy of a variant's finished runs, compared with the baseline's."""
 
-    name: str
+    rows: list[Row]
+
+    @property
+    def mean(self) -> float:
+        """The mean over folds of the mean over seeds."""
+        return mean_over_folds({(row.fold, row.seed): row.top1 for row in self.rows})
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of the runs; not a number for one."""
+        return statistics.stdev(row.top1 for row in self.rows) if len(self.rows) > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class MapResult(Compared):
+    """How faithful the maps of a variant's runs are; what is compared with the baseline's is the gain."""
+
     scores: dict[tuple[int, int], list[MapScore]]  # by fold and seed
-    judged: Judged  # of the gain
 
     def mean(self, value: str) -> float:
         """The mean of 'deletion', 'insertion' or 'gain', over folds of the mean over seeds."""
@@ -78,11 +82,11 @@ def summarize(study: Study, results: Results) -> list[VariantResult]:
         name: [rows[run.name] for run in plan if run.variant == name and run.name in rows] for name in names
     }
     if not rows:
-        raise UserError(f"{results.folder} holds no finished runs: run the study first, without --report")
+        raise UserError(f"{results.folder} holds no finished runs: run the study first")
     if not finished[names[0]]:
         raise UserError(
             f"{results.folder} holds no finished run of {names[0]}, with which the others are compared: "
-            "run the study again, without --report"
+            "run the study again"
         )
     baseline = {(row.fold, row.seed): row for row in finished[names[0]]}
     predictions = {row.run: results.predictions(row.run) for row in rows.values()}
@@ -97,7 +101,7 @@ def summarize(study: Study, results: Results) -> list[VariantResult]:
         }
     )
     return [
-        VariantResult(name, finished[name], judged.get(name, BASELINE)) for name in names if finished[name]
+        VariantResult(name, judged.get(name, BASELINE), finished[name]) for name in names if finished[name]
     ]
 
 
@@ -146,7 +150,7 @@ def summarize_maps(study: Study, results: Results) -> list[MapResult]:
             for name in others
         }
     )
-    return [MapResult(name, found, judged.get(name, BASELINE)) for name, found in scores.items() if found]
+    return [MapResult(name, judged.get(name, BASELINE), found) for name, found in scores.items() if found]
 
 
 def _gains(scores: Sequence[MapScore]) -> np.ndarray:

@@ -48,9 +48,8 @@ class Predictions:
 
     @property
     def names(self) -> list[str]:
-        """The images, relative to the data's folder where there is one."""
-        names, root = [self.dataset.name(index) for index in range(len(self.labels))], self.dataset.root
-        return [_relative(name, root) if root else name for name in names]
+        """As `image_names`."""
+        return image_names(self.dataset)
 
     def table(self) -> list[Prediction]:
         """A line for each image."""
@@ -83,6 +82,12 @@ def _upgrade(line: Mapping[str, str]) -> Mapping[str, str]:
         return line
     scores = {"probability": line["p_predicted"], "probability_of_true": line["p_true"]}
     return {**line, "image": line["path"], "bytes": "", **scores}
+
+
+def image_names(dataset: ImageDataset) -> list[str]:
+    """The images of a data set, relative to its folder where there is one."""
+    names, root = [dataset.name(index) for index in range(len(dataset))], dataset.root
+    return [_relative(name, root) if root else name for name in names]
 
 
 def _relative(name: str, root: str) -> str:

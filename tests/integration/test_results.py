@@ -5,11 +5,30 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import ROOT
 
 from paddle_attn.errors import UserError
-from reference.results_page import END, PAGES, READMES, START, STUDIES, TEXT, in_readme, pages, read, studies
+from paddle_attn.study.results import MapScore
+from paddle_attn.study.statistics import Pair, judge
+from paddle_attn.study.summary import BASELINE, MapResult, VariantResult
+from reference.results_page import (
+    END,
+    PAGES,
+    READMES,
+    START,
+    STUDIES,
+    TEXT,
+    conclusion,
+    in_readme,
+    map_table,
+    maps_answer,
+    pages,
+    read,
+    studies,
+    table,
+)
 
 MADE = pages(ROOT)
 
@@ -48,6 +67,58 @@ def test_a_readme_without_the_marks_is_an_error():
     first = next(each for each in (read(study, ROOT) for study in studies(ROOT)) if each)
     with pytest.raises(UserError, match="expected the marks"):
         in_readme("# Some README\n", first, TEXT["en"])
+
+
+def results_of(differences: dict[str, list[float]]) -> list[VariantResult]:
+    """Variants with the difference of each fold from the baseline in a hundred images."""
+    row = read(studies(ROOT)[0], ROOT).found[0].rows[0]
+    pairs = {
+        name: [Pair(fold, 0, np.repeat([1, 0], [hits, 100 - hits])) for fold, hits in enumerate(gains)]
+        for name, gains in differences.items()
+    }
+    judged = judge(pairs)
+    others = [VariantResult(name, judged[name], [row]) for name in pairs]
+    return [VariantResult("none", BASELINE, [row]), *others]
+
+
+@pytest.mark.parametrize(
+    ("language", "expected"),
+    [
+        (
+            "en",
+            "Better than none here: good. Undecided: even. With these runs they cannot be told apart from "
+            "none: the intervals of the differences reach from -8.92 to +15.59 points. "
+            "Not tested yet: one, unpaired.",
+        ),
+        (
+            "zh",
+            "在这里优于 none 的有：good。尚无定论的有：even。以现有的训练无法将它们与 none 区分开："
+            "各差异的区间从 -8.92 到 +15.59 个百分点。尚未检验的有：one、unpaired。",
+        ),
+    ],
+)
+def test_the_conclusion_names_every_variant(language: str, expected: str):
+    found = results_of({"good": [20, 21, 22], "even": [0, 1, 9], "one": [50], "unpaired": []})
+    assert conclusion(found, TEXT[language]) == expected
+    made = table(found, TEXT[language])
+    assert TEXT[language]["one pair"] in made and TEXT[language]["no pair"] in made
+    assert TEXT[language]["are alone"].format(baseline="none") == conclusion(found[:1], TEXT[language])
+
+
+@pytest.mark.parametrize("language", PAGES)
+def test_the_page_answers_whether_the_maps_are_more_faithful(language: str):
+    text, score = TEXT[language], MapScore("1.jpg", 0.2, 0.6, 0.4, 0.5)
+    pairs = [Pair(fold, 0, np.full(9, 0.1 + fold / 1000)) for fold in range(3)]
+    maps = [
+        MapResult("none", BASELINE, {(0, 0): [score]}),
+        MapResult("simam", judge({"simam": pairs})["simam"], {(0, 0): [score, score]}),
+    ]
+    assert text["map better"].format(baseline="none", names="simam") in maps_answer(maps, text)
+    lines = map_table(maps, text).splitlines()
+    assert lines[0] == text["map columns"] and all(line.count("|") == 10 for line in lines)
+    better = text["better"]
+    assert lines[3] == f"| simam | 1 | 0.200 | 0.600 | 0.300 | 3 | +0.101 | +0.099 … +0.103 | {better} |"
+    assert text["map alone"].format(baseline="none") in maps_answer(maps[:1], text)
 
 
 def test_an_empty_results_folder_is_one_sentence(tmp_path: Path):

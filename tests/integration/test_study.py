@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers import ROOT, assert_one_sentence, make_images, tool, tree, wait_until
 
-from paddle_attn.study.results import Results
+from paddle_attn.config import load_config
+from paddle_attn.study.map_scores import score_maps
+from paddle_attn.study.results import MapScore, Results
 
 STUDY = """\
 base: base.yaml
@@ -52,7 +55,7 @@ def without_times(folder: Path) -> dict[str, bytes]:
     for name, content in tree(folder / "results" / "tiny").items():
         if name.startswith("history/") or name == "runs.csv":
             content = b"\n".join(line.rpartition(b",")[0] for line in content.splitlines())
-        if name != "timing.md":
+        if name not in ("timing.md", "minutes.png"):
             found[name] = content
     return found
 
@@ -258,7 +261,7 @@ def test_a_run_ends_with_its_study_even_when_that_is_killed(tmp_path: Path):
     assert "stopped: SIGTERM" in log.read_text()
 
 
-def test_the_maps_of_finished_runs_are_judged_once(undisturbed: Path, tmp_path: Path):
+def test_the_maps_of_finished_runs_are_measured_once(undisturbed: Path, tmp_path: Path):
     folder = tmp_path / "copy"
     shutil.copytree(undisturbed, folder)
     shutil.rmtree(folder / "output/studies/tiny/runs" / RUNS[3])
@@ -272,18 +275,85 @@ def test_the_maps_of_finished_runs_are_judged_once(undisturbed: Path, tmp_path: 
         assert all(0 <= area <= 1 for score in scores for area in (score.deletion, score.insertion))
     assert results.map_scores(RUNS[3]) == []
     report = (folder / "results/tiny/report.md").read_text()
-    _, _, section = report.partition("## What the networks look at")
+    _, _, section = report.partition("## How faithful the maps are")
     assert "| none | 2 |" in section and "| simam | 1 |" in section and "one pair" in section
     before = tree(folder)
     again = study_tool(folder, "--faithfulness")
     assert again.stdout.count("deletion") == 0 and tree(folder) == before
 
 
-def test_the_maps_of_other_weights_are_refused(undisturbed: Path, tmp_path: Path):
+def test_a_run_with_other_weights_is_not_measured_and_the_others_are(undisturbed: Path, tmp_path: Path):
     folder = tmp_path / "copy"
     shutil.copytree(undisturbed, folder)
     runs = folder / "output/studies/tiny/runs"
     shutil.copy(runs / RUNS[2] / "last.pdparams", runs / RUNS[0] / "last.pdparams")
+    (runs / RUNS[1] / "last.pdparams").write_bytes(b"damaged")
     result = study_tool(folder, "--faithfulness")
-    assert_one_sentence(result, "expected its weights")
-    assert not (folder / "results/tiny/map_scores").exists()
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert f"not measured: {RUNS[0]}, {RUNS[1]}; the next start tries again" in result.stderr
+    assert f"{RUNS[0]}  not measured: " in result.stdout and "expected its weights" in result.stdout
+    assert f"{RUNS[2]}  deletion 0." in result.stdout and f"{RUNS[3]}  deletion 0." in result.stdout
+    measured = sorted(path.stem for path in (folder / "results/tiny/map_scores").iterdir())
+    assert measured == sorted(RUNS[2:])
+
+
+def test_maps_on_other_photographs_are_not_measured(undisturbed: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed, folder)
+    image = next((folder / "output/studies/tiny/data/fold0/eval").glob("*/*"))
+    image.rename(image.with_name(f"renamed_{image.name}"))
+    result = study_tool(folder, "--faithfulness")
+    assert result.returncode == 1 and "has other eval images than the finished run saw" in result.stdout
+    assert f"not measured: {RUNS[0]}, {RUNS[1]}; " in result.stderr
+
+
+def test_the_scores_of_copied_runs_are_copied(undisturbed: Path, tmp_path: Path):
+    folder = tmp_path / "copy"
+    shutil.copytree(undisturbed, folder)
+    results = Results(folder / "results/tiny")
+    scores = [MapScore(each.image, 0.25, 0.5, 0.3, 0.4) for each in results.predictions(RUNS[0])]
+    results.add_map_scores(RUNS[0], scores)
+    shutil.copytree(folder / "results/tiny", folder / "results/second")
+    shutil.rmtree(folder / "results/second/map_scores")
+    (folder / "tiny.yaml").write_text(STUDY + "name: second\nreuse: [tiny]\n")
+    shutil.rmtree(folder / "output")
+    result = study_tool(folder, "--faithfulness")
+    assert result.returncode == 0, result.stderr
+    assert f"{RUNS[0]}  copied from results/tiny: {RUNS[0]}" in result.stdout
+    assert f"{RUNS[1]}  not measured: no output/studies/second/runs/{RUNS[1]}" in result.stdout
+    assert Results(folder / "results/second").map_scores(RUNS[0]) == scores
+    assert not (folder / "output").exists()  # without weights no split is made
+
+
+def test_the_scores_of_maps_do_not_depend_on_the_size_of_a_batch(undisturbed: Path):
+    run = undisturbed / "output/studies/tiny/runs" / RUNS[0]
+    config = load_config(run / "config.yaml", [f"data.root={undisturbed}/output/studies/tiny/data/fold0"])
+    predictions = Results(undisturbed / "results/tiny").predictions(RUNS[0])
+    scores = [
+        score_maps(
+            replace(config, train=replace(config.train, batch_size=size)), run / "last.pdparams", predictions
+        )
+        for size in (2, 5)
+    ]
+    for one, other in zip(*scores, strict=True):
+        assert one.image == other.image and one.areas == pytest.approx(other.areas, abs=0.002)
+
+
+def test_maps_of_a_study_without_finished_runs_are_one_sentence(tmp_path: Path):
+    folder = make_workplace(tmp_path / "work")
+    before = tree(folder)
+    assert_one_sentence(study_tool(folder, "--faithfulness"), "holds no finished runs: run the study first")
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dry-run", "--report"), "not allowed with"),
+        (("--faithfulness", "--report"), "not allowed with"),
+        (("--faithfulness", "--jobs", 2), "--jobs is for training runs"),
+        (("--report", "--jobs", 2), "--jobs is for training runs"),
+    ],
+)
+def test_arguments_that_exclude_each_other_are_one_sentence(tmp_path: Path, arguments: tuple, message: str):
+    assert_one_sentence(study_tool(make_workplace(tmp_path / "work"), *arguments), message)

@@ -28,7 +28,7 @@ from paddle_attn.study import (
 from paddle_attn.study.estimate import describe
 from paddle_attn.study.figures import pareto_front, plot_differences, plot_pareto, plot_study_curves
 from paddle_attn.study.results import MapScore, Results, Row
-from paddle_attn.study.statistics import Pair, t_probability, t_quantile
+from paddle_attn.study.statistics import Pair, judge, t_probability, t_quantile
 from paddle_attn.study.summary import compare_together
 from paddle_attn.train.predictions import Prediction, read_predictions
 from paddle_attn.train.tables import read_rows, to_csv
@@ -192,6 +192,13 @@ def test_folds_and_seeds_that_agree_by_chance_are_not_certain(count: int, images
         found = compare(pairs)
         assert found.error > 0.01 / count and found.p > 0.001
         assert found.interval[0] < 1 / images < found.interval[1]
+
+
+def test_a_difference_that_is_no_number_has_no_verdict():
+    unknown = np.array([0.0, math.nan])
+    pairs = [Pair(fold, 0, unknown) for fold in range(3)]
+    assert math.isnan(compare(pairs).p)
+    assert judge({"x": pairs})["x"].verdict not in ("better", "worse")
 
 
 def test_equal_predictions_are_not_told_apart():
@@ -415,11 +422,80 @@ def test_the_report_compares_the_maps_of_the_runs_that_were_measured(tmp_path: P
                 MapScore(each.image, 0.2, insertion, 0.4, 0.5) for each in results.predictions(run.name)
             ]
             results.add_map_scores(run.name, scores)
-    _, _, section = write_report(STUDY, results).read_text().partition("## What the networks look at")
-    assert "| none | 4 | 0.200 | 0.600 | 0.300 | – | – | – | baseline |" in section
+    _, _, section = write_report(STUDY, results).read_text().partition("## How faithful the maps are")
+    assert "| none | 4 | 0.200 | 0.600 | 0.300 | – | – | – | – | baseline |" in section
     # the folds' differences are 0.102, 0.104, 0.106 and 0.108: 3.182 standard errors of 0.00129 are 0.0041
-    line = "| simam | 4 | 0.200 | 0.705 | 0.405 | +0.105 | +0.101 to +0.109 | < 0.001 | better |"
+    line = "| simam | 4 | 0.200 | 0.705 | 0.405 | 4 | +0.105 | +0.101 … +0.109 | < 0.001 | better |"
     assert line in section and "se" not in section.split("Grad-CAM")[0].split()
+
+
+def measure(results: Results, runs: Sequence[str], insertion: float = 0.6) -> None:
+    """Map scores of finished runs, as `--faithfulness` would leave them."""
+    for run in runs:
+        images = [each.image for each in results.predictions(run)]
+        results.add_map_scores(run, [MapScore(image, 0.2, insertion, 0.4, 0.5) for image in images])
+
+
+def test_maps_without_a_pair_have_no_verdict(tmp_path: Path):
+    results = fake_results(STUDY, tmp_path / "r", lambda variant, fold: 0.5)
+    measure(results, ["none_fold0_seed0", "simam_fold1_seed0"])
+    section = write_report(STUDY, results).read_text().partition("## How faithful the maps are")[2]
+    assert "| simam | 1 | 0.200 | 0.600 | 0.300 | – | – | – | – | no pair |" in section
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[:-1],  # cut short
+        lambda lines: lines[:1],  # only the names of the columns
+        lambda lines: [lines[0], *lines[:0:-1]],  # in another order
+        lambda lines: [*lines[:5], lines[5].replace("0.2", "nan"), *lines[6:]],
+        lambda lines: [*lines[:5], lines[5].replace("0.2", "inf"), *lines[6:]],
+        lambda lines: [*lines[:5], lines[5].replace("0.2", "-0.1"), *lines[6:]],
+        lambda lines: [*lines[:5], "nonsense", *lines[6:]],
+    ],
+)
+def test_damaged_map_scores_are_refused(tmp_path: Path, change: Callable[[list[str]], list[str]]):
+    results = fake_results(STUDY, tmp_path / "r", lambda variant, fold: 0.5)
+    measure(results, ["none_fold0_seed0"])
+    file = results.map_scores_file("none_fold0_seed0")
+    lines = file.read_text(encoding="utf-8").splitlines()
+    file.write_text("\n".join(change(lines)) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"none_fold0_seed0.csv is damaged"):
+        write_report(STUDY, results)
+
+
+def test_a_run_that_is_done_again_has_no_map_scores_yet(tmp_path: Path):
+    results = fake_results(STUDY, tmp_path / "r", lambda variant, fold: 0.5)
+    name = "none_fold0_seed0"
+    measure(results, [name])
+    results.add(
+        results.rows()[name], results.history_file(name), results.predictions_file(name), plan_runs(STUDY)
+    )
+    assert results.map_scores(name) == [] and name in results.rows()
+
+
+def test_accuracy_over_time_is_drawn_of_a_machine_that_did_runs_of_every_variant(tmp_path: Path):
+    results = fake_results(STUDY, tmp_path / "r", lambda variant, fold: 0.5)
+    fast = {f"{variant}_fold{fold}_seed0" for variant in ("none", "simam", "se") for fold in range(1, 5)}
+    rows = [
+        dataclasses.replace(row, machine="another machine" if row.run in fast else "shared machine")
+        for row in results.rows().values()
+    ]
+    runs = tmp_path / "r" / "runs.csv"
+    runs.write_text(to_csv(rows, Row))
+    write_report(STUDY, results)
+    timing = (tmp_path / "r" / "timing.md").read_text()
+    assert "minutes of training, shared machine; 2 threads a run](minutes.png)" in timing
+    assert (tmp_path / "r" / "minutes.png").exists()
+    rows = [
+        dataclasses.replace(row, machine=f"machine {row.variant == 'none'}")
+        for row in results.rows().values()
+    ]
+    runs.write_text(to_csv(rows, Row))
+    write_report(STUDY, results)
+    assert "No machine did runs of every variant" in (tmp_path / "r" / "timing.md").read_text()
+    assert not (tmp_path / "r" / "minutes.png").exists()
 
 
 def test_the_report_names_the_fewest_and_the_most_epochs(tmp_path: Path):
@@ -538,9 +614,11 @@ def test_damaged_results_are_not_copied(reused: Results, tmp_path: Path, file: s
     assert Results(tmp_path / "b").rows() == {}
 
 
-def test_a_study_in_reuse_must_have_results(tmp_path: Path):
-    with pytest.raises(UserError, match=r"reuse names the study a, but .*a holds no finished run"):
-        copied(tmp_path / "b")
+def test_a_study_in_reuse_without_results_has_nothing_to_copy(tmp_path: Path):
+    assert copied(tmp_path / "b") == [
+        f"nothing to copy from the study a: {tmp_path / 'a'} holds no finished run"
+    ]
+    assert not (tmp_path / "a").exists()
 
 
 def test_rows_are_read_back_and_a_damaged_line_is_named(tmp_path: Path):
