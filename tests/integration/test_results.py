@@ -43,7 +43,7 @@ def test_every_study_of_the_repository_is_on_the_page():
     assert set(STUDIES) == drawn
     assert {path.name for path in (ROOT / "results").iterdir() if (path / "runs.csv").exists()} <= drawn
     for language, file in PAGES.items():
-        assert all(TEXT[language][study.name] in MADE[file] for study in studies(ROOT))
+        assert all(TEXT[language]["studies"][study.name]["title"] in MADE[file] for study in studies(ROOT))
 
 
 def test_both_languages_show_the_same_numbers():
@@ -88,12 +88,12 @@ def results_of(differences: dict[str, list[float]]) -> list[VariantResult]:
             "en",
             "Better than none here: good. Undecided: even. With these runs they cannot be told apart from "
             "none: the intervals of the differences reach from -8.92 to +15.59 points. "
-            "Not tested yet: one, unpaired.",
+            "No verdict yet, for lack of pairs: one, unpaired.",
         ),
         (
             "zh",
             "在这里优于 none 的有：good。尚无定论的有：even。以现有的训练无法将它们与 none 区分开："
-            "各差异的区间从 -8.92 到 +15.59 个百分点。尚未检验的有：one、unpaired。",
+            "各差异的区间从 -8.92 到 +15.59 个百分点。配对不足、尚无结论的有：one、unpaired。",
         ),
     ],
 )
@@ -101,8 +101,9 @@ def test_the_conclusion_names_every_variant(language: str, expected: str):
     found = results_of({"good": [20, 21, 22], "even": [0, 1, 9], "one": [50], "unpaired": []})
     assert conclusion(found, TEXT[language]) == expected
     made = table(found, TEXT[language])
-    assert TEXT[language]["one pair"] in made and TEXT[language]["no pair"] in made
-    assert TEXT[language]["are alone"].format(baseline="none") == conclusion(found[:1], TEXT[language])
+    assert all(TEXT[language]["verdicts"][verdict] in made for verdict in ("one pair", "no pair"))
+    alone = TEXT[language]["conclusion"]["alone"].format(baseline="none")
+    assert conclusion(found[:1], TEXT[language]) == alone
 
 
 @pytest.mark.parametrize("language", PAGES)
@@ -113,12 +114,12 @@ def test_the_page_answers_whether_the_maps_are_more_faithful(language: str):
         MapResult("none", BASELINE, {(0, 0): [score]}),
         MapResult("simam", judge({"simam": pairs})["simam"], {(0, 0): [score, score]}),
     ]
-    assert text["map better"].format(baseline="none", names="simam") in maps_answer(maps, text)
+    assert text["maps conclusion"]["better"].format(baseline="none", names="simam") in maps_answer(maps, text)
     lines = map_table(maps, text).splitlines()
-    assert lines[0] == text["map columns"] and all(line.count("|") == 10 for line in lines)
-    better = text["better"]
+    assert lines[0] == text["maps"]["columns"] and all(line.count("|") == 10 for line in lines)
+    better = text["verdicts"]["better"]
     assert lines[3] == f"| simam | 1 | 0.200 | 0.600 | 0.300 | 3 | +0.101 | +0.099 … +0.103 | {better} |"
-    assert text["map alone"].format(baseline="none") in maps_answer(maps[:1], text)
+    assert text["maps conclusion"]["alone"].format(baseline="none") in maps_answer(maps[:1], text)
 
 
 def test_an_empty_results_folder_is_one_sentence(tmp_path: Path):
