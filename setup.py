@@ -48,6 +48,7 @@ setup(
         "paddle_attn": ["py.typed"],
         "paddle_attn.configs": ["*.yaml", "*/*.yaml"],
         "paddle_attn.ops": ["*.h", "*/*.h", "*/*.cc"],  # compiled on first use
+        "paddle_attn.weights": ["*.safetensors"],  # of towernet
     },
     entry_points={"console_scripts": ["paddle-attn = paddle_attn.commands:main"]},
     install_requires=[

@@ -78,7 +78,7 @@ class ModelConfig(Section):
     attn_kwargs: dict[str, Any] = field(default_factory=dict)  # its arguments, such as {e_lambda: 0.1}
     attn_pos: str = "paper"  # 'paper': where its authors put it; or 'pre_bn', 'post_bn', 'post_add', 'stage'
     num_classes: int | None = option(None, low=1, high=10**6)  # null: as many as the data has
-    pretrained: bool = False  # start from Paddle's ImageNet weights
+    pretrained: bool = False  # start from Paddle's ImageNet weights; towernet: from this package's
     weights: str | None = None  # start from this .pdparams, .safetensors or PyTorch file
 
     def __post_init__(self):

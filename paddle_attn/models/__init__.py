@@ -57,8 +57,9 @@ def create_model(
         attn_pos: 'paper', the slot that its authors chose, or one of `model_spec(name).slots`.
         num_classes: of the classifier; None is the published number (1000; 10 for CIFAR's networks, 16 for
             towernet).
-        pretrained: load Paddle's ImageNet weights into the backbone (and the classifier, when it has 1000
-            classes).
+        pretrained: load weights into the backbone: Paddle's ImageNet weights, or for towernet those of this
+            package, which know 69 categories of Caltech-101. The classifier is loaded when it has as many
+            classes as the weights (1000; 69 for towernet).
         features_only: return the maps of strides 4, 8, 16 and 32 instead of logits, for detection and
             segmentation: a FeatureMaps, with `.channels` and `.strides`.
 
@@ -70,7 +71,7 @@ def create_model(
         raise UserError(f"num_classes must be at least 1, found {num_classes}")
     if pretrained and attn in REPLACEMENTS:
         raise UserError(
-            f"'{attn}' replaces the 3x3 convolutions that the ImageNet weights belong to: "
+            f"'{attn}' replaces the 3x3 convolutions that the pretrained weights belong to: "
             f"expected pretrained=False, or another attention"
         )
     if features_only and spec.feature_strides != FeatureMaps.STRIDES:
@@ -80,5 +81,5 @@ def create_model(
         )
     net = spec.build(num_classes or spec.num_classes, place(spec, attn, attn_kwargs, attn_pos))
     if pretrained:
-        load_pretrained(net, name, spec.pretrained)
+        load_pretrained(net, name, spec.weights_source(attn))
     return FeatureMaps(net) if features_only else net

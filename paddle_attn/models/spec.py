@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 from paddle import nn
@@ -14,7 +14,7 @@ CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """How to build a model, where an attention can sit in it, what it expects, and its ImageNet weights."""
+    """How to build a model, where an attention can sit in it, what it expects, and its pretrained weights."""
 
     build: Callable[..., nn.Layer]  # (num_classes, placements): a `Placement` for each stage
     slots: tuple[str, ...]  # the places for an attention that its code has (placement.py describes them)
@@ -29,6 +29,15 @@ class ModelSpec:
     feature_strides: tuple[int, ...] = (4, 8, 16, 32)  # of the maps from `forward_features`
     stage_strides: tuple[int, ...] | None = None  # of the maps in each stage; None: `feature_strides`
     pretrained: tuple[str, str] | None = None  # address and MD5 of Paddle's ImageNet weights
+    # instead: weights of this project, files beside weights/pretrained.py, by the attention they belong to
+    packaged: Mapping[str | None, str] = field(default_factory=dict)
+
+    def weights_source(self, attn: str | None) -> str | tuple[str, str] | None:
+        """The pretrained weights for the network with this attention; None when there are none.
+
+        An attention without weights of its own gets those of the network without attention.
+        """
+        return self.packaged.get(attn) or self.packaged.get(None) or self.pretrained
 
     @property
     def stage_sides(self) -> list[int]:

@@ -120,5 +120,6 @@ MODELS: dict[str, ModelSpec] = {
         mean=MEAN,
         std=STD,
         num_classes=16,
+        packaged={None: "towernet.safetensors", "simam": "towernet_simam.safetensors"},
     ),
 }

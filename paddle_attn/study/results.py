@@ -190,8 +190,9 @@ class Results:
         finished, found, rows = self.finished_elsewhere(study), {}, self.rows()
         for run in plan:
             key = run.config_hash, data_hashes[run.fold]
-            # without a split there is no checksum, and a file of weights may have changed
-            if run.name in rows or key not in finished or not key[1] or run.config.model.weights:
+            # without a split there is no checksum, and the weights it started from may have changed
+            model = run.config.model
+            if run.name in rows or key not in finished or not key[1] or model.weights or model.pretrained:
                 continue
             row, origin = finished[key]
             if len(origin.predictions(row.run)) != row.images or len(origin.history(row.run)) != row.epochs:

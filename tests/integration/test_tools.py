@@ -233,7 +233,10 @@ def damaged(work: Path) -> Path:
             ["unknown attention 'simm'", "one of bam, cbam, coordatt", "did you mean 'simam'?"],
         ),
         ("model.attn=sge model.attn_kwargs.groups=7", ["groups must divide channels", "256", "7"]),
-        ("model.pretrained=true", ["no ImageNet weights for towernet"]),
+        (
+            "model.pretrained=true model.name=cifar_resnet20",
+            ["no pretrained weights for cifar_resnet20"],
+        ),
         ("model.num_classes=10", ["model.num_classes is 10", "3 classes"]),
         ("model.weights=broken.pdparams", ["broken.pdparams is damaged", "expected a whole .pdparams file"]),
         ("optim.learning_rate=1", ["unknown config key 'optim.learning_rate'", "'optim.lr=1'?"]),

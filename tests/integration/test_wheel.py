@@ -52,7 +52,7 @@ def test_the_wheel_contains_the_package_its_cpp_sources_and_the_configs_only(whe
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {
         path.relative_to(ROOT).as_posix()
-        for pattern in ("*.py", "py.typed", "*.cc", "*.h")
+        for pattern in ("*.py", "py.typed", "*.cc", "*.h", "*.safetensors")
         for path in (ROOT / "paddle_attn").rglob(pattern)
     }
     expected |= {
@@ -97,6 +97,7 @@ net = paddle_attn.create_model("cifar_resnet20", "simam", num_classes=2)
 preprocess = Preprocess(32, "stretch", (0.5,) * 3, (0.5,) * 3)
 export_model(net, "exported", preprocess, ["cat", "dog"], np.zeros([1, 3, 32, 32], "float32"))
 (result,) = paddle_attn.Predictor("exported").predict("image.png")
+paddle_attn.create_model("towernet", "simam", pretrained=True)
 assert sorted(result["labels"]) == ["cat", "dog"] and abs(sum(result["scores"]) - 1) < 1e-5
 """
 

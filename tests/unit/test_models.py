@@ -402,7 +402,7 @@ def test_list_models_takes_a_pattern():
         ),
         ({"name": "mobilenet_v2", "attn": "sge"}, ["groups must divide channels", "16 channels", "64"]),
         ({"name": "resnet18", "num_classes": 0}, ["num_classes", "0"]),
-        ({"name": "towernet", "pretrained": True}, ["no ImageNet weights for towernet"]),
+        ({"name": "cifar_resnet20", "pretrained": True}, ["no pretrained weights for cifar_resnet20"]),
     ],
 )
 def test_errors_state_what_was_expected_and_found(arguments: dict, words: list[str]):

@@ -596,13 +596,23 @@ def test_the_runs_of_a_study_in_reuse_are_copied(reused: Results, tmp_path: Path
     [
         {"reuse": ()},
         {"overrides": {"train.epochs": 7}},
-        {"overrides": {"model.weights": "start.pdparams"}},
         {"seeds": (1,)},
     ],
 )
 def test_runs_that_differ_are_not_copied(reused: Results, tmp_path: Path, changed: dict):
     assert copied(tmp_path / "b", dataclasses.replace(REUSING, **changed)) == []
     assert copied(tmp_path / "b", REUSING, data_hash="2") == []
+
+
+@pytest.mark.parametrize("start", [{"model.weights": "start.pdparams"}, {"model.pretrained": True}])
+def test_runs_from_other_weights_are_not_copied(tmp_path: Path, start: dict):
+    """The options are the same; the file, or the weights of another version of the package, may not be."""
+    first, second = (dataclasses.replace(study, overrides=start) for study in (STUDY, REUSING))
+    results = fake_results(first, tmp_path / "a", lambda variant, fold: ACCURACY[variant])
+    rows = [dataclasses.replace(row, data_hash="1") for row in results.rows().values()]
+    (tmp_path / "a" / "runs.csv").write_text(to_csv(rows, Row))
+    (tmp_path / "b").mkdir()
+    assert copied(tmp_path / "b", second) == []
 
 
 @pytest.mark.parametrize("file", ["history_file", "predictions_file"])

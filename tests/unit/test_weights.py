@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import socket
 import struct
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import pytest
 import safetensors.numpy
 from helpers import disk_of
 
+import paddle_attn
 from paddle_attn import create_model, load_weights, model_spec, save_weights
 from paddle_attn.data.images import check_class_name
 from paddle_attn.errors import UserError
+from paddle_attn.models import MODELS
 from paddle_attn.weights import class_names, load_pretrained, non_finite, read_weights
 from paddle_attn.weights.convert import convert
 
@@ -267,6 +270,39 @@ def test_pretrained_weights_load_into_every_attention(cache: Path):
         assert np.array_equal(net.layer4[1].conv2.weight.numpy(), source.layer4[1].conv2.weight.numpy())
         assert np.array_equal(net.fc.bias.numpy(), source.fc.bias.numpy()) == (classes == 1000)
         assert all("attn." in key for key in report.missing)
+
+
+PACKAGED = [(name, attn) for name, spec in MODELS.items() for attn in spec.packaged]
+
+
+@pytest.mark.parametrize(("name", "attn"), PACKAGED)
+def test_the_package_holds_small_float16_weights_that_name_their_classes(name: str, attn: str | None):
+    path = Path(paddle_attn.weights.__file__).with_name(MODELS[name].packaged[attn])
+    assert path.stat().st_size < 3_000_000
+    assert {value.dtype.name for value in read_weights(path).values()} == {"float16"}
+    assert len(class_names(path)) == len(set(class_names(path))) == 69
+
+
+@pytest.mark.parametrize(("name", "attn"), [*PACKAGED, ("towernet", "se")])
+def test_a_network_starts_from_the_weights_in_the_package(
+    name: str, attn: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    """Those of its attention, else those of the network without attention; never from the internet."""
+    monkeypatch.setattr(socket, "socket", None)
+    packaged = MODELS[name].packaged
+    path = Path(paddle_attn.weights.__file__).with_name(packaged.get(attn, packaged[None]))
+    weights = read_weights(path)
+    for num_classes in (69, 16):
+        net = create_model(name, attn, num_classes=num_classes, pretrained=True)
+        state = {key: value.numpy() for key, value in net.state_dict().items() if "attn." not in key}
+        differ = [key for key, value in state.items() if not np.array_equal(value, weights[key])]
+        is_new = [key.startswith(net.classifier_name) for key in state]
+        assert len(differ) == (sum(is_new) if num_classes == 16 else 0)
+        assert all(key.startswith(net.classifier_name) for key in differ)
+    paddle.seed(0)
+    one = create_model(name, attn, num_classes=16, pretrained=True)
+    paddle.seed(0)
+    assert same(one, create_model(name, attn, num_classes=16, pretrained=True))
 
 
 def test_pretrained_weights_of_another_network_are_an_error(cache: Path):
