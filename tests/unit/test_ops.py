@@ -1491,36 +1491,30 @@ def replace_by_link(library: Path) -> None:
     library.symlink_to(copy)
 
 
-DAMAGE = {  # the first two end a process that loads them with a bus error
+# by library: some that compile quickly; the first two end a process that loads them with a bus error
+DAMAGE = {
     "simam": lambda library: os.truncate(library, library.stat().st_size // 2),
     "sge": lambda library: library.write_bytes(bytes(library.stat().st_size)),
     "gate": lambda library: library.write_bytes(b""),
-    "depthwise": replace_by_link,
+    "channel_gate": replace_by_link,
     "maxpool": lambda library: library.chmod(0o777),
-    "batch_norm": lambda library: library.write_bytes(library.read_bytes()[::-1]),
-    "winograd": lambda library: os.chown(library, os.geteuid() or 54321, -1),
-    "direct": lambda library: library.write_bytes(library.read_bytes()[:-1]),
-    "optimizer": lambda library: library.write_bytes(library.read_bytes() + b"\0"),
-    "onednn_conv": lambda library: library.write_bytes(b"\0" + library.read_bytes()),
-    "relu": lambda library: library.write_bytes(library.read_bytes()[1:]),
-    "channel_gate": lambda library: library.write_bytes(library.read_bytes()[1:]),
+    "optimizer": lambda library: os.chown(library, os.geteuid() or 54321, -1),
+    "relu": lambda library: library.write_bytes(library.read_bytes()[1:] + b"\0"),
     "sigmoid_gate": lambda library: library.write_bytes(library.read_bytes()[:-8]),
-    "strips": lambda library: library.unlink(),
-    "gct": lambda library: library.write_bytes(b""),
+    "gct": lambda library: library.unlink(),
 }
 
 
 @needs_fused
 @pytest.mark.usefixtures("open_umask")
 def test_libraries_that_are_damaged_or_not_ones_own_are_compiled_again(cache: Path):
-    stems = {Path(form.source).stem for form in FORMS.values()}
-    assert stems <= set(DAMAGE)
-    for stem in stems:
+    assert set(DAMAGE) < {Path(form.source).stem for form in FORMS.values()}
+    for stem, damage in DAMAGE.items():
         for library in cache.glob(f"{stem}-*"):
-            DAMAGE[stem](library)
+            damage(library)
     code, names, stderr = finish(start(cache))
     assert code == 0 and names == list(FORMS) and COMPILING in stderr
-    for stem in stems:
+    for stem in DAMAGE:
         newest = max(cache.glob(f"{stem}-*"), key=lambda path: path.lstat().st_mtime)
         assert newest.is_file() and not newest.is_symlink() and newest.stat().st_size > 10_000
         assert newest.stat().st_uid == os.geteuid() and newest.stat().st_mode & 0o777 == 0o700
