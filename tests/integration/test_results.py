@@ -86,14 +86,14 @@ def results_of(differences: dict[str, list[float]]) -> list[VariantResult]:
     [
         (
             "en",
-            "Better than none here: good. Undecided: even. With these runs they cannot be told apart from "
-            "none: the intervals of the differences reach from -8.92 to +15.59 points. "
+            "Better than none here: good. Undecided, not told apart from none with these runs: even. "
+            "Intervals of the difference: from -8.92 to +15.59 points. "
             "No verdict yet, for lack of pairs: one, unpaired.",
         ),
         (
             "zh",
-            "在这里优于 none 的有：good。尚无定论的有：even。以现有的训练无法将它们与 none 区分开："
-            "各差异的区间从 -8.92 到 +15.59 个百分点。配对不足、尚无结论的有：one、unpaired。",
+            "在这里优于 none 的有：good。尚无定论，以现有的训练无法与 none 区分的有：even。"
+            "差异的区间从 -8.92 到 +15.59 个百分点。配对不足、尚无结论的有：one、unpaired。",
         ),
     ],
 )
