@@ -103,9 +103,10 @@ def read(study: Study, root: Path) -> Finished | None:
     results = Results(root / "results" / study.name)
     if not results.rows():
         return None
+    found = summarize(study, results)  # first, because it checks the files
     is_about_attention = len(study.attentions) > 2 and study.attentions[0] is None
     together = compare_together(study, results) if is_about_attention else None
-    return Finished(study, summarize(study, results), summarize_maps(study, results), together)
+    return Finished(study, found, summarize_maps(study, results), together)
 
 
 def in_readme(readme: str, each: Finished, text: Text) -> str:

@@ -118,6 +118,20 @@ class Results:
     def predictions(self, run: str) -> list[Prediction]:
         return read_predictions(self.predictions_file(run))
 
+    def predictions_of(self, row: Row) -> list[Prediction]:
+        """The predictions of a finished run, which must give the accuracy in its row.
+
+        Raises: UserError when they do not: one of the two files was damaged or changed.
+        """
+        found = self.predictions(row.run)
+        right = sum(each.is_right for each in found)
+        if len(found) != row.images or not abs(right - row.top1 * row.images) < 0.5:
+            raise UserError(
+                f"{self.predictions_file(row.run)} has {right} right of {len(found)} images, expected "
+                f"{row.top1 * row.images:.0f} of {row.images} as in {self.folder / 'runs.csv'}: restore both"
+            )
+        return found
+
     def history_file(self, run: str) -> Path:
         return self.folder / "history" / f"{run}.csv"
 

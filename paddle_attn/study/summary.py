@@ -72,7 +72,8 @@ class MapResult(Compared):
 def summarize(study: Study, results: Results) -> list[VariantResult]:
     """The finished runs of each variant, compared with the baseline; the baseline first.
 
-    Raises: UserError when there are none, or when they were tested on different images.
+    Raises: UserError when there are none, when they were tested on different images, or when a row and the
+        predictions of its run contradict each other.
     """
     plan = plan_runs(study)
     results.check(study, plan)
@@ -89,7 +90,7 @@ def summarize(study: Study, results: Results) -> list[VariantResult]:
             "run the study again"
         )
     baseline = {(row.fold, row.seed): row for row in finished[names[0]]}
-    predictions = {row.run: results.predictions(row.run) for row in rows.values()}
+    predictions = {row.run: results.predictions_of(row) for row in rows.values()}
     judged = judge(
         {
             name: [

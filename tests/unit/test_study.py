@@ -540,6 +540,34 @@ def test_runs_on_other_images_are_not_compared(tmp_path: Path):
         write_report(STUDY, results)
 
 
+def cut(results: Results) -> None:
+    file = results.predictions_file("se_fold2_seed0")
+    file.write_text(
+        "".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:-9]), encoding="utf-8"
+    )
+
+
+def say_nan(results: Results) -> None:
+    file = results.folder / "runs.csv"
+    rows = [dataclasses.replace(row, top1=float("nan")) for row in results.rows().values()]
+    file.write_text(to_csv(rows, Row))
+
+
+def rename_a_class(results: Results) -> None:
+    file = results.predictions_file("se_fold2_seed0")
+    file.write_text(file.read_text(encoding="utf-8").replace(",猫,猫,", ",猫,Cat,"), encoding="utf-8")
+
+
+@pytest.mark.parametrize("change", [cut, say_nan, rename_a_class])
+def test_a_row_that_contradicts_its_predictions_is_an_error(
+    tmp_path: Path, change: Callable[[Results], None]
+):
+    results = fake_results(STUDY, tmp_path / "r", lambda variant, fold: 0.5)
+    change(results)
+    with pytest.raises(UserError, match=r"has \d+ right of \d+ images, expected .* of 40 as in .*runs\.csv"):
+        write_report(STUDY, results)
+
+
 def test_a_study_may_grow_but_not_change(tmp_path: Path):
     results = fake_results(STUDY, tmp_path / "r", lambda variant, fold: 0.5, finished=8)
     results.write_study(STUDY)
